@@ -1,0 +1,1 @@
+"""From files to batches: everything that knows CT and knows no network."""

@@ -1,0 +1,1 @@
+"""LightningModules and what they learn with: losses, optimisers, schedules, transfer."""
