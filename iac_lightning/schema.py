@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from data_modules.config import DataConfig
 
+VIT_PRESETS: dict[str, tuple[int, int, int]] = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+"""Width of a token, number of blocks and attention heads of each preset."""
+
 
 @dataclass(kw_only=True)
 class ViTConfig:
