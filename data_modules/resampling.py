@@ -210,9 +210,9 @@ def _image_operator(
     inside = (centers >= -(0.5 + _EDGE) * spacing) & (centers <= (n - 0.5 + _EDGE) * spacing)
     operator = np.where(inside[:, None], operator, 0)
     operator /= np.where(inside, operator.sum(axis=1), 1)[:, None]
-    operator = operator.astype(np.float32)
-    operator.setflags(write=False)
-    return operator
+    weights = operator.astype(np.float32)
+    weights.setflags(write=False)
+    return weights
 
 
 def _overlap(n: int, spacing: float, m: int, target_spacing: float, first: float, width: float) -> NDArray[np.float64]:
@@ -245,7 +245,7 @@ def _apply(data: NDArray[Any], operators: list[Any]) -> NDArray[np.float32]:
     used: list[slice] = []
     for operator in operators:
         columns = np.flatnonzero(operator.any(axis=0))
-        used.append(slice(columns[0], columns[-1] + 1) if columns.size else slice(0, 0))
+        used.append(slice(columns[0], columns[-1] + 1) if columns.size else slice(0, 1))
     out = np.ascontiguousarray(data[tuple(used)], dtype=np.float32)
     shrink = [operator.shape[0] / max(1, n) for operator, n in zip(operators, out.shape, strict=True)]
     for k in np.argsort(shrink):  # what shrinks most goes first: least work
