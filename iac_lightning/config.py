@@ -44,6 +44,7 @@ __all__ = [
 
 UNDECISIVE = (
     "runs_dir",
+    "data.prepared_dir",
     "data.prepare_workers",
     "data.num_workers",
     "trainer.threads",
@@ -95,7 +96,7 @@ def config_dict(config: ExperimentConfig) -> dict[str, Any]:
 
 def to_yaml(config: ExperimentConfig) -> str:
     """The complete settings as YAML that `load_experiment` reads back."""
-    return yaml.safe_dump(config_dict(config), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+    return yaml.dump(config_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def diff(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
@@ -128,11 +129,10 @@ def _leaves(cls: type, prefix: str = "") -> dict[str, Any]:
     """Dotted key → type of every setting below a dataclass."""
     leaves: dict[str, Any] = {}
     for name, hint in _fields(cls).items():
-        leaves |= (
-            _leaves(typing.cast(type, hint), f"{prefix}{name}.")
-            if dataclasses.is_dataclass(hint)
-            else {f"{prefix}{name}": hint}
-        )
+        if dataclasses.is_dataclass(hint):
+            leaves |= _leaves(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = hint
     return leaves
 
 
@@ -153,7 +153,7 @@ def _choices(cls: type, prefix: str = "") -> dict[str, tuple[str, ...]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number (PyYAML reads it as text) and dates stay text."""
+    """YAML in which 1e-3 is a number (PyYAML reads it as text)."""
 
 
 _Loader.add_implicit_resolver(
@@ -161,6 +161,13 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?$"),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line, sections in blocks."""
+
+
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
 
 
 @dataclass(frozen=True)
@@ -305,8 +312,8 @@ class _Reading:
             self.values[key] = value
             self.deferred.add(key)
             return
-        if hint in (str, str | None) and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = typing.cast(yaml.ScalarNode, node).value  # the text as written: 007 is not 7
+        if _unwrap(hint)[0] is str and isinstance(node, yaml.ScalarNode) and not isinstance(value, (bool, type(None))):
+            value = node.value  # the text as written: 007 is not 7, and a date stays text
         if value == "???":
             return
         try:
@@ -340,14 +347,16 @@ class _Reading:
                 )
             OmegaConf.update(tree, key, "missing")
         config = typing.cast(ExperimentConfig, OmegaConf.to_object(tree))
+        unsound = set(self.bad)
         for key, text in checks.range_problems(config):
             if key not in self.bad:
-                self.problem(
-                    self.origins.get(key, "default"), f"{key} = {_safe_show(key, value_at(config, key))}: {text}"
-                )
-        out_of_range = {key for key, _ in checks.range_problems(config)}
+                value = _safe_show(key, value_at(config, key))
+                self.problem(self.origins.get(key, "default"), f"{key} = {value}: {text}")
+                OmegaConf.update(tree, key, _default(key))  # so that the joint checks meet sound values
+                unsound.add(key)
+        config = typing.cast(ExperimentConfig, OmegaConf.to_object(tree))
         for keys, text in checks.joint_problems(config):
-            if not (self.bad | out_of_range).intersection(keys):
+            if not unsound.intersection(keys):
                 key = next((k for k in keys if k in self.origins), keys[0])
                 where = self.origins.get(key, "default")
                 self.problem(where, f"{key} = {_show(value_at(config, key))}: {text}")
@@ -363,12 +372,10 @@ class _Reading:
             value = OmegaConf.select(tree, key)
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             return _coerce(key, value, _leaves(ExperimentConfig)[key])
-        except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        except (OmegaConfBaseException, ValueError) as error:
             self.bad.add(key)
-            reason = "it refers to itself" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-            self.problem(self.origins[key], f"{key} = {_show(self.values[key])}: {reason}")
-            default = value_at(ExperimentConfig(), key)
-            return "missing" if default == "???" else default
+            self.problem(self.origins[key], f"{key} = {_show(self.values[key])}: {str(error).splitlines()[0]}")
+            return _default(key)
 
 
 def _python(node: yaml.Node) -> Any:
@@ -471,6 +478,12 @@ def _all_keys(cls: type, prefix: str = "") -> tuple[str, ...]:
         if dataclasses.is_dataclass(hint):
             keys += _all_keys(typing.cast(type, hint), f"{prefix}{name}.")
     return tuple(keys)
+
+
+def _default(key: str) -> Any:
+    """The schema's default, a stand-in for a required setting."""
+    default = value_at(ExperimentConfig(), key)
+    return "missing" if default == "???" else default
 
 
 def _purpose(key: str) -> str:
