@@ -1,0 +1,86 @@
+# iac_lightning: `make` lists what can be made.
+PYTHON     ?= python3
+VENV       ?= .venv
+EXPERIMENT ?=
+ARGS       ?=
+RUN        ?= runs/vit_mae
+SPLIT      ?= test
+INPUT      ?=
+OUT        ?= prediction
+TEMPLATE   ?= $(wildcard ../shared/data/scct_template_hu.nii.gz)
+SCAN       ?= $(wildcard ../shared/data/ge_head_dicom)
+COHORT     := data/phantom/cohort.csv
+BIN        := $(VENV)/bin
+IAC        := $(BIN)/iac
+PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo pretrain finetune baseline evaluate predict report ui bench lint format types test test-all clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo '  EXPERIMENT=experiments/…yaml ARGS="key=value …" choose what pretrain, finetune and baseline run.'
+
+setup: $(VENV)/.runtime ## virtual environment with everything needed to run
+setup-dev: $(VENV)/.dev ## the same with tests, linter and type checker
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (about two minutes, once)"
+	@$(PIP) --editable . && touch $@
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
+	@echo "installing the tools for development into $(VENV)"
+	@$(PIP) --editable '.[dev]' && touch $@ $(VENV)/.runtime
+
+$(COHORT): | $(VENV)/.runtime
+	$(IAC) phantom data/phantom --patients 150 --seed 0
+
+demo: $(VENV)/.runtime ## phantom cohort, MAE, two ViTs and a CNN, compared in one report (about 13 minutes on 2 cores)
+	$(IAC) demo $(ARGS)
+
+# Without EXPERIMENT the defaults run on the phantom cohort, which is made on first use.
+pretrain: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## pre-train a masked autoencoder
+	$(IAC) pretrain $(or $(EXPERIMENT),experiments/pretrain/mae.yaml) $(ARGS)
+
+finetune: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## fine-tune the ViT (without EXPERIMENT: after the default pre-training)
+	$(if $(EXPERIMENT),,$(IAC) pretrain experiments/pretrain/mae.yaml)
+	$(IAC) finetune $(or $(EXPERIMENT),experiments/finetune/vit_mae.yaml) $(ARGS)
+
+baseline: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## train the nnU-Net-style CNN
+	$(IAC) finetune $(or $(EXPERIMENT),experiments/baselines/cnn.yaml) $(ARGS)
+
+evaluate: $(VENV)/.runtime ## measure RUN=runs/… on SPLIT=test
+	$(IAC) evaluate $(RUN) --split $(SPLIT) $(ARGS)
+
+predict: $(VENV)/.runtime ## segment INPUT=scan with RUN=runs/… into OUT=folder (TEMPLATE=template.nii.gz)
+	@test -n "$(INPUT)" || { echo 'say which scan: make predict INPUT=scan.nii.gz RUN=runs/… OUT=folder'; exit 2; }
+	$(IAC) predict $(INPUT) $(OUT) --run $(RUN) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
+
+ui: $(VENV)/.runtime ## show tracked runs in the browser, on 127.0.0.1
+	$(IAC) ui $(ARGS)
+
+bench: $(VENV)/.runtime ## speed and memory against peers: bench.json and a table (SCAN=real scan, TEMPLATE=…)
+	$(IAC) bench $(if $(SCAN),--scan $(SCAN)) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy
+	$(BIN)/mypy
+
+test: $(VENV)/.dev ## all tests but the slow ones, with coverage
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
+
+test-all: $(VENV)/.dev ## every test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
+
+clean: ## remove the environment and caches; never runs or data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
