@@ -1,0 +1,141 @@
+"""What happens beside training: one line an epoch, figures of what the network sees."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from data_modules.ct_data_module import CTDataModule
+from data_modules.geometry import Volume
+from iac_lightning.evaluation.figures import overlay_figure, reconstruction_figure
+from iac_lightning.inference import predict_prepared
+from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.mae_module import masking_noise
+from iac_lightning.runs import Run
+from iac_lightning.tracking import log_figure
+
+
+class EpochHistory(Callback):
+    """Appends each epoch's metrics to `logs/history.jsonl` and prints them in one line.
+
+    A resumed run drops the lines of epochs that it repeats, so that the file holds each epoch once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.directory / "logs" / "history.jsonl"
+        self.name = run.config.name
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget epochs that will run again."""
+        rows = [r for r in read_history(self.path) if r["epoch"] < trainer.current_epoch]
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    @rank_zero_only
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write and print the line; runs after validation."""
+        metrics = {k: round(float(v), 5) for k, v in sorted(trainer.callback_metrics.items()) if "_step" not in k}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
+        row["seconds"] = round(time.monotonic() - self._start, 1)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        print(
+            f"{self.name}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {row['seconds']} s",
+            flush=True,
+        )
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a history file, oldest first; a line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class ReconstructionFigure(Callback):
+    """After each validation of an MAE: original, what was shown, what was restored."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first development crop."""
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, ExperimentModule)
+        model: Any = pl_module.model
+        image = batch["image"][:1]
+        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.tokens)
+        with torch.no_grad():
+            output = model(image, noise=noise.to(image.device))
+            hidden = model.token_mask_to_voxels(output.mask)
+        arrays = [np.asarray(t[0, 0].float().cpu()) for t in (image, hidden.to(image.dtype), output.reconstruction)]
+        data = self.run.config.data
+        figure = reconstruction_figure(
+            arrays[0],
+            arrays[1] > 0,
+            arrays[2],
+            spacing_mm=data.grid.spacing_mm,
+            title=f"{self.run.config.name}, epoch {trainer.current_epoch + 1}: a development crop",
+            window_hu=data.window_hu,
+        )
+        log_figure(pl_module.logger, figure, self.run.directory / "figures" / "reconstruction.png")
+
+
+class OverlayFigure(Callback):
+    """After each validation of a segmentation: label and prediction on one development scan."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the development scan with the median label volume, the same one every time."""
+        if trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, ExperimentModule)
+        data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        by_size = sorted(
+            data.dev_series, key=lambda s: (int((np.asarray(s.native_label()) > 0).sum()), s.series.series_id)
+        )
+        with_lesion = [s for s in by_size if (np.asarray(s.native_label()) > 0).any()] or by_size
+        chosen = with_lesion[len(with_lesion) // 2]
+        config = self.run.config
+        probability = predict_prepared(pl_module.model, chosen, config.data, config.inference, pl_module.device)
+        threshold = float(trainer.callback_metrics.get("dev/threshold", 0.5))
+        figure = overlay_figure(
+            Volume(np.asarray(chosen.native_hu()), chosen.native_grid),
+            label=Volume(np.asarray(chosen.native_label()) > 0, chosen.native_grid),
+            prediction=probability.with_data(probability.data >= threshold),
+            title=f"{config.name}, epoch {trainer.current_epoch + 1}: development scan "
+            f"{chosen.series.series_id}, {chosen.slice_thickness_mm:g} mm slices",
+        )
+        log_figure(pl_module.logger, figure, self.run.directory / "figures" / "overlay.png")

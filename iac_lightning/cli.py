@@ -1,0 +1,223 @@
+"""`iac …`: a thin face over the workflows, one function a command.
+
+Experiments are read and checked before torch is imported, so that a typing mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_modules.errors import UserError
+
+if TYPE_CHECKING:
+    from iac_lightning.schema import ExperimentConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a `UserError` is printed without traceback and gives status 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        status = arguments.command(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+    return int(status or 0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="iac", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    phantom = commands.add_parser("phantom", help="make a digital cohort from a seed")
+    phantom.add_argument("out", type=Path)
+    phantom.add_argument("--patients", type=int, default=150)
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--workers", type=int, default=2)
+    phantom.add_argument("--max-series", type=int, default=3, help="most series a patient (1-3)")
+    phantom.set_defaults(command=run_phantom)
+
+    for name, help_text in (
+        ("config", "print the resolved config of an experiment"),
+        ("plan", "shapes, parameters, steps and memory of an experiment, without data"),
+        ("prepare", "bring an experiment's cohort onto the common grid"),
+        ("pretrain", "pre-train a masked autoencoder"),
+        ("finetune", "train a segmentation: ViT or CNN"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("experiment", type=Path, help="YAML file, such as experiments/finetune/vit_tiny.yaml")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+        if name in ("pretrain", "finetune"):
+            command.add_argument("--dry-run", action="store_true", help="the plan only")
+        command.set_defaults(command=EXPERIMENT_COMMANDS[name])
+
+    evaluate = commands.add_parser("evaluate", help="measure a run on a split, on native grids")
+    evaluate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
+    evaluate.add_argument("--split", choices=("dev", "test"), default="test")
+    evaluate.set_defaults(command=run_evaluate)
+
+    predict = commands.add_parser("predict", help="segment one scan")
+    predict.add_argument("input", type=Path, help="NIfTI file or DICOM folder")
+    predict.add_argument("out", type=Path, help="folder for mask, probability, result.json and overlay.png")
+    predict.add_argument("--run", type=Path, required=True)
+    predict.add_argument("--template", type=Path, help="CT head template (NIfTI, HU) to find the region of interest")
+    predict.add_argument("--series", help="which series of a DICOM folder")
+    predict.add_argument("--slice-thickness-mm", type=float, help="for NIfTI, which does not know it")
+    predict.set_defaults(command=run_predict)
+
+    report = commands.add_parser("report", help="compare evaluated runs in one HTML page")
+    report.add_argument("runs", type=Path, nargs="+")
+    report.add_argument("--out", type=Path, required=True)
+    report.add_argument("--split", choices=("dev", "test"), default="test")
+    report.set_defaults(command=run_report)
+
+    demo = commands.add_parser("demo", help="the whole path on a phantom cohort")
+    demo.add_argument("--experiments", type=Path, default=Path("experiments/demo"))
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--data", type=Path, default=Path("data/demo"))
+    demo.add_argument("--patients", type=int, default=150)
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every experiment of the demo")
+    demo.set_defaults(command=run_demo)
+
+    bench = commands.add_parser("bench", help="speed and memory against peers, as ratios in one run")
+    bench.add_argument("--out", type=Path, default=Path("bench.json"))
+    bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
+    bench.add_argument("--template", type=Path, help="template for that scan")
+    bench.add_argument("--run", type=Path, help="run that predicts it")
+    bench.set_defaults(command=run_bench)
+
+    ui = commands.add_parser("ui", help="show tracked runs in the browser (127.0.0.1)")
+    ui.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    ui.set_defaults(command=run_ui)
+    return parser
+
+
+def load(arguments: argparse.Namespace) -> ExperimentConfig:
+    """The experiment of a command, checked."""
+    from iac_lightning.config import load_experiment
+
+    return load_experiment(arguments.experiment, arguments.overrides)
+
+
+def run_phantom(arguments: argparse.Namespace) -> None:
+    """`iac phantom`."""
+    from data_modules.phantom.cohort import make_phantom_cohort
+
+    path = make_phantom_cohort(
+        arguments.out, arguments.patients, arguments.seed, arguments.workers, arguments.max_series
+    )
+    print(f"{path}\n{path.parent / 'contact_sheet.png'}")
+
+
+def run_config(arguments: argparse.Namespace) -> None:
+    """`iac config`."""
+    from iac_lightning.config import to_yaml
+
+    print(to_yaml(load(arguments)), end="")
+
+
+def run_plan(arguments: argparse.Namespace) -> None:
+    """`iac plan`, and `--dry-run` of the training commands."""
+    config = load(arguments)
+    from iac_lightning.workflows.plan import plan
+
+    print(plan(config))
+
+
+def run_prepare(arguments: argparse.Namespace) -> None:
+    """`iac prepare`."""
+    config = load(arguments)
+    from data_modules.store import prepare_cohort
+
+    store = prepare_cohort(config.data)
+    print(f"{len(store.series)} series in {store.directory}")
+
+
+def run_training(arguments: argparse.Namespace, task: str) -> None:
+    """`iac pretrain` and `iac finetune`."""
+    config = load(arguments)
+    if config.task != task:
+        command = "pretrain" if config.task == "pretrain" else "finetune"
+        raise UserError(f"{arguments.experiment}: task is '{config.task}'. Use: iac {command} {arguments.experiment}")
+    if arguments.dry_run:
+        run_plan(arguments)
+        return
+    from iac_lightning.workflows.train import train
+
+    train(config)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """`iac evaluate`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.evaluate import describe, evaluate
+
+    print(describe(evaluate(load_run(arguments.run), arguments.split)))
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """`iac predict`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.predict import predict
+
+    result = predict(
+        arguments.input,
+        arguments.out,
+        load_run(arguments.run),
+        arguments.template,
+        arguments.series,
+        arguments.slice_thickness_mm,
+    )
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
+    print(f"{result['volume_mm3']:.1f} mm³ in {result['n_lesions']} lesions; see {arguments.out}/overlay.png")
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    """`iac report`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.report import report
+
+    print(report([load_run(path) for path in arguments.runs], arguments.out, arguments.split))
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """`iac demo`."""
+    from iac_lightning.workflows.demo import demo
+
+    demo(arguments.experiments, arguments.out, arguments.data, arguments.patients, arguments.overrides)
+
+
+def run_bench(arguments: argparse.Namespace) -> None:
+    """`iac bench`."""
+    from iac_lightning.workflows.bench import bench
+
+    bench(arguments.out, arguments.scan, arguments.template, arguments.run)
+
+
+def run_ui(arguments: argparse.Namespace) -> int:
+    """`iac ui`."""
+    import subprocess
+
+    from iac_lightning.tracking import serve_command
+
+    return subprocess.call(serve_command(arguments.runs_dir))
+
+
+EXPERIMENT_COMMANDS = {
+    "config": run_config,
+    "plan": run_plan,
+    "prepare": run_prepare,
+    "pretrain": lambda arguments: run_training(arguments, "pretrain"),
+    "finetune": lambda arguments: run_training(arguments, "segment"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Pre-training as a masked autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iac_lightning.modules.common import ExperimentModule
+
+
+def masking_noise(seed: int, epoch: int, samples: list[int], tokens: int) -> Tensor:
+    """`[B, N]` uniform noise whose order decides which tokens are hidden; depends on the sample, not on its batch."""
+    rows = []
+    for sample in samples:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 1_000_033 + sample)
+        rows.append(torch.rand(tokens, generator=generator))
+    return torch.stack(rows)
+
+
+class MAEModule(ExperimentModule):
+    """Hide tokens, restore them, learn from the hidden ones (He et al. 2022).
+
+    Batches: ``image`` `[B, 1, X, Y, Z]` in [-1, 1] and ``sample_index`` `[B]`.
+    """
+
+    def _loss(self, batch: dict[str, Any], epoch: int) -> Tensor:
+        image: Tensor = batch["image"]
+        tokens: int = self.model.encoder.tokens  # type: ignore[assignment, union-attr]
+        noise = masking_noise(self.config.seed, epoch, batch["sample_index"].tolist(), tokens).to(image.device)
+        loss: Tensor = self.model(image, noise=noise).loss
+        return loss
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Mean squared error over the hidden tokens."""
+        loss = self._loss(batch, self.current_epoch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same on fixed crops of development scans, with the same masks at every validation."""
+        loss = self._loss(batch, 0)
+        self.log("dev/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)

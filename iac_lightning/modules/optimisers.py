@@ -1,0 +1,81 @@
+"""Optimisers and learning-rate schedules: AdamW with layer-wise decay for the ViT, nnU-Net's SGD for the CNN."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from iac_lightning.schema import OptimizerConfig
+
+POLY_POWER = 0.9
+"""Exponent of nnU-Net's polynomial decay."""
+
+
+def schedule_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """Learning rate at a step, relative to the peak: linear warm-up, then the decay.
+
+    The first step of a warm-up of w steps has the factor 1 / w; poly is (1 − progress)^0.9 (nnU-Net).
+    """
+    warmup = round(config.warmup_fraction * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    if config.schedule == "poly":
+        return float((1 - progress) ** POLY_POWER)
+    if config.schedule == "cosine":
+        low = config.min_lr_fraction
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Depth of a parameter for layer-wise decay: 0 embeddings, 1…`depth` encoder blocks, `depth` + 1 all else."""
+    block = re.search(r"encoder\.blocks\.(\d+)\.", name)
+    if block:
+        return int(block.group(1)) + 1
+    embeds = "encoder." in name and ("embed" in name)
+    return 0 if embeds else depth + 1
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Groups with their own weight decay and learning rate.
+
+    Biases, norms (one-dimensional), position embeddings and tokens are not decayed. With `layer_decay` d < 1 a
+    parameter k layers below the top learns at d^k of the rate (Clark et al. 2020; He et al. 2022 for fine-tuning).
+    """
+    blocks = [int(m.group(1)) for n, _ in model.named_parameters() if (m := re.search(r"encoder\.blocks\.(\d+)\.", n))]
+    depth = max(blocks) + 1 if blocks else 0
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 and not name.endswith(("position_embedding", "mask_token"))
+        layer = layer_of(name, depth) if config.layer_decay < 1 else depth + 1
+        group = groups.setdefault(
+            (layer, decays),
+            {
+                "params": [],
+                "lr": config.lr * config.layer_decay ** (depth + 1 - layer),
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "name": f"layer{layer}{'' if decays else '_no_decay'}",
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, total_steps: int) -> dict[str, Any]:
+    """Lightning's dictionary of an optimiser and its schedule, stepped after every weight update."""
+    groups = parameter_groups(model, config)
+    optimizer: torch.optim.Optimizer
+    if config.name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    scheduler = LambdaLR(optimizer, lambda step: schedule_factor(step, total_steps, config))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

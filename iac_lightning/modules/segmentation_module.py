@@ -1,0 +1,64 @@
+"""Segmentation: fine-tuning of the ViT and training of the CNN baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from data_modules.ct_data_module import CTDataModule
+from iac_lightning.evaluation.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from iac_lightning.inference import predict_prepared
+from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.losses import SegmentationLoss
+from iac_lightning.schema import ExperimentConfig
+
+
+class SegmentationModule(ExperimentModule):
+    """One module for every network that gives voxel logits; development Dice on native grids is its criterion.
+
+    Training batches: ``image`` and ``label`` `[B, 1, X, Y, Z]` (occupancy in [0, 1]), ``loss_region`` likewise, bool.
+    Validation items: the index of one development series.
+    """
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        super().__init__(config)
+        self.loss = SegmentationLoss(config.loss)
+        self._dev_rows: list[tuple[int, bool, list[float]]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Soft Dice and cross-entropy over the voxels that count."""
+        terms = self.loss(self.model(batch["image"]), batch["label"], batch["loss_region"])
+        size = len(batch["image"])
+        self.log("train/loss", terms["loss"], prog_bar=True, batch_size=size)
+        self.log("train/dice_loss", terms["dice_loss"], batch_size=size)
+        self.log("train/ce", terms["ce"], batch_size=size)
+        loss: Tensor = terms["loss"]
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Whole-region prediction of one development series, compared on its native grid at every threshold."""
+        data: CTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        for index in batch["series_index"].tolist():
+            prepared = data.dev_series[index]
+            probability = predict_prepared(self.model, prepared, self.config.data, self.config.inference, self.device)
+            label = np.asarray(prepared.native_label()) > 0
+            scores = dice_at_thresholds(probability.data, label, DEFAULT_THRESHOLDS)
+            self._dev_rows.append((index, bool(label.any()), scores.tolist()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Best mean Dice over development scans with lesions, and the threshold that reaches it."""
+        rows = self._dev_rows
+        self._dev_rows = []
+        if dist.is_available() and dist.is_initialized():
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        by_index = {index: (lesion, scores) for index, lesion, scores in sorted(rows)}
+        lesions = np.array([lesion for lesion, _ in by_index.values()])
+        matrix = np.array([scores for _, scores in by_index.values()])
+        threshold, dice = choose_threshold(matrix, DEFAULT_THRESHOLDS, lesions)
+        self.log("dev/dice", dice, prog_bar=True, rank_zero_only=False)
+        self.log("dev/threshold", threshold)

@@ -1,0 +1,147 @@
+"""One scan through a trained run: mask, probability, volume and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from data_modules.ct import Scan, canonical_scan, read_scan, write_nifti
+from data_modules.errors import UserError
+from data_modules.geometry import Volume, lps_from_ras, place
+from data_modules.prepare.registration import Registration
+from data_modules.prepare.roi import locate
+from iac_lightning.evaluation.figures import overlay_figure
+from iac_lightning.evaluation.lesions import components, protocol_prior
+from iac_lightning.files import write_json_atomic
+from iac_lightning.inference import predict_scan
+from iac_lightning.runs import Run
+from iac_lightning.workflows.evaluate import load_trained, trained_thresholds
+
+LARGEST_CENTRED_RATIO = 1.6
+"""A scan up to this much larger than the region of interest is taken to be centred on it; a larger one is registered."""
+
+
+def predict(
+    source: Path,
+    out: Path,
+    run: Run,
+    template: Path | None = None,
+    series: str | None = None,
+    slice_thickness_mm: float | None = None,
+) -> dict[str, Any]:
+    """Segment the intracranial arterial calcification of one scan.
+
+    Writes `mask.nii.gz`, `probability.nii.gz` (both on the scan's grid), `mask_protocol.nii.gz` (the mask after the
+    annotation protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`.
+
+    Args:
+        source: NIfTI file or folder of one DICOM series.
+        out: folder, made if needed.
+        run: a finished segmentation run.
+        template: CT template to find the region of interest; without it the scan must be a region already.
+        series: which series, where a DICOM folder holds several.
+        slice_thickness_mm: for NIfTI, which does not know it.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: when the scan cannot be read or registered; no mask is written then.
+    """
+    scan = read_scan(source, series=series, slice_thickness_mm=slice_thickness_mm)
+    region, registration = find_region(scan, run, template)
+    model = load_trained(run)
+    thresholds = trained_thresholds(model)
+    config = run.config
+    probability = predict_scan(model.network, region, config.data, config.inference, model.device)
+    mask = probability.with_data(probability.data >= thresholds["threshold"])
+    bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
+    protocol = protocol_prior(bright, region.volume)
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_nifti(place(probability, scan.grid, 0.0), out / "probability.nii.gz")
+    write_nifti(place(protocol, scan.grid, False), out / "mask_protocol.nii.gz")
+    result = {
+        **measure(mask, region),
+        "volume_protocol_mm3": float(protocol.data.sum() * protocol.grid.voxel_volume_mm3),
+        "slice_thickness_mm": scan.slice_thickness_mm,
+        "spacing_mm": list(scan.grid.spacing_mm),
+        "roi_center_lps_mm": list(lps_from_ras(region.grid.center_ras_mm)),
+        "roi_size_mm": list(region.grid.size_mm),
+        "threshold": thresholds["threshold"],
+        "prior_threshold": thresholds["prior_threshold"],
+        "registration": registration_facts(registration),
+        "run": config.name,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "warnings": list(scan.warnings) + coverage_warnings(scan, region),
+        "note": "Research software: not a medical device.",
+    }
+    figure = overlay_figure(
+        region.volume,
+        label=None,
+        prediction=mask,
+        probability=probability,
+        title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
+        f"{scan.slice_thickness_mm:g} mm slices; model {config.name}",
+    )
+    figure.savefig(out / "overlay.png", dpi=110)
+    write_nifti(place(mask, scan.grid, False), out / "mask.nii.gz")
+    write_json_atomic(out / "result.json", result)
+    return result
+
+
+def find_region(scan: Scan, run: Run, template: Path | None) -> tuple[Scan, Registration | None]:
+    """The region of interest on the scan's native grid, and how it was found."""
+    grid = run.config.data.grid
+    straight = canonical_scan(scan)
+    size = straight.grid.size_mm
+    if template is None and grid.template is None:
+        if any(have > LARGEST_CENTRED_RATIO * want for have, want in zip(size, grid.roi_mm, strict=True)):
+            raise UserError(
+                f"the scan covers {size[0]:.0f} × {size[1]:.0f} × {size[2]:.0f} mm, more than the region of interest "
+                f"({' × '.join(f'{m:g}' for m in grid.roi_mm)} mm), and no template says where that lies. "
+                "Give a CT template of the head: --template TEMPLATE.nii.gz"
+            )
+        return straight.crop(straight.grid.center_ras_mm, grid.roi_mm), None
+    center, registration = locate(straight, grid, template)
+    return straight.crop(center, grid.roi_mm), registration
+
+
+def measure(mask: Volume, region: Scan) -> dict[str, Any]:
+    """Volume and lesions of a mask: 26-connected components with volume, centre and peak HU."""
+    labels, count = components(mask.data)
+    centers = ndimage.center_of_mass(mask.data, labels, range(1, count + 1)) if count else []
+    lesions = [
+        {
+            "volume_mm3": float((labels == k + 1).sum() * mask.grid.voxel_volume_mm3),
+            "center_lps_mm": list(lps_from_ras(mask.grid.to_ras_mm(center))),
+            "max_hu": int(region.hu[labels == k + 1].max()),
+        }
+        for k, center in enumerate(centers)
+    ]
+    lesions.sort(key=lambda lesion: -float(lesion["volume_mm3"]))  # type: ignore[arg-type]
+    return {
+        "volume_mm3": float(mask.data.sum() * mask.grid.voxel_volume_mm3),
+        "n_lesions": count,
+        "lesions": lesions,
+    }
+
+
+def coverage_warnings(scan: Scan, region: Scan) -> list[str]:
+    """A remark when part of the region lies outside what was scanned."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in region.grid.shape], indexing="ij")).reshape(3, -1).T
+    index = scan.grid.to_index(region.grid.to_ras_mm(corners))
+    beyond = np.maximum(-index, index - (np.asarray(scan.grid.shape) - 1)).max(axis=0) * scan.grid.spacing_mm
+    if beyond.max() <= max(scan.grid.spacing_mm):
+        return []
+    return [f"the region of interest reaches {beyond.max():.0f} mm outside the scan; calcium there is not measured"]
+
+
+def registration_facts(registration: Registration | None) -> dict[str, Any] | None:
+    """How the region was found, for the JSON."""
+    if registration is None:
+        return None
+    return {"similarity": registration.similarity, "template_to_scan_ras": np.asarray(registration.affine).tolist()}

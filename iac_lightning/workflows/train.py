@@ -1,0 +1,151 @@
+"""Pre-train, fine-tune or train a baseline: one run, from its config to its best checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from data_modules.cohort import seen_patients, split_salt
+from data_modules.ct_data_module import CTDataModule
+from data_modules.errors import UserError
+from iac_lightning import tracking
+from iac_lightning.callbacks import EpochHistory, OverlayFigure, ReconstructionFigure
+from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
+from iac_lightning.config import from_dict
+from iac_lightning.files import write_text_atomic
+from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.mae_module import MAEModule
+from iac_lightning.modules.segmentation_module import SegmentationModule
+from iac_lightning.modules.transfer import transfer_encoder, transfer_table
+from iac_lightning.runs import Run, load_run, open_run
+from iac_lightning.schema import ExperimentConfig
+
+
+def train(config: ExperimentConfig) -> Run:
+    """Train as the config says, continuing where an earlier process of the same run stopped.
+
+    Returns:
+        The finished run. One that was finished before is returned as it is.
+    """
+    with open_run(config) as run:
+        if run.is_finished:
+            print(f"{config.name} is finished already: {run.directory}")
+            return run
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        L.seed_everything(config.seed, workers=False, verbose=False)
+        data = CTDataModule(config.data, config.task, config.seed, config.loss.restrict_hu)
+        module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
+        if config.init_from:
+            start_from_pretraining(module, Path(config.init_from), run)
+        logger = tracking.start_logger(run)
+        trainer = build_trainer(config, run, logger)
+        data.prepare_data()
+        data.setup("fit")
+        remember_patients(module, data)
+        run.write_provenance(data.fingerprint)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
+        except BaseException:
+            tracking.finish(logger, "FAILED")
+            raise
+        if trainer.interrupted:
+            tracking.finish(logger, "KILLED")
+            raise KeyboardInterrupt
+        summary = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        run.mark_finished({"epochs": trainer.current_epoch, "steps": trainer.global_step, "metrics": summary})
+        tracking.finish(logger, "FINISHED")
+        return run
+
+
+def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Trainer:
+    """Lightning's Trainer with the run's directory, checkpoints, figures and history."""
+    monitor, mode = ("dev/loss", "min") if config.task == "pretrain" else ("dev/dice", "max")
+    checkpoints = run.checkpoints_dir
+    callbacks: list[Callback] = [
+        ModelCheckpoint(dirpath=checkpoints, filename="best", monitor=monitor, mode=mode, enable_version_counter=False),
+        ModelCheckpoint(
+            dirpath=checkpoints,
+            filename="last",
+            enable_version_counter=False,
+            every_n_epochs=None if config.trainer.checkpoint_every_n_steps else 1,
+            every_n_train_steps=config.trainer.checkpoint_every_n_steps,
+            save_on_train_epoch_end=True,
+        ),
+        ReconstructionFigure(run) if config.task == "pretrain" else OverlayFigure(run),
+        EpochHistory(run),
+    ]
+    if logger:
+        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if config.optimizer.ema_decay > 0:
+        callbacks.append(EMAWeightAveraging(decay=config.optimizer.ema_decay))
+    settings = config.trainer
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val,
+        check_val_every_n_epoch=settings.check_val_every_n_epoch,
+        log_every_n_steps=settings.log_every_n_steps,
+        deterministic="warn",
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=run.directory,
+        logger=logger or False,  # type: ignore[arg-type]
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+    )
+
+
+def remember_patients(module: ExperimentModule, data: CTDataModule) -> None:
+    """Write into the module (and so into every checkpoint) whom it trains on, beside whom its encoder has seen."""
+    record = seen_patients(data.trained_patients, split_salt(module.config.data.cohort))
+    module.trained_on = [*(r for r in module.trained_on if r != record), record]
+
+
+def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> None:
+    """Take over the encoder of a pre-training; the report goes to `logs/transfer.txt`.
+
+    Args:
+        module: the new network's module, changed in place.
+        source: a run directory (its last checkpoint is taken: reconstruction on development scans is no guide to
+            which encoder transfers best) or a checkpoint file.
+        run: where the report goes.
+    """
+    path: Path | None = source
+    if source.is_dir():
+        pretraining = load_run(source)
+        if not pretraining.is_finished:
+            raise UserError(
+                f"init_from: {source} is not finished. Run its pre-training again (it continues), then this."
+            )
+        path = pretraining.last_checkpoint
+    if path is None or not path.exists():
+        raise UserError(f"init_from: no checkpoint in {source}. Give the run directory of a finished pre-training.")
+    checkpoint = load_checkpoint(path)
+    if "iac" not in checkpoint or checkpoint["iac"]["config"]["task"] != "pretrain":
+        raise UserError(f"init_from: {path} is not a pre-training of this project. Give one made with `iac pretrain`.")
+    state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    config = from_dict(checkpoint["iac"]["config"])
+    x, y, z = (c // p for c, p in zip(config.data.sampling.crop, config.model.vit.patch_size, strict=True))
+    rows = transfer_encoder(module.model, state, (x, y, z), str(source))
+    module.trained_on = checkpoint["iac"]["trained_on"]
+    report_transfer(transfer_table(rows), run)
+
+
+@rank_zero_only
+def report_transfer(table: str, run: Run) -> None:
+    """Keep the table and print its first line."""
+    write_text_atomic(run.directory / "logs" / "transfer.txt", table)
+    print(f"{run.config.name}: encoder tensors: {table.splitlines()[0]}")

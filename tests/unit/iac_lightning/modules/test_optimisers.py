@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.modules.optimisers import build_optimizer, parameter_groups, schedule_factor
+from iac_lightning.schema import OptimizerConfig
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = ViTEncoder(
+            crop=(8, 8, 8), patch_size=(4, 4, 4), dim=12, depth=3, heads=2, mlp_ratio=2.0, drop_path=0.0
+        )
+        self.head = nn.Linear(12, 2)
+
+
+def test_cosine_by_hand() -> None:
+    config = OptimizerConfig(warmup_fraction=0.1, min_lr_fraction=0.01, schedule="cosine")
+    assert schedule_factor(0, 100, config) == pytest.approx(0.1)
+    assert schedule_factor(9, 100, config) == pytest.approx(1.0)
+    assert schedule_factor(55, 100, config) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert schedule_factor(100, 100, config) == pytest.approx(0.01)
+
+
+def test_poly_is_that_of_nnunet() -> None:
+    config = OptimizerConfig(warmup_fraction=0, schedule="poly")
+    assert schedule_factor(250, 1000, config) == pytest.approx(0.75**0.9)
+    assert schedule_factor(1000, 1000, config) == 0
+
+
+def test_every_parameter_is_in_one_group_with_its_decay_and_rate() -> None:
+    net = Net()
+    config = OptimizerConfig(lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    groups = parameter_groups(net, config)
+    rate, decay = {}, {}
+    for group in groups:
+        for parameter in group["params"]:
+            assert id(parameter) not in rate
+            rate[id(parameter)], decay[id(parameter)] = group["lr"], group["weight_decay"]
+    names = dict(net.named_parameters())
+    assert set(rate) == {id(p) for p in names.values()}
+
+    def of(name: str) -> tuple[float, float]:
+        return rate[id(names[name])], decay[id(names[name])]
+
+    assert of("head.weight") == (1.0, 0.05)
+    assert of("head.bias") == (1.0, 0.0)
+    assert of("encoder.position_embedding") == (0.5**4, 0.0)
+    blocks = {n: p for n, p in names.items() if ".blocks.2." in n and p.ndim == 2}
+    assert blocks
+    assert all(rate[id(p)] == 0.5 and decay[id(p)] == 0.05 for p in blocks.values())
+    first = [p for n, p in names.items() if ".blocks.0." in n and p.ndim == 1]
+    assert first
+    assert all(rate[id(p)] == 0.5**3 and decay[id(p)] == 0 for p in first)
+    assert of("encoder.patch_embedding.weight")[0] == 0.5**4
+
+
+def test_without_layer_decay_all_learn_at_one_rate() -> None:
+    groups = parameter_groups(Net(), OptimizerConfig(lr=2.0))
+    assert {g["lr"] for g in groups} == {2.0}
+    assert {g["weight_decay"] for g in groups} == {0.0, 0.05}
+
+
+def test_sgd_is_nesterov_and_follows_the_schedule() -> None:
+    net = nn.Linear(2, 2)
+    config = OptimizerConfig(name="sgd", lr=0.1, schedule="poly", warmup_fraction=0, momentum=0.99)
+    built = build_optimizer(net, config, 10)
+    optimizer, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["nesterov"]
+    assert built["lr_scheduler"]["interval"] == "step"
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**0.9)
