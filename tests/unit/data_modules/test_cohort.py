@@ -225,7 +225,7 @@ def table(**columns: object) -> pd.DataFrame:
 
 
 def counts(assigned: pd.DataFrame) -> dict[str, int]:
-    return assigned.groupby("split")["patient_id"].nunique().to_dict()
+    return {str(split): int(n) for split, n in assigned.groupby("split")["patient_id"].nunique().items()}
 
 
 class TestAssignSplits:
