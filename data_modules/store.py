@@ -342,8 +342,8 @@ def _open_store(directory: Path, cohort: Cohort, series: Sequence[Series], grid:
     if not prepared and failed:
         name, reason = next(iter(failed.items()))
         raise UserError(
-            f"none of the {len(series)} series of {cohort.path} could be prepared. The first, {name}: {reason.rstrip(".")}. "
-            f"All are listed in {directory / 'failed.csv'}"
+            f"none of the {len(series)} series of {cohort.path} could be prepared; all are listed in "
+            f"{directory / 'failed.csv'}. The first, {name}: {reason}"
         )
     if not prepared:
         raise UserError(f"{directory}: no series is prepared with these settings yet; prepare the cohort first")

@@ -492,7 +492,7 @@ class TestFailures:
 
     def test_when_all_fail_the_first_reason_is_shown(self, config: DataConfig, tmp_path: Path) -> None:
         self.break_label(tmp_path)
-        with pytest.raises(UserError, match=r"none of the 1 series .* The first, b: .*another grid"):
+        with pytest.raises(UserError, match=r"none of the 1 series .*failed.csv. The first, b: .*another grid"):
             prepare_cohort(config, ["dev"])
 
     def test_other_errors_carry_their_type(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
