@@ -1,0 +1,262 @@
+"""From figures of single series to one table, and from the table to a summary with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_modules.errors import UserError
+from iac_lightning.evaluation import agreement
+from iac_lightning.evaluation.bootstrap import RESAMPLES, Interval, mean_ci, statistic_ci
+from iac_lightning.evaluation.overlap import SeriesMetrics
+from iac_lightning.files import write_json_atomic, write_text_atomic
+
+METRICS = (
+    "dice",
+    "sensitivity",
+    "ppv",
+    "lesion_sensitivity",
+    "lesion_ppv",
+    "lesion_f1",
+    "volume_mm3",
+    "both_empty",
+    "n_lesions_hit",
+    "n_predicted",
+    "n_predicted_hit",
+)
+"""Columns that depend on the prediction; with the protocol prior they appear again as `prior_…`."""
+
+COLUMNS = (
+    "series_id",
+    "patient_id",
+    "slice_thickness_mm",
+    "has_lesion",
+    "n_lesions",
+    "label_volume_mm3",
+    "true_volume_mm3",
+    *METRICS,
+)
+"""Columns of a table of series; one row a series."""
+
+THICKNESS_STRATA: tuple[tuple[str, float, float], ...] = (
+    ("≤ 1 mm", 0.0, 1.0),
+    ("1–2 mm", 1.0, 2.0),
+    ("2–4 mm", 2.0, 4.0),
+    ("4–6 mm", 4.0, 6.0),
+    ("> 6 mm", 6.0, float("inf")),
+)
+"""Name, lower limit (excluded) and upper limit (included) of the slice thickness."""
+
+ICC_RESAMPLES = 2_000
+"""Most resamples of an interval of an agreement coefficient, which costs more than that of a mean."""
+
+
+def series_row(
+    series_id: str,
+    patient_id: str,
+    slice_thickness_mm: float,
+    metrics: SeriesMetrics,
+    prior: SeriesMetrics | None = None,
+    true_volume_mm3: float | None = None,
+) -> dict[str, Any]:
+    """One row of the table of series.
+
+    Args:
+        series_id: name of the series in the cohort.
+        patient_id: whose it is.
+        slice_thickness_mm: for the strata.
+        metrics: figures of the plain prediction.
+        prior: figures after `protocol_prior`; becomes `prior_…` columns.
+        true_volume_mm3: volume known from the phantom, which no label shows exactly.
+    """
+    row = {
+        "series_id": series_id,
+        "patient_id": patient_id,
+        "slice_thickness_mm": float(slice_thickness_mm),
+        "true_volume_mm3": float("nan") if true_volume_mm3 is None else float(true_volume_mm3),
+        **asdict(metrics),
+    }
+    row = {column: row[column] for column in COLUMNS}
+    if prior is not None:
+        row |= {f"prior_{name}": value for name, value in asdict(prior).items() if name in METRICS}
+    return row
+
+
+def series_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The table of rows from `series_row`, in the order of the series' names.
+
+    Raises:
+        UserError: without a row, or when a series appears twice.
+    """
+    if not rows:
+        raise UserError("no series was evaluated; check that the split holds labelled series")
+    table = pd.DataFrame(list(rows)).sort_values("series_id", ignore_index=True)
+    twice = table.loc[table["series_id"].duplicated(), "series_id"].tolist()
+    if twice:
+        raise UserError(f"series evaluated more than once: {', '.join(map(str, twice))}; each may count once")
+    return table
+
+
+def read_series_table(path: Path) -> pd.DataFrame:
+    """Read the CSV of `write_summary`; names that look like numbers stay text.
+
+    Raises:
+        UserError: when columns are missing.
+    """
+    table = pd.read_csv(path, dtype={"series_id": str, "patient_id": str})
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; write it again by evaluating the run")
+    return table
+
+
+def write_summary(table: pd.DataFrame, summary: dict[str, Any], folder: Path, split: str) -> None:
+    """Write `<split>.csv`, the table of series, and `<split>.json`, its summary; a reader never sees half a file."""
+    write_text_atomic(folder / f"{split}.csv", table.to_csv(index=False))
+    write_json_atomic(folder / f"{split}.json", summary)
+
+
+def summarise(table: pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Means with 95 % intervals over patients, agreement of volumes, and strata of slice thickness.
+
+    Dice, sensitivity and lesion F1 are means over the scans with lesions; PPV is a mean over the scans with a
+    prediction, lesion-free ones included; `dice_all` covers every scan and counts those where label and prediction are
+    both empty as 1. Volumes are compared over all scans.
+
+    Args:
+        table: from `series_table`.
+        seed: of the bootstrap.
+        resamples: of the intervals of means; those of agreement coefficients use at most `ICC_RESAMPLES`.
+
+    Returns:
+        Plain types: `n_…` counts, the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
+        `volume_error`, `thickness` (Dice by stratum). A mean is `{"mean", "ci95": [low, high], "n", "n_patients"}`,
+        a coefficient `{"value", "ci95", "n", "n_patients"}`, whatever is undefined is None. Figures after the protocol
+        prior stand under `protocol_prior` in the same form when the table has them; agreement with the volumes that a
+        phantom knows, under `true_volume`.
+
+    Raises:
+        UserError: when the table is empty.
+    """
+    if table.empty:
+        raise UserError("the table of series is empty; there is nothing to summarise")
+    with_lesion = table["has_lesion"].astype(bool)
+    summary: dict[str, Any] = {
+        "seed": seed,
+        "resamples": resamples,
+        "n_series": len(table),
+        "n_patients": int(table["patient_id"].nunique()),
+        "n_with_lesion": int(with_lesion.sum()),
+        "n_lesion_free": int((~with_lesion).sum()),
+        **_figures(table, "", seed, resamples),
+    }
+    if "prior_dice" in table:
+        summary["protocol_prior"] = _figures(table, "prior_", seed, resamples)
+    return summary
+
+
+def example_series(table: pd.DataFrame) -> dict[str, str]:
+    """Series with the best, the median and the worst Dice among those with lesions: kind to series name.
+
+    Ties go to the first name; with fewer than three scans with lesions, as many kinds as there are scans.
+    """
+    ranked = table[table["has_lesion"].astype(bool)].sort_values(["dice", "series_id"], ascending=[False, True])
+    names = ranked["series_id"].tolist()
+    if not names:
+        return {}
+    chosen = {"best": names[0]}
+    if len(names) > 2:
+        chosen["median"] = names[len(names) // 2]
+    if len(names) > 1:
+        chosen["worst"] = names[-1]
+    return chosen
+
+
+def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dict[str, Any]:
+    with_lesion = table["has_lesion"].astype(bool)
+    lesions = table[with_lesion]
+
+    def mean(rows: pd.DataFrame, column: str) -> dict[str, Any]:
+        values = rows[prefix + column].to_numpy(dtype=float)
+        return _mean(mean_ci(values, rows["patient_id"].to_numpy(dtype=str), seed=seed, resamples=resamples))
+
+    predicted = table[prefix + "volume_mm3"].to_numpy(dtype=float)
+    figures: dict[str, Any] = {
+        "dice": mean(lesions, "dice"),
+        "dice_all": mean(table, "dice"),
+        "n_both_empty": int(table[prefix + "both_empty"].astype(bool).sum()),
+        "n_false_alarm": int((~with_lesion & (predicted > 0)).sum()),
+        "sensitivity": mean(lesions, "sensitivity"),
+        "ppv": mean(table, "ppv"),
+        "lesion_sensitivity": mean(lesions, "lesion_sensitivity"),
+        "lesion_ppv": mean(table, "lesion_ppv"),
+        "lesion_f1": mean(lesions, "lesion_f1"),
+        "lesions": {
+            "n": int(table["n_lesions"].sum()),
+            "hit": int(table[prefix + "n_lesions_hit"].sum()),
+            "predicted": int(table[prefix + "n_predicted"].sum()),
+            "predicted_hit": int(table[prefix + "n_predicted_hit"].sum()),
+        },
+        **_volume_agreement(table, prefix, "label_volume_mm3", seed, resamples),
+        "thickness": [
+            {"stratum": name, **mean(lesions[_within(lesions, low, high)], "dice")}
+            for name, low, high in THICKNESS_STRATA
+        ],
+    }
+    if table["true_volume_mm3"].notna().any():
+        figures["true_volume"] = _volume_agreement(table, prefix, "true_volume_mm3", seed, resamples)
+    return figures
+
+
+def _within(table: pd.DataFrame, low: float, high: float) -> pd.Series[bool]:
+    return (table["slice_thickness_mm"] > low) & (table["slice_thickness_mm"] <= high)
+
+
+def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: int, resamples: int) -> dict[str, Any]:
+    known = table[table[reference].notna()]
+    predicted, labelled = known[prefix + "volume_mm3"].to_numpy(dtype=float), known[reference].to_numpy(dtype=float)
+    pairs = np.stack([predicted, labelled], axis=1)
+    patients = known["patient_id"].to_numpy(dtype=str)
+
+    def coefficient(function: Callable[[NDArray[np.float64]], float]) -> dict[str, Any]:
+        interval = statistic_ci(
+            lambda rows: function(pairs[rows]), patients, seed=seed, resamples=min(resamples, ICC_RESAMPLES)
+        )
+        return {"value": _number(interval.estimate), **_uncertainty(interval)}
+
+    limits = agreement.bland_altman(predicted, labelled)
+    error = agreement.volume_error(predicted, labelled)
+    return {
+        "volume_icc": coefficient(agreement.icc_2_1),
+        "volume_icc_3_1": coefficient(agreement.icc_3_1),
+        "volume_ccc": coefficient(lambda rows: agreement.ccc(rows[:, 0], rows[:, 1])),
+        "volume_error": {
+            "bias_mm3": _number(limits.bias),
+            "limits_mm3": [_number(limits.low), _number(limits.high)],
+            "median_absolute_mm3": _number(error.median_absolute),
+        },
+    }
+
+
+def _mean(interval: Interval) -> dict[str, Any]:
+    return {"mean": _number(interval.estimate), **_uncertainty(interval)}
+
+
+def _uncertainty(interval: Interval) -> dict[str, Any]:
+    return {
+        "ci95": [_number(interval.low), _number(interval.high)],
+        "n": interval.n,
+        "n_patients": interval.n_patients,
+    }
+
+
+def _number(value: float) -> float | None:
+    """None instead of nan, which JSON does not know."""
+    return None if isnan(value) else value
