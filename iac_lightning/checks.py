@@ -99,7 +99,7 @@ RANGES: dict[str, Rule] = {
 
 WORDS: dict[str, tuple[str, ...]] = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "trainer.strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_spawn", "fsdp", "fsdp_cpu_offload"),
+    "trainer.strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp", "fsdp_cpu_offload"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
 }
 """Lightning's words that the project uses: checked here, because Lightning itself is imported only later."""

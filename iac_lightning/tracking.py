@@ -1,0 +1,306 @@
+"""MLflow: what a run was made from, its curves and figures, where other runs can be compared with it.
+
+Tracking serves training and never stops it: where the store fails, one line says so and training goes on; the run
+directory holds everything that matters. Only the first process of a job tracks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch.loggers import MLFlowLogger
+from matplotlib.figure import Figure
+
+from data_modules.errors import UserError
+from iac_lightning.config import config_dict, config_hash
+from iac_lightning.files import replacing
+from iac_lightning.runs import Run, is_main_process
+from iac_lightning.schema import ExperimentConfig
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 60.0
+"""After a failure the store is left alone for this long: each attempt on a dead server costs training time."""
+_PARAMETER_LENGTH = 250
+_PARAMETERS_AT_ONCE = 100
+_METRICS_AT_ONCE = 500
+
+
+class RunLogger(MLFlowLogger):
+    """Lightning's MLflow logger for one run directory, which survives failures of its store.
+
+    Parameters are logged once, by `start_logger`, and the status is set by `finish`: what Lightning sends at the end
+    of each `fit` or `validate` says nothing about the run.
+    """
+
+    def __init__(self, run: Run, run_id: str) -> None:
+        super().__init__(
+            experiment_name=run.config.tracking.experiment, tracking_uri=tracking_uri(run.config), run_id=run_id
+        )
+        self.run = run
+        self._quiet_until = 0.0
+        self._warned = False
+
+    def attempt(self, what: str, action: Callable[[], Any]) -> None:
+        """Do something with the store; on failure warn (the first time) and pause."""
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a store or a network may throw: none of it may end a training
+            self._quiet_until = time.monotonic() + PAUSE_S
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "tracking: %s failed (%s); training goes on, and MLflow is tried again every %d s",
+                    what,
+                    _one_line(error),
+                    PAUSE_S,
+                )
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: MLflow refuses changed parameters on resuming, and they are logged already."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics at a step."""
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(float(v))}
+        self.attempt("logging metrics", lambda: super(RunLogger, self).log_metrics(finite, step))
+
+    def finalize(self, status: str = "success") -> None:
+        """Nothing: see `finish`."""
+
+
+def tracking_uri(config: ExperimentConfig) -> str:
+    """The store: what the config says, or a sqlite database in the runs directory."""
+    return config.tracking.uri or f"sqlite:///{Path(config.runs_dir).resolve() / 'mlflow.db'}"
+
+
+def create_store(config: ExperimentConfig) -> str:
+    """Create the database and the experiment where they do not exist yet; returns the experiment's id.
+
+    A sqlite database is created and migrated under a file lock: several processes that meet a new file at once would
+    run the migration into each other.
+    """
+    _, uri = _mlflow(), tracking_uri(config)
+    if not uri.startswith("sqlite:///"):
+        return _experiment_id(uri, config.tracking.experiment, None)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    artifacts = (database.parent / "mlartifacts").resolve()
+    with FileLock(f"{database}.lock"):
+        return _experiment_id(uri, config.tracking.experiment, artifacts.as_uri())
+
+
+def start_logger(run: Run) -> RunLogger | None:
+    """The logger of a run: a new MLflow run, or the one it had before it was interrupted.
+
+    Returns:
+        None where tracking is off, off the first process, or where the store cannot be reached (one warning).
+    """
+    if not run.config.tracking.enabled or not is_main_process():
+        return None
+    try:
+        experiment_id = create_store(run.config)
+        run_id, is_new = _continue_or_create(run, experiment_id)
+        logger = RunLogger(run, run_id)
+        client = logger.experiment
+        if is_new:
+            _log_parameters(client, run_id, run.config)
+        client.log_artifact(run_id, str(run.directory / "config.yaml"))
+        _log_provenance(client, run_id, run)
+    except Exception as error:  # see RunLogger.attempt
+        log.warning(
+            "tracking: MLflow cannot be used (%s); training goes on without it, the run directory keeps everything",
+            _one_line(error),
+        )
+        return None
+    return logger
+
+
+def finish(logger: object, status: str) -> None:
+    """Set the final status (`FINISHED`, `FAILED`, `KILLED`) and store what was written meanwhile."""
+    if not isinstance(logger, RunLogger):
+        return
+    run_id = logger.run.mlflow_run_id
+    logger._quiet_until = 0.0  # the last chance, pause or not
+    logger.attempt("storing provenance", lambda: _log_provenance(logger.experiment, run_id, logger.run))
+    logger.attempt("setting the status", lambda: logger.experiment.set_terminated(run_id, status))
+
+
+def log_figure(logger: object, figure: Figure | Path, path: Path) -> None:
+    """Keep a figure as a file of the run and, where there is a logger, in MLflow.
+
+    Args:
+        logger: the run's logger; anything else (None) only keeps the file.
+        figure: a matplotlib figure, or a file that exists.
+        path: where it is kept; the ending decides the format.
+    """
+    if isinstance(figure, Figure):
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
+    elif figure != path:
+        with replacing(path) as temporary:
+            temporary.write_bytes(figure.read_bytes())
+    if isinstance(logger, RunLogger):
+        logger.attempt(
+            f"storing {path.name}",
+            lambda: logger.experiment.log_artifact(logger.run.mlflow_run_id, str(path), "figures"),
+        )
+
+
+def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "") -> None:
+    """Add the numbers of an evaluation to the run's MLflow run, nested keys joined by `/`.
+
+    Does nothing where the run was not tracked; a failing store costs one warning.
+    """
+    run_id = run.mlflow_run_id
+    if run_id is None or not run.config.tracking.enabled or not is_main_process():
+        return
+    numbers = {f"{prefix}{key}": value for key, value in _numbers(summary)}
+    try:
+        create_store(run.config)
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(_metric_name(key), value, now, 0) for key, value in numbers.items()]
+        client = _client(tracking_uri(run.config))
+        for first in range(0, len(metrics), _METRICS_AT_ONCE):
+            client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
+    except Exception as error:  # see RunLogger.attempt
+        log.warning("tracking: the summary of %s was not stored in MLflow (%s)", run.config.name, _one_line(error))
+
+
+def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
+    """The command that shows the runs of a directory in the browser, on this machine only.
+
+    Raises:
+        UserError: when nothing was tracked there.
+    """
+    database = Path(runs_dir).resolve() / "mlflow.db"
+    if not database.exists():
+        raise UserError(f"{database}: there is no tracking database yet. Train first, or name another runs directory.")
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", f"sqlite:///{database}"),
+        *("--artifacts-destination", str(database.parent / "mlartifacts")),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+# --- MLflow, imported late (it takes seconds) -------------------------------------------------------------------
+
+
+def _mlflow() -> Any:
+    """The mlflow module, without its chatter, its telemetry and its minutes of retries."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import mlflow
+
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+def _client(uri: str) -> Any:
+    return _mlflow().MlflowClient(uri)
+
+
+def _experiment_id(uri: str, name: str, artifacts: str | None) -> str:
+    client = _client(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except _mlflow().MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def _continue_or_create(run: Run, experiment_id: str) -> tuple[str, bool]:
+    """Id of the MLflow run, and whether its parameters are still to be logged."""
+    client = _client(tracking_uri(run.config))
+    if run.mlflow_run_id is not None:
+        try:
+            found = client.get_run(run.mlflow_run_id)
+        except _mlflow().MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            found = None
+        if found is not None and found.info.lifecycle_stage == "active":
+            client.update_run(run.mlflow_run_id, status="RUNNING")
+            return run.mlflow_run_id, not found.data.params
+        log.warning(
+            "tracking: the MLflow run %s of %s is not in the store any more; a new one continues",
+            run.mlflow_run_id,
+            run.config.name,
+        )
+    tags = {"task": run.config.task, "model": run.config.model.name, "config_hash": config_hash(run.config)}
+    created = client.create_run(experiment_id, run_name=run.config.name, tags=tags)
+    run.mlflow_run_id = created.info.run_id
+    return created.info.run_id, True
+
+
+def _log_parameters(client: Any, run_id: str, config: ExperimentConfig) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in _flat(config_dict(config))]
+    for first in range(0, len(params), _PARAMETERS_AT_ONCE):
+        client.log_batch(run_id, params=params[first : first + _PARAMETERS_AT_ONCE])
+
+
+def _log_provenance(client: Any, run_id: str | None, run: Run) -> None:
+    """provenance.json as an artifact, and what one filters by as tags; the latest code where a run was continued."""
+    record = run.provenance
+    if not record:
+        return
+    client.log_artifact(run_id, str(run.directory / "provenance.json"))
+    git = [record, *record.get("continued", [])][-1].get("git") or {}
+    tags = {
+        "data_fingerprint": record.get("data_fingerprint"),
+        "git_commit": git.get("commit"),
+        "git_dirty": git.get("dirty"),
+    }
+    for key, value in tags.items():
+        if value is not None:
+            client.set_tag(run_id, key, str(value))
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return rows
+
+
+def _numbers(data: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Finite numbers of nested mappings, keys joined by `/`; truth values and text are left out."""
+    rows: list[tuple[str, float]] = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{key}/{below}", number) for below, number in _numbers(value)]
+        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+            rows.append((str(key), float(value)))
+    return rows
+
+
+def _metric_name(key: str) -> str:
+    """Only characters that MLflow accepts in a metric's name."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)[:250]
+
+
+def _one_line(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0].strip()[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
