@@ -201,6 +201,7 @@ class TestContent:
         prepared = only(config)
         np.testing.assert_array_equal(prepared.native_hu(), image(0)[8:32, 8:28, 4:16])
         np.testing.assert_array_equal(prepared.native_label(), LESIONS[8:32, 8:28, 4:16] == 1)
+        np.testing.assert_array_equal(prepared.native_hu(), np.load(prepared.directory / "native_hu.npy"))
         assert prepared.native_grid.axis_codes == "RAS"
         assert prepared.slice_axis == 2
 
