@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
@@ -65,7 +69,7 @@ def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict
                 next(i for i, row in enumerate(rows) if row[0] == label) + 1,
                 (label, "prior_dice", summary["protocol_prior"]["dice"]),
             )
-    figure, axes = _new(9.0, 1.3 + 0.55 * len(rows))
+    figure, axes = _new(9.0, 1.7 + 0.5 * len(rows))
     labels = list(tables)
     jitter = np.random.default_rng([len(rows)])
     for y, (label, column, mean) in enumerate(rows):
@@ -90,13 +94,7 @@ def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("Dice (1 is perfect)")
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
-    axes.legend(
-        handles=[
-            Line2D([], [], marker="o", color=GREY, linestyle="", alpha=0.6, label="one patient"),
-            Line2D([], [], marker="|", markersize=12, color=BLACK, label="mean over scans, 95 % CI over patients"),
-        ],
-        **_LEGEND_RIGHT,
-    )
+    _point_and_mean_legend(figure)
     _title(axes, "Dice on the scans with lesions", source)
     return figure
 
@@ -112,7 +110,7 @@ def difference_figure(
         source: what the figure is drawn from.
         metric: what is compared.
     """
-    figure, axes = _new(9.0, 1.4 + 0.55 * len(comparisons))
+    figure, axes = _new(9.0, 1.8 + 0.5 * len(comparisons))
     jitter = np.random.default_rng([len(comparisons)])
     for y, (_, patients, paired) in enumerate(comparisons):
         interval = paired.difference
@@ -125,6 +123,7 @@ def difference_figure(
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlabel(f"difference in {metric} (right of 0: the model named first is better)")
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    _point_and_mean_legend(figure)
     _title(axes, f"Paired differences in {metric}, same scans", source)
     return figure
 
@@ -167,7 +166,7 @@ def thickness_figure(
     axes.set_ylabel("Dice")
     axes.set_ylim(-0.03, 1.03)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.legend(title="mean of a stratum, 95 % CI", **_LEGEND_RIGHT)
+    _legend_below(figure, axes.get_legend_handles_labels()[0])
     _title(axes, "Dice by slice thickness, scans with lesions", source)
     return figure
 
@@ -193,9 +192,11 @@ def volume_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
         )
         axes.axhline(0, color="#bbbbbb", linewidth=0.8)
         if error["bias_mm3"] is not None:
-            axes.axhline(error["bias_mm3"], color=BLACK, linewidth=1.4, label=f"bias {error['bias_mm3']:+.1f} mm³")
+            axes.axhline(error["bias_mm3"], color=BLACK, linewidth=1.4, label=f"bias {_signed(error['bias_mm3'])} mm³")
             low, high = error["limits_mm3"]
-            axes.axhline(high, color=BLACK, linewidth=1, linestyle="--", label=f"limits {low:+.1f} to {high:+.1f} mm³")
+            axes.axhline(
+                high, color=BLACK, linewidth=1, linestyle="--", label=f"limits {_signed(low)} to {_signed(high)} mm³"
+            )
             axes.axhline(low, color=BLACK, linewidth=1, linestyle="--")
             axes.legend(frameon=False, fontsize=8, loc="best")
         axes.set_title(label, fontsize=10)
@@ -266,7 +267,7 @@ def overlay_figure(
     spacing = np.asarray(canonical(hu).grid.spacing_mm)
     center, what = _lesion_center(masks, data["hu"].shape)
     n_rows = 2 if probability is not None else 1
-    figure = Figure(figsize=(10.0, 3.75 * n_rows + 0.75), layout="constrained")
+    figure = Figure(figsize=(10.0, 3.3 * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, 3, squeeze=False)
     planes = (("axial", 2, "R", "L"), ("coronal", 1, "R", "L"), ("sagittal", 0, "A", "P"))
     for row in range(n_rows):
@@ -280,11 +281,8 @@ def overlay_figure(
             axes.imshow(image, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], **place)
             if row == 1:
                 chance = data["probability"].take(center[axis], axis=axis).T
-                shown = axes.imshow(
-                    np.ma.masked_less(chance, 0.01), cmap="viridis", vmin=0, vmax=1, alpha=0.65, **place
-                )
-                if column == 2:
-                    figure.colorbar(shown, ax=panels[row, :].tolist(), label="probability", shrink=0.8, pad=0.01)
+                # Fading with the probability leaves the anatomy visible where there is none.
+                axes.imshow(chance, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(2 * chance, 0, 0.75), **place)
             for mask_name, mask in masks.items():
                 lines = outline(mask.take(center[axis], axis=axis), spacing[across], spacing[up])
                 axes.add_collection(LineCollection(lines, **_OUTLINES[mask_name]))
@@ -297,15 +295,17 @@ def overlay_figure(
             axes.set_facecolor("black")
             axes.xaxis.set_major_locator(NullLocator())
             axes.yaxis.set_major_locator(NullLocator())
-            axes.set_title(f"{name}, slice {center[axis] + 1} of {data['hu'].shape[axis]}", fontsize=9)
+            if row == 0:
+                axes.set_title(f"{name}, slice {center[axis] + 1} of {data['hu'].shape[axis]}", fontsize=9)
             _letters(axes, left, right)
             _scale_bar(axes)
-    handles = [LineCollection([], label=name, **_OUTLINES[name]) for name in masks]
-    window = f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU"
+    if probability is not None:
+        scale = ScalarMappable(Normalize(0, 1), cmap="viridis")
+        figure.colorbar(scale, ax=panels[1, :].tolist(), label="probability", shrink=0.9, pad=0.01)
     voxel = " × ".join(f"{s:.3g}" for s in spacing)
-    figure.suptitle(f"{title}\nplanes through {what}; {window}; voxels {voxel} mm; bar 10 mm", fontsize=10)
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    figure.suptitle(f"{title}\nplanes through {what}; {_window(window_hu)}; voxels {voxel} mm; bar 10 mm", fontsize=10)
+    if masks:
+        _legend_below(figure, [LineCollection([], label=name, **_OUTLINES[name]) for name in masks])
     return figure
 
 
@@ -346,8 +346,7 @@ def reconstruction_figure(
         axes.set_title(name, fontsize=10)
         _letters(axes, "R", "L")
         _scale_bar(axes)
-    window = f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU"
-    figure.suptitle(f"{title}\naxial slice {k + 1} of {image.shape[2]}; {window}; bar 10 mm", fontsize=10)
+    figure.suptitle(f"{title}\naxial slice {k + 1} of {image.shape[2]}; {_window(window_hu)}; bar 10 mm", fontsize=10)
     return figure
 
 
@@ -373,7 +372,8 @@ _OUTLINES: dict[str, dict[str, Any]] = {
 }
 """The prediction is drawn thinner on top of the label, so that both show where they agree."""
 
-_LEGEND_RIGHT: dict[str, Any] = {"frameon": False, "fontsize": 9, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+_HALO = [withStroke(linewidth=4.5, foreground="black")]
+"""White marks stay visible on white bone."""
 
 
 def _new(width: float, height: float) -> tuple[Figure, Axes]:
@@ -386,6 +386,24 @@ def _new(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _title(axes: Axes, title: str, source: str) -> None:
     axes.set_title(f"{title}\n{source}", fontsize=10, loc="left")
+
+
+def _legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def _point_and_mean_legend(figure: Figure) -> None:
+    point = Line2D([], [], marker="o", color=GREY, linestyle="", alpha=0.6, label="one patient")
+    mean = Line2D([], [], marker="|", markersize=12, color=BLACK, label="mean over scans, 95 % CI over patients")
+    _legend_below(figure, [point, mean])
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _window(window_hu: tuple[float, float]) -> str:
+    return f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU".replace("-", "−")
 
 
 def _color(k: int) -> str:
@@ -417,11 +435,15 @@ def _lesion_center(masks: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...
 
 def _letters(axes: Axes, left: str, right: str) -> None:
     for x, letter in ((0.03, left), (0.93, right)):
-        axes.text(x, 0.92, letter, transform=axes.transAxes, color="white", fontsize=9, fontweight="bold")
+        axes.text(
+            x, 0.92, letter, transform=axes.transAxes, color="white", fontsize=9, fontweight="bold", path_effects=_HALO
+        )
 
 
 def _scale_bar(axes: Axes, length_mm: float = 10.0) -> None:
     """A bar in the lower left corner of the view; data units are millimetres."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     start, height = x0 + 0.05 * (x1 - x0), y0 + 0.06 * (y1 - y0)
-    axes.plot([start, start + np.sign(x1 - x0) * length_mm], [height, height], color="white", linewidth=3)
+    axes.plot(
+        [start, start + np.sign(x1 - x0) * length_mm], [height, height], color="white", linewidth=3, path_effects=_HALO
+    )

@@ -264,22 +264,25 @@ def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison],
     """The answer in sentences: sample, best mean with its interval, and whether the differences exceed chance."""
     scored = [m for m in models.values() if m.summary["dice"]["mean"] is not None]
     summary = next(iter(models.values())).summary
-    sample = (
-        f"{summary['n_series']} scans of {summary['n_patients']} patients in the {context.split} split, "
-        f"{summary['n_with_lesion']} of them with lesions"
-    )
+    everything = f"{summary['n_series']} scans of {summary['n_patients']} patients of the {context.split} split"
     if not scored:
-        return [f"No answer: {sample}; Dice needs a scan with lesions."]
+        return [f"No answer: none of the {everything} has a lesion, and Dice needs one."]
+    sample = (
+        f"over the {summary['n_with_lesion']} scans with lesions ({summary['dice']['n_patients']} patients) among the "
+        f"{everything}"
+    )
     best = max(scored, key=lambda m: float(m.summary["dice"]["mean"]))
     figure = estimate(best.summary["dice"])
     if len(models) == 1:
-        return [f"{best.label} reaches a mean Dice of {figure}, measured on {sample}."]
-    sentences = [f"{best.label} has the highest mean Dice, {figure}, measured on {sample}."]
+        return [f"{best.label} reaches a mean Dice of {figure} {sample}."]
+    sentences = [f"{best.label} has the highest mean Dice: {figure} {sample}."]
     sure = [c for c in comparisons if c.adjusted_p < SIGNIFICANT]
     if not sure:
+        which = f"None of the {len(comparisons)} paired differences in Dice is"
+        if len(comparisons) == 1:
+            which = "The paired difference in Dice is not"
         sentences.append(
-            f"None of the {len(comparisons)} paired differences in Dice is significant after Holm's correction: "
-            "this sample does not rank the models."
+            f"{which} significant at {SIGNIFICANT} after Holm's correction: this sample does not rank the models."
         )
     for c in sure:
         d = c.paired.difference
@@ -341,9 +344,8 @@ def _lesion_rows(model: ModelResult) -> pd.DataFrame:
     return model.table[model.table["has_lesion"].astype(bool)].sort_values("series_id")
 
 
-def _source(models: Mapping[str, ModelResult], context: ReportContext, which: str) -> str:
-    summary = next(iter(models.values())).summary
-    return f"{summary[which]} scans, {summary['n_patients']} patients, {context.split} split, seed {context.seed}"
+def _source(n: int, n_patients: int, context: ReportContext) -> str:
+    return f"{n} scans of {n_patients} patients, {context.split} split, seed {context.seed}"
 
 
 def _charts(
@@ -352,12 +354,14 @@ def _charts(
     """The figures that every report has."""
     tables = {m.label: m.table for m in models.values()}
     summaries = {m.label: m.summary for m in models.values()}
-    lesions, everything = _source(models, context, "n_with_lesion"), _source(models, context, "n_series")
+    first = next(iter(models.values())).summary
+    lesions = _source(first["dice"]["n"], first["dice"]["n_patients"], context)
+    everything = _source(first["n_series"], first["n_patients"], context)
     charts = [
         (
             "Dice of each model",
             "A point is a patient (mean over the patient's scans with lesions); the black bar is the mean over scans, "
-            "its line the 95 % interval over patients. Hollow points: after the protocol prior.",
+            "its line the 95\u00a0% interval over patients. Hollow points: after the protocol prior.",
             figures.dice_figure(tables, summaries, lesions),
         )
     ]
@@ -367,7 +371,7 @@ def _charts(
             (
                 "Differences on the same scans",
                 "A point is a patient. An interval (black line) that crosses the dashed line does not tell the two "
-                "models apart.",
+                "models apart; one that does not cross it is not yet corrected for the number of comparisons.",
                 figures.difference_figure(drawn, lesions),
             )
         )
@@ -375,14 +379,14 @@ def _charts(
         (
             "Slice thickness",
             "Thick slices average small lesions away. A faint point is a scan, a large one the mean of a stratum with "
-            "its 95 % interval over patients; models are shifted sideways a little so that they do not hide each "
+            "its 95\u00a0% interval over patients; models are shifted sideways a little so that they do not hide each "
             "other.",
             figures.thickness_figure(tables, summaries, lesions),
         ),
         (
             "Agreement of volumes",
-            "A point is a scan, with or without lesions. Solid line: mean difference (bias); dashed lines: 95 % limits "
-            "of agreement, within which 95 % of the scans are expected.",
+            "A point is a scan, with or without lesions. Solid line: mean difference (bias); dashed lines: 95\u00a0% "
+            "limits of agreement, within which 95\u00a0% of the scans are expected.",
             figures.volume_figure(tables, summaries, everything),
         ),
     ]
