@@ -137,8 +137,8 @@ def linear_operator(n_out: int, n_in: int) -> sparse.csr_array:
     low = np.minimum(position.astype(int), n_in - 2)
     weight = (position - low).astype(np.float32)
     rows = np.arange(n_out)
-    values = (np.concatenate([1 - weight, weight]), (np.concatenate([rows, rows]), np.concatenate([low, low + 1])))
-    return sparse.csr_array(values, shape=(n_out, n_in), dtype=np.float32)
+    places = (np.concatenate([rows, rows]), np.concatenate([low, low + 1]))
+    return sparse.coo_array((np.concatenate([1 - weight, weight]), places), shape=(n_out, n_in)).tocsr()
 
 
 def apply_along(operator: sparse.csr_array, array: Floats, axis: int) -> Floats:
@@ -297,9 +297,9 @@ def _bone_shapes(rng: np.random.Generator) -> list[_Shape]:
     shapes = [
         _Shape((0, 8, -13), 7.5, (0, 18, -11), 8.5, (1.25, 1, 1.2)),
         _Shape((0, 22, -5), 8.0, (0, 44, -5), 8.0, (1.4, 1, 1.1)),
-        _Shape((0, 2, -13), 5.0, (0, -4, -32), 4.0, (1.8, 1, 1)),
+        _Shape((0, -1.5, -12.5), 5.5, (0, -8, -34), 4.5, (1.7, 1, 1)),
         _Shape((0, -5, -8), 3.0, (0, -13, -44), 3.6, (2.8, 1, 1)),
-        _Shape((0, -6.5, -6), 1.5, (0, -6.0, dorsum), 1.2, (5.0, 1, 1)),
+        _Shape((0, -6.5, -6), 1.6, (0, -6.0, dorsum), 1.2, (6.0, 1, 1)),
         _Shape((0, 8, 1.5), 1.5, (0, 14, 3.5), 1.2, (6, 1, 1)),
         _Shape((0, 14, 3.5), 1.2, (0, 44, 6.5), 1.2, (10, 1, 1)),
     ]
@@ -318,12 +318,14 @@ def _bone_shapes(rng: np.random.Generator) -> list[_Shape]:
             ((17.0, 13.0, -11.0), 1.4, (44.0, 27.0, -4.0), 1.9, (1, 1, 6.0)),
             ((32.0, 23.0, -5.0), 3.0, (44.0, 29.0, -3.0), 4.5, (1, 1, 2.6)),
             ((14.0, 3.0, -18.5), 1.5, (45.0, 5.0, -15.0), 1.9, (1, 7.0, 1)),
+            ((9.6, -6.0, -5.5), 1.9, (9.8, 9.0, -2.8), 2.0, (1, 1, 1)),  # the groove that the carotid lies in
+            ((8.2, 3.0, -3.0), 1.3, (8.4, 4.5, float(rng.uniform(-1.0, 2.5))), 0.9, (1, 1, 1)),  # middle clinoid
             ((9.0, 11.0, -14.0), 3.0, (19.0, 14.0, -13.0), 1.6, (1, 1, 1.6)),
             ((12.0, 14.0, -19.0), 2.2, (13.0, 17.0, -44.0), 1.3, (1, 1.8, 1)),
             (apex, 3.0, (46.0, -34.0, -13.0), 7.5, (1, 1, 0.95)),
-            ((28.0, -16.0, -16.0), 5.0, (46.0, -20.0, -18.0), 6.5, (1, 1, 0.8)),
+            ((27.0, -14.0, -18.0), 3.5, (46.0, -14.0, -18.0), 4.5, (1, 1.6, 0.8)),
         ]
-        shapes += [_Shape(_mirrored(side, a), ra, _mirrored(side, b), rb, s) for a, ra, b, rb, s in parts]  # type: ignore[arg-type]
+        shapes += [_Shape(_mirrored(side, a), ra, _mirrored(side, b), rb, s) for a, ra, b, rb, s in parts]
     return shapes
 
 
@@ -478,7 +480,7 @@ def _tube(vessel: Vessel, grid: Grid, reach_mm: float) -> _Tube:
     voxels = voxels[((voxels >= 0) & (voxels < grid.shape)).all(1)]
     index = np.unique(np.ravel_multi_index(tuple(voxels.T), grid.shape))
     places = grid.to_ras_mm(np.stack(np.unravel_index(index, grid.shape), axis=1))
-    rho, point = cKDTree(vessel.center_mm).query(places)
+    rho, point = (np.asarray(found) for found in cKDTree(vessel.center_mm).query(places))
     near = rho <= reach_mm
     index, places, rho, point = index[near], places[near], rho[near], point[near]
 
@@ -518,16 +520,44 @@ def _plaque_coverage(kind: str, volume_mm3: float, vessel: Vessel, tube: _Tube, 
         thick, width = rng.uniform(0.6, 1.0), rng.uniform(1.5, 0.9 * np.pi * radius)
         length = np.clip(volume_mm3 / (0.85 * np.pi * thick * width), 3.0, 16.0)
         width = min(volume_mm3 / (0.85 * np.pi * thick * length), np.pi * radius)
-        ragged = sum(
-            np.sin(along * rng.uniform(0.5, 1.6) + around * rng.uniform(-1.6, 1.6) + rng.uniform(0, 2 * np.pi))
-            for _ in range(3)
-        )
+        ragged = np.zeros_like(along)
+        for _ in range(3):
+            phase = rng.uniform(0, 2 * np.pi)
+            ragged += np.sin(along * rng.uniform(0.5, 1.6) + around * rng.uniform(-1.6, 1.6) + phase)
         shape = np.clip(3 * (1 - (along / length) ** 2 - (around / width) ** 2 + 0.2 * ragged), 0, 1)
         shape[np.abs(along) > 1.3 * length] = 0
     half = thick * shape / 2
     depth = tube.rho - (outer - half)
     overlap = np.minimum(half, depth + FINE_MM / 2) - np.maximum(-half, depth - FINE_MM / 2)
     return np.clip(overlap / FINE_MM, 0, 1).astype(np.float32)
+
+
+def _add_plaque(
+    grid: Grid,
+    vessels: tuple[Vessel, ...],
+    tubes: dict[str, _Tube],
+    volume_mm3: float,
+    blood_hu: float,
+    texture: Floats,
+    plaque: Floats,
+    signal: Floats,
+    rng: np.random.Generator,
+) -> Plaque:
+    """Add one plaque to the fields `plaque` and `signal`, where no other plaque lies yet."""
+    places = ("siphon_left", "siphon_right", "basilar", "mca_left", "mca_right")
+    name = str(rng.choice(places, p=(0.44, 0.44, 0.06, 0.03, 0.03)))
+    vessel, tube = next(v for v in vessels if v.name == name), tubes[name]
+    kind = "intimal" if rng.random() < 0.55 else "medial"
+    covered = _plaque_coverage(kind, volume_mm3, vessel, tube, rng)
+    median, low = (650, 250) if kind == "intimal" else (450, 200)
+    hu = float(np.clip(np.exp(rng.normal(np.log(median), 0.4)), low, 1300))
+    grain = np.clip(1 + 0.15 * texture.reshape(-1)[tube.index], 0.6, 1.4)
+    bright = np.clip(hu * grain, 130, 1300).astype(np.float32)
+    added = np.maximum(covered - plaque.reshape(-1)[tube.index], 0)
+    plaque.reshape(-1)[tube.index] += added
+    signal.reshape(-1)[tube.index] += added * (bright - np.float32(blood_hu))
+    volume = float(added.sum(dtype=np.float64)) * grid.voxel_volume_mm3
+    return Plaque(kind=kind, vessel=name, hu=hu, volume_mm3=volume)
 
 
 def build_anatomy(rng: np.random.Generator, plaque_volume_mm3: float, half_size_mm: Point) -> Anatomy:
@@ -558,26 +588,16 @@ def build_anatomy(rng: np.random.Generator, plaque_volume_mm3: float, half_size_
 
     plaque, signal = np.zeros_like(hu), np.zeros_like(hu)
     other = np.maximum(hu - np.float32(80), 0)
-    plaques = []
+    plaques: list[Plaque] = []
     if plaque_volume_mm3 > 0:
-        number = int(min(1 + rng.poisson(plaque_volume_mm3 / 25), 9))
-        by_name = {v.name: v for v in vessels}
-        places = ("siphon_left", "siphon_right", "basilar", "mca_left", "mca_right")
-        for share in rng.dirichlet(np.full(number, 2.5)):
-            vessel = by_name[str(rng.choice(places, p=(0.44, 0.44, 0.06, 0.03, 0.03)))]
-            kind = "intimal" if rng.random() < 0.55 else "medial"
-            tube = tubes[vessel.name]
-            covered = _plaque_coverage(kind, share * plaque_volume_mm3, vessel, tube, rng)
-            median, low = (650, 250) if kind == "intimal" else (450, 200)
-            value = float(np.clip(np.exp(rng.normal(np.log(median), 0.4)), low, 1300))
-            grain = np.clip(1 + 0.15 * texture.reshape(-1)[tube.index], 0.6, 1.4)
-            bright = np.clip(value * grain, 130, 1300).astype(np.float32)
-            before = plaque.reshape(-1)[tube.index]
-            added = np.maximum(covered - before, 0)
-            plaque.reshape(-1)[tube.index] += added
-            signal.reshape(-1)[tube.index] += added * (bright - np.float32(blood))
-            volume = float(added.sum(dtype=np.float64)) * canvas.grid.voxel_volume_mm3
-            plaques.append(Plaque(kind=kind, vessel=vessel.name, hu=value, volume_mm3=volume))
+        number = int(min(1 + rng.poisson(plaque_volume_mm3 / 25), 10))
+        shares = list(plaque_volume_mm3 * rng.dirichlet(np.full(number, 2.5)))
+        missing = plaque_volume_mm3
+        while shares:
+            plaques.append(_add_plaque(canvas.grid, vessels, tubes, shares.pop(), blood, texture, plaque, signal, rng))
+            missing -= plaques[-1].volume_mm3
+            if not shares and missing > 0.15 * plaque_volume_mm3 and len(plaques) < 20:
+                shares.append(missing)  # plaques overlap, or fill less than they should where the wall bends
         where = np.flatnonzero(plaque)
         share_of = plaque.reshape(-1)[where]
         flat[where] = flat[where] * (1 - share_of) + signal.reshape(-1)[where] + share_of * np.float32(blood)

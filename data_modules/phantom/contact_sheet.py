@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ def _choose(table: pd.DataFrame) -> pd.DataFrame:
     with_plaque = labelled[labelled["true_volume_mm3"] > 0].sort_values(["slice_thickness_mm", "series_id"])
     without = labelled[labelled["true_volume_mm3"] == 0][:1]
     wanted = min(_SERIES - len(without), len(with_plaque))
-    rows = np.unique(np.linspace(0, len(with_plaque) - 1, wanted).round().astype(int)) if wanted else []
+    rows = np.unique(np.linspace(0, len(with_plaque) - 1, wanted).round().astype(int))
     return pd.concat([with_plaque.iloc[rows], without])
 
 
@@ -76,27 +75,37 @@ def draw_contact_sheet(table: pd.DataFrame, root: Path, path: Path) -> None:
         root: folder that the table's paths are relative to.
         path: the PNG to write (replaced whole).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    import matplotlib
     from matplotlib.figure import Figure
 
     chosen = _choose(table)
     lines = (len(chosen) + 1) // 2
-    figure = Figure(figsize=(19, 0.6 + 3.15 * lines), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(lines, 7, width_ratios=(80, 80, 64, 6, 80, 80, 64))
+    height = 0.6 + 3.4 * lines
+    figure = Figure(figsize=(19, height), facecolor="white")
+    grid = figure.add_gridspec(
+        lines,
+        7,
+        width_ratios=(84, 84, 68, 4, 84, 84, 68),
+        left=0.01,
+        right=0.99,
+        bottom=0.05 / height,
+        top=1 - 1.0 / height,
+        wspace=0.04,
+        hspace=0.25,
+    )
     for k, row in enumerate(chosen.to_dict("records")):
         image = _load(root / row["image"])
         label = _load(root / row["label"]).data > 0 if row["label"] else np.zeros(image.data.shape, bool)
         x, y, z = _focus(label)
         sx, sy, sz = image.grid.spacing_mm
         views = (
-            (np.s_[:, :, z], (sx, sy), "axial"),
-            (np.s_[:, y, :], (sx, sz), "coronal"),
-            (np.s_[x, :, :], (sy, sz), "sagittal, front to the right"),
+            ("axial", image.data[:, :, z], label[:, :, z], (sx, sy)),
+            ("coronal", image.data[:, y], label[:, y], (sx, sz)),
+            ("sagittal, front to the right", image.data[x], label[x], (sy, sz)),
         )
-        for j, (cut, spacing, name) in enumerate(views):
+        for j, (name, hu, marked, spacing) in enumerate(views):
             axes = figure.add_subplot(grid[k // 2, 4 * (k % 2) + j])
-            _draw_view(axes, image.data[cut], label[cut], spacing, name)
+            _draw_view(axes, hu, marked, spacing, name)
             if j < 2:
                 axes.text(0.97, 0.93, "R", color="white", transform=axes.transAxes, ha="right", fontsize=8)
             if j == 0:
@@ -115,8 +124,9 @@ def draw_contact_sheet(table: pd.DataFrame, root: Path, path: Path) -> None:
         f"Phantom cohort: {table['patient_id'].nunique()} patients, {len(table)} series. Window {WINDOW_HU[0]} to "
         f"{WINDOW_HU[1]} HU; red: label (protocol: circled and ≥ 130 HU); views cut the largest labelled lesion; "
         "R: patient's right.",
-        fontsize=10,
+        fontsize=11,
+        y=1 - 0.15 / height,
     )
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=90, format="png", metadata={"Software": f"matplotlib {matplotlib.__version__}"})
+    figure.savefig(temporary, dpi=80, format="png", metadata={"Software": f"matplotlib {matplotlib.__version__}"})
     os.replace(temporary, path)

@@ -1,8 +1,8 @@
 """From an anatomy to a CT series: where the slices lie, point spread, slice profile, noise, and a reader's label.
 
 Signal model. HU averages over a slab (box profile of the slice thickness) and over the in-plane point spread of the
-reconstruction kernel (Gaussian; sharp kernels also overshoot at edges). Noise is white in the projections' stead,
-σ ∝ 1/√(thickness · pixel area), then smoothed by the same kernel; overlapping slices share it.
+reconstruction kernel (Gaussian; sharp kernels also overshoot at edges). Noise starts white with
+σ ∝ 1/√(thickness · pixel area) and is smoothed by the same kernel; overlapping slices share it.
 """
 
 from __future__ import annotations
@@ -168,8 +168,9 @@ def _rotation_operator(frame: _Frame, fine: Grid) -> sparse.csr_array:
         rows.append(output[inside])
         columns.append((i + di)[inside] * nz + (j + dj)[inside])
         weights.append(weight[inside])
-    entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    return sparse.csr_array(entries, shape=(output.size, ny * nz), dtype=np.float32)
+    places = (np.concatenate(rows), np.concatenate(columns))
+    values = np.concatenate(weights).astype(np.float32)
+    return sparse.coo_array((values, places), shape=(output.size, ny * nz)).tocsr()
 
 
 def _slabs(field: Floats, fine: Grid, frame: _Frame) -> _Slabs:
@@ -216,11 +217,15 @@ def image_noise(acquisition: Acquisition, rng: np.random.Generator) -> Floats:
     """Noise of one series, HU, `[X, Y, Z]` float32."""
     grid, kernel, thickness = acquisition.grid, acquisition.kernel, acquisition.slice_thickness_mm
     (nx, ny, nz), (dx, dy, dz) = grid.shape, grid.spacing_mm
-    n_fine = int(np.ceil(((nz - 1) * dz + thickness) / FINE_MM)) + 1
-    profile = profile_operator(nz, -(nz - 1) / 2 * dz, dz, n_fine, -(n_fine - 1) / 2 * FINE_MM, thickness)
-    variance = np.asarray(profile.multiply(profile).sum(axis=1)).ravel()
-    profile = sparse.csr_array(sparse.diags_array((1 / np.sqrt(variance)).astype(np.float32)) @ profile)
-    white = apply_along(profile, rng.standard_normal((n_fine, nx * ny), dtype=np.float32), 0).reshape(nz, nx, ny)
+    # White noise lives on the cells between the edges of all slabs, so that a slab's noise has variance 1 / thickness
+    # and slabs share exactly what they overlap.
+    starts = np.round(dz * np.arange(nz), 6)
+    stops = np.round(starts + thickness, 6)
+    edges = np.unique(np.concatenate([starts, stops]))
+    width = np.diff(edges)
+    held = (edges[None, :-1] >= starts[:, None]) & (edges[None, 1:] <= stops[:, None])
+    slabs = sparse.csr_array((held * np.sqrt(width) / thickness).astype(np.float32))
+    white = apply_along(slabs, rng.standard_normal((width.size, nx * ny), dtype=np.float32), 0).reshape(nz, nx, ny)
 
     smooth = np.moveaxis(white, 0, 2)
     out = np.zeros_like(smooth)
@@ -228,7 +233,7 @@ def image_noise(acquisition: Acquisition, rng: np.random.Generator) -> Floats:
     for weight, fwhm in passes:
         pixels = [_noise_operator(n, d, fwhm) for n, d in ((nx, dx), (ny, dy))]
         out = out + np.float32(weight) * apply_along(pixels[0], apply_along(pixels[1], smooth, 1), 0)
-    return np.float32(acquisition.dose_noise * NOISE_HU_MM / np.sqrt(thickness * dx * dy)) * out
+    return np.float32(acquisition.dose_noise * NOISE_HU_MM / np.sqrt(dx * dy)) * out
 
 
 def _noise_operator(n: int, pixel_mm: float, fwhm_mm: float) -> sparse.csr_array:
@@ -274,11 +279,9 @@ def read_label(anatomy: Anatomy, acquisition: Acquisition, hu: NDArray[np.int16]
     x, y = np.meshgrid(dx * np.arange(-rx, rx + 1), dy * np.arange(-ry, ry + 1), indexing="ij")
     disc = (x**2 + y**2 <= CIRCLE_MM**2)[:, :, None]
     spans = [np.flatnonzero(footprint.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
-    pads = (rx, ry, 0)
-    area = tuple(
-        slice(max(0, int(s[0]) - p), min(n, int(s[-1]) + p + 1))
-        for s, p, n in zip(spans, pads, label.shape, strict=True)
-    )
+    starts = [max(0, int(s[0]) - pad) for s, pad in zip(spans, (rx, ry, 0), strict=True)]
+    stops = [int(s[-1]) + pad + 1 for s, pad in zip(spans, (rx, ry, 0), strict=True)]
+    area = np.s_[starts[0] : stops[0], starts[1] : stops[1], starts[2] : stops[2]]
     circled = ndimage.binary_dilation(footprint[area], disc) & (hu[area] >= CALCIUM_HU)
     plaque = image_field(anatomy.plaque_signal[box], part, acquisition)[area]
     # Bone beyond this margin reaches no voxel in the circle: neither through the slab nor through the point spread.
@@ -286,7 +289,7 @@ def read_label(anatomy: Anatomy, acquisition: Acquisition, hu: NDArray[np.int16]
     wide = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
     around = anatomy.other_signal[wide]
     start = (wide[0].start, wide[1].start, wide[2].start)
-    other = image_field(around, anatomy.grid.crop(start, around.shape), acquisition)[area]  # type: ignore[arg-type]
+    other = image_field(around, anatomy.grid.crop(start, around.shape), acquisition)[area]
     found = circled & (plaque >= other)
     neighbours = ndimage.convolve(found.astype(np.uint8), np.ones((3, 3, 3), np.uint8), mode="constant")
     label[area] = found & (neighbours > 1)
