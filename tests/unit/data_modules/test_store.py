@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from data_modules.config import DataConfig, GridConfig
 from data_modules.ct import Scan, read_scan, write_nifti
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
+from data_modules.resampling import resample_image
 from data_modules.store import PreparedSeries, open_store, prepare_cohort
 
 SHAPE = (40, 36, 20)
@@ -138,6 +140,22 @@ class TestContent:
         assert isinstance(hu, np.memmap)
         assert prepared.grid.spacing_mm == pytest.approx((2, 2, 4))
         np.testing.assert_allclose(hu, blocks, atol=0.51)
+
+    @pytest.mark.parametrize("profile", ["overlap", "gaussian", "linear"])
+    def test_voxels_at_the_edge_average_their_true_neighbours(self, config: DataConfig, profile: str) -> None:
+        """As if the whole scan had been resampled, though the region ends within a common voxel."""
+        config.grid = GridConfig(spacing_mm=(1.3, 1.3, 3.2), roi_mm=(24.4, 20.4, 24.9), profile=profile)
+        prepared = only(config)
+        whole = Volume(image(0), Grid(SHAPE, affine(*SPACING)))
+        expected = resample_image(whole, prepared.grid, profile=profile).data
+        np.testing.assert_allclose(prepared.hu(), expected, atol=1.5 if profile == "gaussian" else 0.51)
+
+    def test_no_air_is_mixed_in_where_the_scan_ends(self, config: DataConfig, tmp_path: Path) -> None:
+        save(tmp_path / "images" / "a.nii.gz", np.full(SHAPE, -500, dtype=np.int16))
+        config.grid = GridConfig(spacing_mm=(1.0, 1.0, 1.0), roi_mm=(10.0, 10.0, 60.0))  # the scan: 40 mm
+        prepared = only(config)
+        np.testing.assert_array_equal(prepared.hu()[5, 5], [-1024] * 10 + [-500] * 40 + [-1024] * 10)
+        assert prepared.native_hu()[5, 5].tolist() == [-1024] * 5 + [-500] * 20 + [-1024] * 5
 
     def test_occupancy_keeps_the_volume(self, config: DataConfig) -> None:
         config.grid = replace(config.grid, spacing_mm=(1.7, 2.3, 3.1))
@@ -505,6 +523,7 @@ class TestFailures:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     def test_a_pool_prepares_the_same(self, config: DataConfig, tmp_path: Path) -> None:
         alone = prepare_cohort(config)
         pool = prepare_cohort(replace(config, prepare_workers=2, prepared_dir=str(tmp_path / "pool")))
@@ -514,10 +533,16 @@ class TestProcesses:
                 assert path.read_bytes() == (two.directory / path.name).read_bytes()
 
     def test_a_killed_worker(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        def killed(*_: Any) -> None:
-            raise BrokenProcessPool
+        class Killed(ThreadPoolExecutor):
+            def __init__(self, workers: int, **_: Any) -> None:
+                super().__init__(workers)
 
-        monkeypatch.setattr(store_module, "as_completed", killed)
+            def submit(self, *_: Any, **__: Any) -> Future[Any]:
+                future: Future[Any] = Future()
+                future.set_exception(BrokenProcessPool())
+                return future
+
+        monkeypatch.setattr(store_module, "ProcessPoolExecutor", Killed)
         with pytest.raises(UserError, match=r"set data.prepare_workers below 2"):
             prepare_cohort(replace(config, prepare_workers=2))
 
