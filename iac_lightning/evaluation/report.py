@@ -21,7 +21,7 @@ from iac_lightning.evaluation.bootstrap import RESAMPLES, PairedDifference, holm
 from iac_lightning.files import write_text_atomic
 
 SIGNIFICANT = 0.05
-"""Holm-adjusted p below which a difference is said to be more than chance."""
+"""A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +135,12 @@ class Comparison:
     paired: PairedDifference
     adjusted_p: float
     patients: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def established(self) -> bool:
+        """Whether test and interval agree that the difference is more than chance."""
+        d = self.paired.difference
+        return self.adjusted_p < SIGNIFICANT and (d.low > 0 or d.high < 0)
 
 
 def compare(
@@ -276,13 +282,11 @@ def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison],
     if len(models) == 1:
         return [f"{best.label} reaches a mean Dice of {figure} {sample}."]
     sentences = [f"{best.label} has the highest mean Dice: {figure} {sample}."]
-    sure = [c for c in comparisons if c.adjusted_p < SIGNIFICANT]
+    sure = [c for c in comparisons if c.established]
     if not sure:
-        which = f"None of the {len(comparisons)} paired differences in Dice is"
-        if len(comparisons) == 1:
-            which = "The paired difference in Dice is not"
         sentences.append(
-            f"{which} significant at {SIGNIFICANT} after Holm's correction: this sample does not rank the models."
+            "No difference between two models is established (that is, a 95\u00a0% interval of the paired difference "
+            f"without 0 and p below {SIGNIFICANT} after Holm's correction): this sample does not rank the models."
         )
     for c in sure:
         d = c.paired.difference

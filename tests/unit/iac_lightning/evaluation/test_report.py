@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.bootstrap import holm, paired_difference
+from iac_lightning.evaluation.bootstrap import Interval, PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.report import (
+    Comparison,
     ExtraFigure,
     ModelResult,
     Overlay,
@@ -154,11 +155,30 @@ def test_answer_names_the_best_and_what_is_sure(models):
 def test_answer_says_when_nothing_is_ranked(models):
     close = {"vit": models["vit"], "cnn": models["cnn"]}
     sentences = answer(close, compare(close, "dice", seed=0), CONTEXT)
-    assert "The paired difference in Dice is not significant" in sentences[1]
+    assert "No difference between two models is established" in sentences[1]
     assert "does not rank" in sentences[1]
     alone = answer({"vit": models["vit"]}, [], CONTEXT)
     assert len(alone) == 1
     assert "reaches a mean Dice" in alone[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "established"),
+    [
+        (0.01, 0.2, 0.01, True),
+        (-0.2, -0.01, 0.01, True),
+        (-0.01, 0.2, 0.01, False),
+        (0.01, 0.2, 0.06, False),
+        (np.nan, np.nan, 0.01, False),
+        (0.01, 0.2, np.nan, False),
+    ],
+)
+def test_a_difference_is_established_by_interval_and_test_together(low, high, p, established):
+    difference = Interval(estimate=0.1, low=low, high=high, n=9, n_patients=5)
+    paired = PairedDifference(difference=difference, wilcoxon_p=0.001, wins=9, ties=0, losses=0)
+    assert (
+        Comparison(first="A", second="B", paired=paired, adjusted_p=p, patients=np.ones(5)).established == established
+    )
 
 
 def test_page_of_one_model_without_lesions_and_without_prior(make_table, tmp_path):
