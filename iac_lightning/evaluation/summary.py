@@ -105,7 +105,7 @@ def series_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_series_table(path: Path) -> pd.DataFrame:
-    """Read the CSV of `write_summary`; names that look like numbers stay text.
+    """Read what `write_series_table` wrote; names that look like numbers stay text.
 
     Raises:
         UserError: when columns are missing.
@@ -117,13 +117,24 @@ def read_series_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_summary(table: pd.DataFrame, summary: dict[str, Any], folder: Path, split: str) -> None:
-    """Write `<split>.csv`, the table of series, and `<split>.json`, its summary; a reader never sees half a file."""
-    write_text_atomic(folder / f"{split}.csv", table.to_csv(index=False))
-    write_json_atomic(folder / f"{split}.json", summary)
+def write_series_table(table: pd.DataFrame, path: Path) -> None:
+    """Write the table of series as CSV; a reader never sees half a file."""
+    write_text_atomic(path, table.to_csv(index=False))
 
 
-def summarise(table: pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    """Write a summary as JSON; undefined figures are null."""
+    write_json_atomic(path, summary)
+
+
+def summarise(
+    table: pd.DataFrame,
+    seed: int,
+    resamples: int = RESAMPLES,
+    *,
+    split: str = "",
+    threshold: float | None = None,
+) -> dict[str, Any]:
     """Means with 95 % intervals over patients, agreement of volumes, and strata of slice thickness.
 
     Dice, sensitivity and lesion F1 are means over the scans with lesions; PPV is a mean over the scans with a
@@ -134,6 +145,8 @@ def summarise(table: pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> dic
         table: from `series_table`.
         seed: of the bootstrap.
         resamples: of the intervals of means; those of agreement coefficients use at most `ICC_RESAMPLES`.
+        split: name of the split, stated with the figures.
+        threshold: decision threshold of the predictions, stated with the figures.
 
     Returns:
         Plain types: `n_…` counts, the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
@@ -149,6 +162,8 @@ def summarise(table: pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> dic
         raise UserError("the table of series is empty; there is nothing to summarise")
     with_lesion = table["has_lesion"].astype(bool)
     summary: dict[str, Any] = {
+        "split": split,
+        "threshold": threshold,
         "seed": seed,
         "resamples": resamples,
         "n_series": len(table),

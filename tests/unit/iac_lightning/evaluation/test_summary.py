@@ -16,6 +16,7 @@ from iac_lightning.evaluation.summary import (
     series_row,
     series_table,
     summarise,
+    write_series_table,
     write_summary,
 )
 
@@ -91,8 +92,10 @@ def test_without_a_known_true_volume():
 
 def test_files_round_trip_with_names_that_look_like_numbers(table, tmp_path):
     table["patient_id"] = ["001", "002", "003", "003"]
-    summary = summarise(table, seed=0, resamples=50)
-    write_summary(table, summary, tmp_path, "test")
+    summary = summarise(table, seed=0, resamples=50, split="test", threshold=0.42)
+    write_series_table(table, tmp_path / "test.csv")
+    write_summary(summary, tmp_path / "test.json")
+    assert (summary["split"], summary["threshold"]) == ("test", 0.42)
     pd.testing.assert_frame_equal(read_series_table(tmp_path / "test.csv"), table, check_dtype=False)
     assert json.loads((tmp_path / "test.json").read_text()) == summary
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "test.json"]
