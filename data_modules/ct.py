@@ -142,7 +142,7 @@ def _read_dicom_scan(folder: Path, series: str | None, slice_thickness_mm: float
 
 
 def _is_axial(stack: SliceStack) -> bool:
-    """Whether slices are axial and the header shows no tilt of theirs (which would be the gantry's)."""
+    """Whether the slices' normal is the table's direction: then a tilt in the header is not in their orientation."""
     return abs(np.cross(stack.x_direction, stack.y_direction)[2]) > 0.999
 
 
@@ -229,12 +229,48 @@ def read_mask(path: Path, like: Grid | None = None) -> Volume:
     grid = Grid(mask.shape, image.affine)
     if like is None:
         return Volume(mask, grid)
+    _check_same_grid(grid, like, path, "mask")
+    return Volume(mask, like)
+
+
+def read_probability(path: Path, like: Grid | None = None) -> Volume:
+    """A probability map from a NIfTI file, such as one that a model wrote.
+
+    Args:
+        path: the file.
+        like: the grid that it must lie on.
+
+    Returns:
+        float32 data in [0, 1]; on `like` itself where given.
+
+    Raises:
+        UserError: not a readable 3D map of values from 0 to 1, or on another grid than `like`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Expected the NIfTI file of a probability map.")
+    image = _load_nifti(path)
+    _check_affine(image.affine, path)
+    raw, slope, intercept = _stored(image, path)
+    data = (raw * np.float32(slope) + np.float32(intercept)).astype(np.float32, copy=False)
+    if not np.isfinite(data).all() or data.min() < 0 or data.max() > 1:
+        raise UserError(
+            f"{path}: holds values from {data.min():g} to {data.max():g}. Expected probabilities from 0 to 1."
+        )
+    grid = Grid(data.shape, image.affine)
+    if like is None:
+        return Volume(data, grid)
+    _check_same_grid(grid, like, path, "probability map")
+    return Volume(data, like)
+
+
+def _check_same_grid(grid: Grid, like: Grid, path: Path, what: str) -> None:
+    """Raise where a companion of a scan lies elsewhere than the scan, by more than 5 % of a voxel."""
     if not grid.same_as(like, tolerance_mm=0.05 * min(like.spacing_mm)):
         raise UserError(
-            f"{path}: the mask lies on another grid than its scan. Mask: {_describe(grid)}. Scan: {_describe(like)}. "
-            "Expected the scan's own voxels: draw the mask on the scan, or resample it onto the scan first."
+            f"{path}: the {what} lies on another grid than its scan. {what.capitalize()}: {_describe(grid)}. Scan: "
+            f"{_describe(like)}. Expected the scan's own voxels: draw it on the scan, or resample it there first."
         )
-    return Volume(mask, like)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from scipy.ndimage import center_of_mass, map_coordinates
 
 from data_modules.ct import Scan, canonical_scan, read_scan
@@ -129,7 +129,7 @@ def test_regular_series_is_only_put_in_order(tmp_path: Path) -> None:
     assert scan.hu.shape == (COLUMNS, ROWS, 6)
     assert scan.hu.dtype == np.int16
     np.testing.assert_allclose(
-        scan.grid.affine, [[-0.7, 0, 0, 14], [0, -0.9, 0, 13], [0, 0, 3, 10], [0, 0, 0, 1]], atol=1e-6
+        scan.grid.affine, np.array([[-0.7, 0, 0, 14], [0, -0.9, 0, 13], [0, 0, 3, 10], [0, 0, 0, 1]]), atol=1e-6
     )
     assert field_errors(scan).max() <= 0.51
     assert field_errors(scan).size == scan.hu.size
@@ -292,7 +292,23 @@ def test_rescale_and_padding_are_per_slice(tmp_path: Path) -> None:
         assert (plane[4:, 10:] == 200).all()
 
 
-def test_padding_range_written_unsigned_and_padding_of_zero(tmp_path: Path) -> None:
+def test_padding_written_unsigned_though_pixels_are_signed(tmp_path: Path) -> None:
+    def scene(p: np.ndarray) -> np.ndarray:
+        hu = field(p)
+        hu[:3] = -950.0
+        return hu
+
+    write_series(tmp_path, stepping(START, np.arange(3) * 3.0), scene=scene, RescaleIntercept=0)
+    for path in tmp_path.glob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.add_new("PixelPaddingValue", "US", 65536 - 950)
+        header.save_as(path)
+    hu = read_scan(tmp_path).hu
+    assert (hu[:, :3] == -1024).all()
+    assert (hu[:, 3:] > -950).all()
+
+
+def test_padding_range_and_padding_of_zero(tmp_path: Path) -> None:
     def scene(p: np.ndarray) -> np.ndarray:
         hu = np.zeros(p.shape[:2])
         hu[:6] = np.linspace(3050, 3060, 6)[:, None]
@@ -431,7 +447,7 @@ def test_file_without_preamble_is_read(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.dcm"):
         header = pydicom.dcmread(path)
         header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         header.preamble = None
         pydicom.dcmwrite(path, header, enforce_file_format=False, implicit_vr=True, little_endian=True)
         content = path.read_bytes()
