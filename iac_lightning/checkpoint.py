@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,21 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint. Give a .ckpt file of a run, or train first.") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise UserError(
-                f"{path}: holds Python objects beside tensors, and loading those could run foreign code, so it is "
-                "refused. Give a checkpoint that this project has written."
-            ) from error
-        raise _damaged(path, error) from error
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign is None:  # torch's own text advises to switch the protection off: not repeated
+            raise _damaged(path, "not the format of a checkpoint") from error
+        raise UserError(
+            f"{path}: holds a Python object ({foreign.group(1)}) beside tensors, and loading it could run foreign "
+            "code, so it is refused. Give a checkpoint that this project has written."
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint. Give a .ckpt file of a run.")
     return checkpoint
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path}: damaged or cut off, cannot be read ({reason}). Delete it to continue from another checkpoint of the "
         "run, or restore it from a backup."

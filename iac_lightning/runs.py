@@ -84,6 +84,13 @@ class Run:
         """Whether training came to its end."""
         return (self.directory / "finished.json").exists()
 
+    @property
+    def finished(self) -> dict[str, Any]:
+        """What `mark_finished` noted; empty before."""
+        path = self.directory / "finished.json"
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return data
+
     def mark_finished(self, summary: dict[str, Any]) -> None:
         """Note the end of training and what came of it; NaN and infinity become null. First process only."""
         if is_main_process():

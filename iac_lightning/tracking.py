@@ -29,7 +29,7 @@ from iac_lightning.schema import ExperimentConfig
 log = logging.getLogger(__name__)
 
 PAUSE_S = 60.0
-"""After a failure the store is left alone for this long: each attempt on a dead server costs training time."""
+"""After a failure the store is left alone for at least this long: attempts on a dead server cost training time."""
 _PARAMETER_LENGTH = 250
 _PARAMETERS_AT_ONCE = 100
 _METRICS_AT_ONCE = 500
@@ -52,19 +52,20 @@ class RunLogger(MLFlowLogger):
 
     def attempt(self, what: str, action: Callable[[], Any]) -> None:
         """Do something with the store; on failure warn (the first time) and pause."""
-        if time.monotonic() < self._quiet_until:
+        start = time.monotonic()
+        if start < self._quiet_until:
             return
         try:
             action()
         except Exception as error:  # whatever a store or a network may throw: none of it may end a training
-            self._quiet_until = time.monotonic() + PAUSE_S
+            now = time.monotonic()
+            self._quiet_until = now + max(PAUSE_S, 20 * (now - start))
             if not self._warned:
                 self._warned = True
                 log.warning(
-                    "tracking: %s failed (%s); training goes on, and MLflow is tried again every %d s",
+                    "tracking: %s failed (%s); training goes on, and MLflow is tried again later",
                     what,
                     _one_line(error),
-                    PAUSE_S,
                 )
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -188,11 +189,13 @@ def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
     database = Path(runs_dir).resolve() / "mlflow.db"
     if not database.exists():
         raise UserError(f"{database}: there is no tracking database yet. Train first, or name another runs directory.")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # for the command, which inherits both
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes, of no use here
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", f"sqlite:///{database}"),
         *("--artifacts-destination", str(database.parent / "mlartifacts")),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
 
 

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from torch.utils.data import DataLoader
+
+from data_modules.errors import UserError
+from iac_lightning import tracking
+from iac_lightning.config import load_experiment
+from iac_lightning.runs import Run, open_run
+from iac_lightning.schema import ExperimentConfig
+from iac_lightning.tracking import RunLogger, finish, log_figure, log_summary, serve_command, start_logger, tracking_uri
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _first_process(monkeypatch, tmp_path):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)  # MLflow must not leave an `mlruns` here
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory) -> Path:
+    """One store for all tests of the module: creating it takes seconds."""
+    return tmp_path_factory.mktemp("tracked") / "runs"
+
+
+def config_of(runs_dir: Path, name: str, *overrides: str) -> ExperimentConfig:
+    return load_experiment(None, [f"name={name}", f"runs_dir={runs_dir}", *overrides])
+
+
+def stored(run: Run) -> Any:
+    return MlflowClient(tracking_uri(run.config)).get_run(run.mlflow_run_id)
+
+
+def artifacts(run: Run, folder: str | None = None) -> list[str]:
+    client = MlflowClient(tracking_uri(run.config))
+    return sorted(a.path for a in client.list_artifacts(run.mlflow_run_id, folder))
+
+
+class Tiny(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.save_hyperparameters({"lr": 0.1 + torch.rand(1).item()})  # MLflow would refuse its change on resuming
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = (self.layer(batch) - 1).square().mean()
+        self.log("train/loss", loss, batch_size=4)
+        self.log("broken", torch.tensor(float("nan")), batch_size=4)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def fit(run: Run, logger: object, epochs: int) -> None:
+    L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=logger or False,  # type: ignore[arg-type]
+        log_every_n_steps=1,
+        default_root_dir=run.directory,
+        callbacks=[LearningRateMonitor()] if logger else [],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(Tiny(), DataLoader(torch.arange(8.0).reshape(8, 1), batch_size=4))
+
+
+def test_one_mlflow_run_through_interruption_and_end(runs_dir, tmp_path, capfd):
+    config = config_of(runs_dir, "demo/whole", "data.cohort=" + "x" * 300 + ".csv")
+    with open_run(config) as run:
+        run.write_provenance("f1")
+        logger = start_logger(run)
+        assert isinstance(logger, RunLogger)
+        fit(run, logger, 1)
+        first = stored(run)
+        assert first.info.status == "RUNNING"  # `fit` ended, the run did not; a killed one stays like this
+        (run.checkpoints_dir / "last.ckpt").touch()
+    with open_run(config) as run:
+        logger = start_logger(run)
+        fit(run, logger, 2)
+        run.write_provenance("f1")
+        finish(logger, "FINISHED")
+    last = stored(run)
+    assert last.info.run_id == first.info.run_id == run.mlflow_run_id
+    assert last.info.status == "FINISHED"
+    assert last.info.run_name == "demo/whole"
+    assert last.data.params == first.data.params
+    assert last.data.params["model.vit.patch_size"] == "[8, 8, 8]"
+    assert last.data.params["data.cohort"] == "x" * 250
+    assert last.data.tags["task"] == "segment"
+    assert last.data.tags["data_fingerprint"] == "f1"
+    assert "train/loss" in last.data.metrics
+    assert "broken" not in last.data.metrics
+    assert artifacts(run) == ["config.yaml", "provenance.json"]
+    client = MlflowClient(tracking_uri(config))
+    assert len(client.get_metric_history(run.mlflow_run_id, "train/loss")) == 2 + 4
+    provenance = Path(client.download_artifacts(run.mlflow_run_id, "provenance.json", str(tmp_path)))
+    assert '"continued"' in provenance.read_text()  # the one stored at the end, not the one from the beginning
+    assert (runs_dir / "mlartifacts").is_dir()
+    assert not (tmp_path / "mlruns").exists()
+    chatter = capfd.readouterr()
+    assert "alembic" not in chatter.err
+    assert "database tables" not in chatter.err
+
+
+def test_a_run_that_vanished_from_the_store_starts_anew(runs_dir, caplog):
+    with open_run(config_of(runs_dir, "vanished")) as run:
+        run.mlflow_run_id = "0" * 32
+        with caplog.at_level(logging.WARNING):
+            assert start_logger(run) is not None
+        assert run.mlflow_run_id != "0" * 32
+        assert stored(run).data.params["seed"] == "0"
+        (message,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+        assert message == (
+            f"tracking: the MLflow run {'0' * 32} of vanished is not in the store any more; a new one continues"
+        )
+        MlflowClient(tracking_uri(run.config)).delete_run(run.mlflow_run_id)
+        deleted = run.mlflow_run_id
+        assert start_logger(run) is not None
+        assert run.mlflow_run_id != deleted
+
+
+def test_parameters_are_logged_by_the_next_start_where_a_crash_came_between(runs_dir, monkeypatch):
+    with open_run(config_of(runs_dir, "between")) as run:
+        monkeypatch.setattr(tracking, "_log_parameters", lambda *a: (_ for _ in ()).throw(OSError("crash")))
+        assert start_logger(run) is None
+        assert stored(run).data.params == {}
+        monkeypatch.undo()
+        before = run.mlflow_run_id
+        assert start_logger(run) is not None
+        assert run.mlflow_run_id == before
+        assert stored(run).data.params["seed"] == "0"
+
+
+def test_figures(runs_dir, tmp_path):
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    with open_run(config_of(runs_dir, "figures")) as run:
+        logger = start_logger(run)
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, figure, path)
+        log_figure(logger, path, path)
+        log_figure(logger, path, run.directory / "figures" / "copy.png")
+        assert artifacts(run, "figures") == ["figures/copy.png", "figures/curve.png"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.with_name("copy.png").read_bytes() == path.read_bytes()
+    log_figure(None, figure, tmp_path / "alone.svg")
+    assert b"<svg" in (tmp_path / "alone.svg").read_bytes()
+
+
+def test_summary_of_an_evaluation(runs_dir, caplog):
+    with open_run(config_of(runs_dir, "summary")) as run:
+        log_summary(run, {"a": 1})  # never tracked: nothing to do
+        assert run.mlflow_run_id is None
+        finish(start_logger(run), "FINISHED")
+        log_summary(
+            run,
+            {"dice": {"mean": np.float64(0.5), "ci": [0.1, 0.9]}, "n (%)": np.int64(3), "ok": True, "nan": np.nan},
+            "test/",
+        )
+        assert stored(run).data.metrics == {"test/dice/mean": 0.5, "test/n ___": 3.0}
+        assert stored(run).info.status == "FINISHED"
+        run.mlflow_run_id = "0" * 32
+        log_summary(run, {"a": 1.0})
+    assert "the summary of summary was not stored" in caplog.text
+
+
+def test_tracking_can_be_off_and_only_the_first_process_tracks(runs_dir, monkeypatch):
+    with open_run(config_of(runs_dir, "untracked", "tracking.enabled=false")) as run:
+        assert start_logger(run) is None
+    with open_run(config_of(runs_dir, "rank")) as run:
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert start_logger(run) is None
+        assert run.mlflow_run_id is None
+    finish(None, "FINISHED")
+
+
+def test_a_server_that_is_away_costs_one_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = config_of(tmp_path / "away", "a", "tracking.uri=http://127.0.0.1:9")
+    with open_run(config) as run:
+        logger = start_logger(run)
+        assert logger is None
+        fit(run, logger, 1)
+    (message,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+    assert message.startswith("tracking: MLflow cannot be used (")
+    assert "\n" not in message
+
+
+def test_a_store_that_fails_later_is_left_alone_and_tried_again(runs_dir, monkeypatch, caplog):
+    with open_run(config_of(runs_dir, "fails")) as run:
+        logger = start_logger(run)
+        assert logger is not None
+        calls = []
+
+        def gone(*args: object, **kwargs: object) -> None:
+            calls.append(1)
+            raise ConnectionError("the server is gone\nwith details")
+
+        client = type(logger.experiment)
+        with monkeypatch.context() as broken:
+            broken.setattr(client, "log_batch", gone)
+            fit(run, logger, 2)
+            assert len(calls) == 1
+            logger._quiet_until = 0.0
+            logger.log_metrics({"x": 1.0}, 1)
+            assert len(calls) == 2
+        messages = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+        assert messages == [
+            "tracking: logging metrics failed (ConnectionError: the server is gone); training goes on, and MLflow is "
+            "tried again later"
+        ]
+        logger.log_metrics({"x": 1.0}, 1)  # still quiet
+        assert "x" not in stored(run).data.metrics
+        logger._quiet_until = 0.0
+        logger.log_metrics({"x": 1.0}, 1)
+        assert stored(run).data.metrics["x"] == 1.0
+        logger._quiet_until = float("inf")
+        finish(logger, "KILLED")  # is not held back
+        assert stored(run).info.status == "KILLED"
+
+
+def test_an_experiment_that_another_process_creates_first(monkeypatch):
+    from mlflow import MlflowException
+
+    class Client:
+        asked = 0
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            self.asked += 1
+            return type("Found", (), {"experiment_id": 7}) if self.asked == 2 else None
+
+        def create_experiment(self, name: str, artifact_location: str | None) -> str:
+            raise MlflowException("exists")
+
+    client = Client()
+    monkeypatch.setattr(tracking, "_client", lambda uri: client)
+    assert tracking._experiment_id("http://x", "iac", None) == "7"
+    client.asked = 5
+    with pytest.raises(MlflowException):
+        tracking._experiment_id("http://x", "iac", None)
+
+
+def test_serve_command(tmp_path):
+    with pytest.raises(UserError, match=r"mlflow\.db: there is no tracking database yet"):
+        serve_command(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    command = serve_command(tmp_path)
+    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
+    assert f"sqlite:///{tmp_path}/mlflow.db" in command
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "5000"
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    code = "import sys, iac_lightning.tracking\nassert 'mlflow' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+COLD_START = """
+import sys
+import mlflow.store.tracking.sqlalchemy_store
+from iac_lightning.config import load_experiment
+from iac_lightning.runs import open_run
+from iac_lightning.tracking import finish, start_logger
+print("ready", flush=True)
+sys.stdin.readline()
+with open_run(load_experiment(None, [f"name={sys.argv[1]}", f"runs_dir={sys.argv[2]}"])) as run:
+    logger = start_logger(run)
+    logger.log_metrics({"x": 1.0}, 0)
+    finish(logger, "FINISHED")
+"""
+
+
+@pytest.mark.slow
+def test_four_cold_starts_on_one_database(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COLD_START, f"run{i}", str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # imports are done: they meet at the database
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=250)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("iac")
+    found = client.search_runs([experiment.experiment_id])
+    assert sorted(r.info.run_name for r in found) == [f"run{i}" for i in range(4)]
+    assert {(r.info.status, r.data.metrics["x"], len(r.data.params) > 50) for r in found} == {("FINISHED", 1.0, True)}
