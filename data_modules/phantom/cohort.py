@@ -146,9 +146,12 @@ def plan_patient(seed: int, number: int, max_series: int) -> PatientPlan:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _nifti_bytes(data: NDArray[Any], grid: Grid) -> bytes:
@@ -227,7 +230,7 @@ def _assign(plans: Iterable[PatientPlan], fractions: dict[str, float], seed: int
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folders and store the settings, or refuse a folder that holds something else."""
+    """Store the settings, or refuse a folder that holds something else."""
     stored = out / "phantom.json"
     if stored.exists():
         try:
@@ -244,12 +247,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
                 f"{out}: holds a phantom cohort with other settings ({'; '.join(changed)}); "
                 "expected the same settings: repeat them, name another folder, or delete this one"
             )
-    elif (out / "cohort.csv").exists():
+        return
+    if (out / "cohort.csv").exists():
         raise UserError(
             f"{out}: holds a cohort that is not a phantom (cohort.csv, no phantom.json); name another folder"
         )
-    for name in ("images", "labels", "patients"):
-        (out / name).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     _write_bytes(stored, (json.dumps(settings, indent=2) + "\n").encode())
 
 
@@ -309,6 +312,8 @@ def make_phantom_cohort(
     if not todo and table_path.is_file() and sheet_path.is_file():
         return table_path
 
+    for folder in ("images", "labels", "patients"):
+        (out / folder).mkdir(exist_ok=True)
     with tqdm(total=patients, initial=patients - len(todo), desc="phantom", unit="patient", disable=None) as progress:
         if workers == 1 or len(todo) <= 1:
             for plan in todo:

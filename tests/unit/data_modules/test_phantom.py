@@ -194,6 +194,14 @@ def test_reader_circles_one_millimetre_around() -> None:
     assert label.sum() == 5 * expected.sum()
 
 
+def test_no_plaque_no_label() -> None:
+    empty = np.zeros((64, 64, 24), np.float32)
+    assert not read_label(by_hand(empty, empty), acquire(), np.full((41, 41, 9), 500, np.int16)).any()
+    outside = empty.copy()
+    outside[:2, :2, :2] = 1
+    assert not read_label(by_hand(outside, empty), acquire(), np.full((41, 41, 9), 500, np.int16)).any()
+
+
 def test_single_voxels_are_discarded() -> None:
     plaque = np.zeros((64, 64, 24), np.float32)
     plaque[32, 32, 12] = 1
@@ -321,6 +329,7 @@ def test_series_of_the_trial(plans: list[PatientPlan]) -> None:
 # Files
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte(made: Path, tmp_path: Path) -> None:
     make_phantom_cohort(tmp_path / "again", **SETTINGS, workers=2)
     assert hashes(tmp_path / "again") == hashes(made)
@@ -373,13 +382,15 @@ def test_interrupted_cohort_is_finished(made: Path, tmp_path: Path, monkeypatch:
     shutil.copytree(made, out)
     for name in ("cohort.csv", "contact_sheet.png", "patients/P0002.json", "images/P0004_S1.nii.gz"):
         (out / name).unlink()
+    shutil.rmtree(out / "labels")
     again = []
     paint = phantom_cohort._make_patient
     monkeypatch.setattr(
         phantom_cohort, "_make_patient", lambda plan, *a: (again.append(plan.patient_id), paint(plan, *a))
     )
     make_phantom_cohort(out, **SETTINGS, workers=1)
-    assert again == ["P0002", "P0004"]
+    pretrain = {s.patient_id for s in read_cohort(made / "cohort.csv").split("pretrain")}
+    assert set(again) == {"P0002", "P0004"} | ({f"P000{k}" for k in range(1, 6)} - pretrain)
     assert hashes(out) == hashes(made)
 
 
