@@ -41,9 +41,10 @@ from data_modules.cohort import Cohort, Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
 from data_modules.ct import read_mask, read_scan
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume, canonical, place
+from data_modules.geometry import Grid, Volume, place
+from data_modules.prepare.common_grid import on_common_grid, surroundings, to_int16
 from data_modules.prepare.roi import region_of_interest
-from data_modules.resampling import resample_image, resample_occupancy, slab_widths
+from data_modules.resampling import resample_occupancy
 
 PREPARATION_VERSION = 1
 """Raised whenever the code prepares volumes differently, so that old ones are not taken for new ones."""
@@ -266,12 +267,11 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         slice_thickness_mm=None if series.image.is_dir() else series.slice_thickness_mm,  # DICOM says it per slice
     )
     roi = region_of_interest(scan, grid)
-    common = roi.grid.with_spacing(grid.spacing_mm, grid.roi_mm)
-    slab_mm = slab_widths(roi.grid, roi.slice_axis, roi.slice_thickness_mm)
-    image = resample_image(_needed(scan.volume, roi.grid, common), common, slab_mm, profile=grid.profile)
+    image = on_common_grid(scan, roi, grid)
+    common = image.grid
     arrays: dict[str, NDArray[Any]] = {
-        "hu": _int16(image.data),
-        "native_hu": _int16(roi.hu),
+        "hu": image.data,
+        "native_hu": to_int16(roi.hu),
         "components": np.empty((0, 4), dtype=np.int32),
     }
     warnings = list(roi.warnings)
@@ -279,7 +279,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         mask = read_mask(series.label, like=scan.grid)
         label = place(mask, roi.grid, fill=0)
         arrays["native_label"] = label.data.astype(bool)
-        arrays["occupancy"], arrays["components"] = _soft_label(_needed(mask, roi.grid, common), common)
+        arrays["occupancy"], arrays["components"] = _soft_label(surroundings(mask, roi.grid, common), common)
         outside = int(np.count_nonzero(mask.data)) - int(np.count_nonzero(label.data))
         if outside:
             warnings.append(f"{outside} labelled voxels lie outside the region of interest")
@@ -306,22 +306,6 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         os.replace(temporary, directory / series.series_id)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _needed(volume: Volume, region: Grid, common: Grid) -> Volume:
-    """The part of a scan that the common grid is resampled from: the region and a margin, as far as the scan goes.
-
-    So voxels at the region's edge average their true neighbours, and where the scan ends no air is mixed in.
-    """
-    volume = canonical(volume)
-    shape = np.asarray(volume.grid.shape)
-    margin = np.ceil(np.asarray(common.spacing_mm) / volume.grid.spacing_mm).astype(int) + 1
-    first = np.rint(volume.grid.to_index(region.affine[:3, 3])).astype(int)
-    start = np.clip(first - margin, 0, shape - 1)
-    stop = np.clip(first + region.shape + margin, start + 1, shape)
-    x, y, z = (slice(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True))
-    size_x, size_y, size_z = (stop - start).tolist()
-    return Volume(volume.data[x, y, z], volume.grid.crop((x.start, y.start, z.start), (size_x, size_y, size_z)))
 
 
 def _remove(directory: Path, series_id: str) -> None:
@@ -386,11 +370,6 @@ def _open(path: Path, dtype: type[np.generic], grid: Grid) -> NDArray[Any]:
     """Map a `.npy` file of known type and shape: three times as fast as `np.load`, which parses the header."""
     header = path.stat().st_size - math.prod(grid.shape) * np.dtype(dtype).itemsize
     return np.memmap(path, dtype=dtype, mode="r", offset=header, shape=grid.shape)
-
-
-def _int16(hu: NDArray[Any]) -> NDArray[np.int16]:
-    limits = np.iinfo(np.int16)
-    return np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)
 
 
 def _source_files(series: Series) -> list[Path]:

@@ -97,12 +97,11 @@ class ReconstructionFigure(Callback):
         with torch.no_grad():
             output = model(image, noise=noise.to(image.device))
             hidden = model.token_mask_to_voxels(output.mask)
-        arrays = [np.asarray(t[0, 0].float().cpu()) for t in (image, hidden.to(image.dtype), output.reconstruction)]
         data = self.run.config.data
         figure = reconstruction_figure(
-            arrays[0],
-            arrays[1] > 0,
-            arrays[2],
+            image[0, 0].float().cpu().numpy(),
+            hidden[0, 0].cpu().numpy(),
+            output.reconstruction[0, 0].float().cpu().numpy(),
             spacing_mm=data.grid.spacing_mm,
             title=f"{self.run.config.name}, epoch {trainer.current_epoch + 1}: a development crop",
             window_hu=data.window_hu,
@@ -135,6 +134,7 @@ class OverlayFigure(Callback):
             Volume(np.asarray(chosen.native_hu()), chosen.native_grid),
             label=Volume(np.asarray(chosen.native_label()) > 0, chosen.native_grid),
             prediction=probability.with_data(probability.data >= threshold),
+            probability=probability,
             title=f"{config.name}, epoch {trainer.current_epoch + 1}: development scan "
             f"{chosen.series.series_id}, {chosen.slice_thickness_mm:g} mm slices",
         )

@@ -13,7 +13,8 @@ from data_modules.config import DataConfig
 from data_modules.ct import Scan
 from data_modules.ct_data_module import normalise
 from data_modules.geometry import Grid, Volume
-from data_modules.resampling import resample_image, resample_probability
+from data_modules.prepare.common_grid import on_common_grid
+from data_modules.resampling import resample_probability
 from data_modules.store import PreparedSeries
 from iac_lightning.schema import InferenceConfig
 
@@ -72,15 +73,7 @@ def predict_prepared(
 
 
 def predict_scan(
-    model: nn.Module, region: Scan, data: DataConfig, config: InferenceConfig, device: torch.device
+    model: nn.Module, scan: Scan, region: Scan, data: DataConfig, config: InferenceConfig, device: torch.device
 ) -> Volume:
-    """Probability of a region of interest (see `data_modules.prepare.roi`) on its own grid."""
-    return predict_volume(model, common_volume(region, data), region.grid, data, config, device)
-
-
-def common_volume(region: Scan, data: DataConfig) -> Volume:
-    """A region of interest on the common training grid, each axis averaged by its true profile."""
-    slab = list(region.grid.spacing_mm)
-    slab[region.slice_axis] = region.slice_thickness_mm
-    target = region.grid.with_spacing(data.grid.spacing_mm, data.grid.roi_mm)
-    return resample_image(region.volume, target, slab_mm=(slab[0], slab[1], slab[2]), profile=data.grid.profile)
+    """Probability of a scan on the native grid of its region of interest (see `data_modules.prepare.roi`)."""
+    return predict_volume(model, on_common_grid(scan, region, data.grid), region.grid, data, config, device)

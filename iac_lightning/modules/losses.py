@@ -77,8 +77,9 @@ class SegmentationLoss(nn.Module):
         weights = deep_supervision_weights(len(levels))
         terms = []
         for level in levels[: len(weights)]:
-            shape = level.shape[2:]
-            if shape == target.shape[2:]:
+            x, y, z = level.shape[2:]
+            shape = (x, y, z)
+            if shape == tuple(target.shape[2:]):
                 terms.append(self._terms(level, target, region))
             else:
                 coarse = F.adaptive_avg_pool3d(target.float(), shape)
@@ -97,7 +98,7 @@ class SegmentationLoss(nn.Module):
 
 
 def deep_supervision_weights(levels: int) -> list[float]:
-    """Weights of the outputs from fine to coarse: halved at each level, the coarsest left out, summing to 1 (nnU-Net)."""
+    """Weights of the outputs from fine to coarse: halved at each level, the coarsest left out, sum 1 (nnU-Net)."""
     if levels == 1:
         return [1.0]
     weights = [0.5**i for i in range(levels - 1)]

@@ -19,7 +19,6 @@ from iac_lightning import tracking
 from iac_lightning.config import load_experiment
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import load_run
-from iac_lightning.schema import ExperimentConfig
 
 MODELS = ("vit_mae", "vit_scratch", "cnn")
 LANES = (("mae", "vit_mae"), ("cnn", "vit_scratch"))
@@ -117,8 +116,21 @@ def collect(out: Path) -> dict[str, Any]:
             "dice": summary["dice"]["mean"],
             "dice_ci95": summary["dice"]["ci95"],
             "threshold": summary["threshold"],
-            "volume_icc": summary["volume_icc"],
+            "volume_icc": summary["volume_icc"]["value"],
             "n_series": summary["n_series"],
             "n_patients": summary["n_patients"],
         }
     return results
+
+
+def summary_lines(results: dict[str, Any], page: Path, seconds: float) -> str:
+    """What the demo found, for the terminal."""
+    lines = ["", f"{'model':12s}  test Dice [95 % CI over patients]   volume ICC   scans / patients"]
+    for name, r in results.items():
+        low, high = r["dice_ci95"]
+        icc = "-" if r["volume_icc"] is None else f"{r['volume_icc']:.2f}"
+        lines.append(
+            f"{name:12s}  {r['dice']:.3f} [{low:.3f}; {high:.3f}]              {icc:>5s}        "
+            f"{r['n_series']} / {r['n_patients']}"
+        )
+    return "\n".join([*lines, "", CAVEAT, f"Report: {page}   ({seconds / 60:.1f} minutes)"])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -18,13 +17,14 @@ from tqdm import tqdm
 from data_modules.cohort import check_unseen, split_salt
 from data_modules.ct import read_mask, read_probability, read_scan, write_nifti
 from data_modules.errors import UserError
-from data_modules.geometry import Volume, place
+from data_modules.geometry import Grid, Volume, place
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning import tracking
 from iac_lightning.checkpoint import load_checkpoint
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
-from iac_lightning.evaluation.summary import summarise, write_summary
+from iac_lightning.evaluation.report import estimate
+from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
 from iac_lightning.evaluation.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
 from iac_lightning.files import write_json_atomic
 from iac_lightning.inference import predict_prepared
@@ -67,8 +67,12 @@ def load_trained(run: Run) -> TrainedModel:
     state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     network.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() and run.config.trainer.accelerator != "cpu" else "cpu")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return TrainedModel(run, network.to(device).eval(), device, digest, checkpoint["iac"]["trained_on"])
+    return TrainedModel(run, network.to(device).eval(), device, file_digest(path), checkpoint["iac"]["trained_on"])
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def evaluate(run: Run, split: str) -> dict[str, Any]:
@@ -91,19 +95,20 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
         evaluate_series(model, item, split, thresholds)
         for item in tqdm(series, desc=f"{run.config.name}: {split}", unit="scan", disable=None)
     ]
-    table = pd.DataFrame(rows)
+    table = series_table(rows)
     summary = {
         "run": run.config.name,
-        "split": split,
-        "threshold": thresholds["threshold"],
+        **summarise(table, run.config.seed, split=split, threshold=thresholds["threshold"]),
         "prior_threshold": thresholds["prior_threshold"],
         "thresholds_chosen_on": thresholds,
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
-        **summarise(table, seed=run.config.seed),
+        "failed_series": store.failed,
     }
-    write_summary(table, summary, run.directory / "evaluation", split)
-    tracking.log_summary(run, summary, f"{split}/")
+    folder = run.directory / "evaluation"
+    write_series_table(table, folder / f"{split}.csv")
+    write_summary(summary, folder / f"{split}.json")
+    tracking.log_summary(run, summary, split)
     return summary
 
 
@@ -193,42 +198,47 @@ def evaluate_series(
     series = item.series
     folder = model.run.directory / "predictions" / split
     stem = folder / series.series_id
-    scan = read_scan(series.image)
+    scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
     assert series.label is not None
     label = read_mask(series.label, like=scan.grid)
-    probability = saved_probability(model, item, stem)
+    probability = saved_probability(model, item, stem, scan.grid)
     if probability is None:
         probability = place(native_probability(model, item), scan.grid, 0.0)
         write_nifti(probability, Path(f"{stem}_probability.nii.gz"))
         write_json_atomic(Path(f"{stem}.json"), prediction_key(model, item))
     prediction = probability.with_data(probability.data >= thresholds["threshold"])
     write_nifti(prediction, Path(f"{stem}_mask.nii.gz"))
-    row: dict[str, Any] = {
-        "series_id": series.series_id,
-        "patient_id": series.patient_id,
-        "slice_thickness_mm": series.slice_thickness_mm,
-        **dataclasses.asdict(series_metrics(prediction, label)),
-        "true_volume_mm3": series.true_volume_mm3,
-    }
+    prior = None
     if model.run.config.inference.protocol_prior:
         bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
         prior = series_metrics(protocol_prior(bright, scan.volume), label)
-        row |= {f"prior_{k}": v for k, v in dataclasses.asdict(prior).items()}
-    return row
+    return series_row(
+        series.series_id,
+        series.patient_id,
+        series.slice_thickness_mm,
+        series_metrics(prediction, label),
+        prior,
+        series.true_volume_mm3,
+    )
 
 
 def prediction_key(model: TrainedModel, item: PreparedSeries) -> dict[str, Any]:
     """What a saved prediction depends on."""
-    inference = dataclasses.asdict(model.run.config.inference)
-    return {"checkpoint_sha256": model.checkpoint_sha256, "prepared": item.fingerprint, "inference": inference}
+    config = model.run.config
+    settings = {"grid": dataclasses.asdict(config.data.grid), "inference": dataclasses.asdict(config.inference)}
+    return {
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "source_sha256": item.source_sha256,
+        "settings_sha256": digest(settings),
+    }
 
 
-def saved_probability(model: TrainedModel, item: PreparedSeries, stem: Path) -> Volume | None:
+def saved_probability(model: TrainedModel, item: PreparedSeries, stem: Path, grid: Grid) -> Volume | None:
     """A prediction that an earlier call wrote with the same weights and settings."""
     key, image = Path(f"{stem}.json"), Path(f"{stem}_probability.nii.gz")
     if not (key.exists() and image.exists()) or json.loads(key.read_text()) != prediction_key(model, item):
         return None
-    return read_probability(image)
+    return read_probability(image, like=grid)
 
 
 def trained_thresholds(model: TrainedModel) -> dict[str, Any]:
@@ -244,3 +254,13 @@ def trained_thresholds(model: TrainedModel) -> dict[str, Any]:
             f"{path}: no threshold was chosen for these weights. Run: iac evaluate {model.run.directory} --split dev"
         )
     return known
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The summary in a few lines, for the terminal."""
+    lines = [f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients"]
+    for name, figures in (("plain", summary), ("after the protocol prior", summary.get("protocol_prior"))):
+        if figures:
+            parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
+            lines.append(f"  {name}: {'; '.join(parts)}")
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from data_modules.ct import Scan, canonical_scan, read_scan, write_nifti
 from data_modules.errors import UserError
 from data_modules.geometry import Volume, lps_from_ras, place
 from data_modules.prepare.registration import Registration
-from data_modules.prepare.roi import locate
+from data_modules.prepare.roi import find_region_of_interest
 from iac_lightning.evaluation.figures import overlay_figure
 from iac_lightning.evaluation.lesions import components, protocol_prior
 from iac_lightning.files import write_json_atomic
@@ -21,7 +22,7 @@ from iac_lightning.runs import Run
 from iac_lightning.workflows.evaluate import load_trained, trained_thresholds
 
 LARGEST_CENTRED_RATIO = 1.6
-"""A scan up to this much larger than the region of interest is taken to be centred on it; a larger one is registered."""
+"""A scan up to this much larger than the region of interest is taken to be centred on it; others need a template."""
 
 
 def predict(
@@ -56,7 +57,7 @@ def predict(
     model = load_trained(run)
     thresholds = trained_thresholds(model)
     config = run.config
-    probability = predict_scan(model.network, region, config.data, config.inference, model.device)
+    probability = predict_scan(model.network, scan, region, config.data, config.inference, model.device)
     mask = probability.with_data(probability.data >= thresholds["threshold"])
     bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
     protocol = protocol_prior(bright, region.volume)
@@ -76,7 +77,7 @@ def predict(
         "registration": registration_facts(registration),
         "run": config.name,
         "checkpoint_sha256": model.checkpoint_sha256,
-        "warnings": list(scan.warnings) + coverage_warnings(scan, region),
+        "warnings": list(region.warnings),
         "note": "Research software: not a medical device.",
     }
     figure = overlay_figure(
@@ -94,20 +95,25 @@ def predict(
 
 
 def find_region(scan: Scan, run: Run, template: Path | None) -> tuple[Scan, Registration | None]:
-    """The region of interest on the scan's native grid, and how it was found."""
+    """The region of interest on the scan's native grid, and how it was found.
+
+    Raises:
+        UserError: when the scan is larger than a region and there is no template to find it with.
+        RegistrationFailed: when the scan does not fit the template.
+    """
     grid = run.config.data.grid
-    straight = canonical_scan(scan)
-    size = straight.grid.size_mm
-    if template is None and grid.template is None:
-        if any(have > LARGEST_CENTRED_RATIO * want for have, want in zip(size, grid.roi_mm, strict=True)):
-            raise UserError(
-                f"the scan covers {size[0]:.0f} × {size[1]:.0f} × {size[2]:.0f} mm, more than the region of interest "
-                f"({' × '.join(f'{m:g}' for m in grid.roi_mm)} mm), and no template says where that lies. "
-                "Give a CT template of the head: --template TEMPLATE.nii.gz"
-            )
-        return straight.crop(straight.grid.center_ras_mm, grid.roi_mm), None
-    center, registration = locate(straight, grid, template)
-    return straight.crop(center, grid.roi_mm), registration
+    if template is not None:
+        grid = replace(grid, template=str(template))
+    size = canonical_scan(scan).grid.size_mm
+    if grid.template is None and any(
+        have > LARGEST_CENTRED_RATIO * want for have, want in zip(size, grid.roi_mm, strict=True)
+    ):
+        raise UserError(
+            f"the scan covers {size[0]:.0f} × {size[1]:.0f} × {size[2]:.0f} mm, more than the region of interest "
+            f"({' × '.join(f'{m:g}' for m in grid.roi_mm)} mm), and no template says where that lies. "
+            "Give a CT template of the head: --template TEMPLATE.nii.gz"
+        )
+    return find_region_of_interest(scan, grid)
 
 
 def measure(mask: Volume, region: Scan) -> dict[str, Any]:
@@ -128,16 +134,6 @@ def measure(mask: Volume, region: Scan) -> dict[str, Any]:
         "n_lesions": count,
         "lesions": lesions,
     }
-
-
-def coverage_warnings(scan: Scan, region: Scan) -> list[str]:
-    """A remark when part of the region lies outside what was scanned."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in region.grid.shape], indexing="ij")).reshape(3, -1).T
-    index = scan.grid.to_index(region.grid.to_ras_mm(corners))
-    beyond = np.maximum(-index, index - (np.asarray(scan.grid.shape) - 1)).max(axis=0) * scan.grid.spacing_mm
-    if beyond.max() <= max(scan.grid.spacing_mm):
-        return []
-    return [f"the region of interest reaches {beyond.max():.0f} mm outside the scan; calcium there is not measured"]
 
 
 def registration_facts(registration: Registration | None) -> dict[str, Any] | None:

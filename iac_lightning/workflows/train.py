@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def train(config: ExperimentConfig) -> Run:
         if run.is_finished:
             print(f"{config.name} is finished already: {run.directory}")
             return run
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         L.seed_everything(config.seed, workers=False, verbose=False)
@@ -43,12 +45,12 @@ def train(config: ExperimentConfig) -> Run:
         module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
         if config.init_from:
             start_from_pretraining(module, Path(config.init_from), run)
-        logger = tracking.start_logger(run)
-        trainer = build_trainer(config, run, logger)
         data.prepare_data()
         data.setup("fit")
         remember_patients(module, data)
         run.write_provenance(data.fingerprint)
+        logger = tracking.start_logger(run)
+        trainer = build_trainer(config, run, logger)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
         except BaseException:
@@ -58,7 +60,14 @@ def train(config: ExperimentConfig) -> Run:
             tracking.finish(logger, "KILLED")
             raise KeyboardInterrupt
         summary = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        run.mark_finished({"epochs": trainer.current_epoch, "steps": trainer.global_step, "metrics": summary})
+        run.mark_finished(
+            {
+                "epochs": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "parameters": sum(p.numel() for p in module.parameters()),
+                "metrics": summary,
+            }
+        )
         tracking.finish(logger, "FINISHED")
         return run
 

@@ -1,0 +1,141 @@
+"""The whole path, small: pre-train, fine-tune, evaluate, predict, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_modules.cohort import read_cohort
+from iac_lightning.cli import main
+from iac_lightning.runs import load_run
+from tests.integration.settings import experiment, overrides
+
+
+@pytest.fixture(scope="module")
+def runs(phantom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-training, a fine-tuning from it and a CNN, all evaluated on the test split."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = overrides(phantom_cohort, folder, "tracking.enabled=false")
+    assert main(["pretrain", str(experiment("mae")), *settings]) == 0
+    vit = ["finetune", str(experiment("vit_mae")), *settings, f"init_from={folder / 'demo/mae'}"]
+    assert main(vit) == 0
+    assert main(["finetune", str(experiment("cnn")), *settings]) == 0
+    for name in ("vit_mae", "cnn"):
+        assert main(["evaluate", str(folder / "demo" / name)]) == 0
+    return folder / "demo"
+
+
+def test_the_encoder_came_from_pretraining(runs: Path) -> None:
+    first = (runs / "vit_mae/logs/transfer.txt").read_text().splitlines()[0]
+    assert ", 0 resized," in first
+    assert not first.startswith("0 loaded")
+    seen = torch.load(runs / "vit_mae/checkpoints/best.ckpt", weights_only=True)["iac"]["trained_on"]
+    assert len(seen) == 2  # the pre-training's patients, and the fine-tuning's
+    assert set(seen[1]["hashes"]) < set(seen[0]["hashes"])
+
+
+def test_figures_and_history_are_kept(runs: Path) -> None:
+    assert (runs / "mae/figures/reconstruction.png").stat().st_size > 10_000
+    assert (runs / "cnn/figures/overlay.png").stat().st_size > 10_000
+    history = [json.loads(line) for line in (runs / "cnn/logs/history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert {"train/loss", "dev/dice", "seconds"} <= set(history[-1])
+
+
+def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: Path) -> None:
+    table = pd.read_csv(runs / "cnn/evaluation/test.csv")
+    summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
+    series = {s.series_id: s for s in read_cohort(phantom_cohort).split("test")}
+    assert sorted(table["series_id"]) == sorted(series)
+    for row in table.to_dict("records"):
+        stem = runs / "cnn/predictions/test" / row["series_id"]
+        probability = nib.load(f"{stem}_probability.nii.gz")
+        mask = np.asarray(nib.load(f"{stem}_mask.nii.gz").dataobj) > 0
+        image = nib.load(series[row["series_id"]].image)
+        label = np.asarray(nib.load(series[row["series_id"]].label).dataobj) > 0
+        assert probability.shape == image.shape
+        np.testing.assert_allclose(probability.affine, image.affine, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(probability.dataobj) >= np.float32(summary["threshold"]), mask)
+        total = mask.sum() + label.sum()
+        assert row["dice"] == pytest.approx(2 * (mask & label).sum() / total if total else 1)
+        voxel = abs(np.linalg.det(image.affine[:3, :3]))
+        assert row["volume_mm3"] == pytest.approx(mask.sum() * voxel, rel=1e-4)
+        assert row["label_volume_mm3"] == pytest.approx(label.sum() * voxel, rel=1e-4)
+    lesions = table[table["has_lesion"]]
+    assert summary["dice"]["mean"] == pytest.approx(lesions["dice"].mean())
+
+
+def test_evaluating_again_reads_the_saved_predictions(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (runs / "cnn/evaluation/test.csv").read_bytes()
+
+    def never(*_: object) -> None:
+        raise AssertionError("predicted again")
+
+    monkeypatch.setattr("iac_lightning.workflows.evaluate.native_probability", never)
+    assert main(["evaluate", str(runs / "cnn")]) == 0
+    assert (runs / "cnn/evaluation/test.csv").read_bytes() == before
+
+
+def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
+    """A checkpoint that has seen a patient refuses to be judged on that patient."""
+    import shutil
+
+    shutil.copytree(runs / "cnn", tmp_path / "cnn")
+    path = tmp_path / "cnn/checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    from data_modules.cohort import seen_patients, split_salt
+
+    cohort = read_cohort(phantom_cohort)
+    checkpoint["iac"]["trained_on"].append(seen_patients(cohort.patients("test")[:1], split_salt(phantom_cohort)))
+    torch.save(checkpoint, path)
+    assert main(["evaluate", str(tmp_path / "cnn")]) == 2
+
+
+def test_one_scan_is_predicted_on_its_own_grid(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
+    source = read_cohort(phantom_cohort).split("test")[0]
+    out = tmp_path / "out"
+    assert main(["predict", str(source.image), str(out), "--run", str(runs / "vit_mae")]) == 0
+    image, mask = nib.load(source.image), nib.load(out / "mask.nii.gz")
+    assert mask.shape == image.shape
+    np.testing.assert_array_equal(mask.affine, image.affine)
+    result = json.loads((out / "result.json").read_text())
+    voxels = np.asarray(mask.dataobj)
+    assert result["volume_mm3"] == pytest.approx(voxels.sum() * abs(np.linalg.det(image.affine[:3, :3])), rel=1e-4)
+    assert result["slice_thickness_mm"] == source.slice_thickness_mm
+    assert result["volume_mm3"] == pytest.approx(sum(lesion["volume_mm3"] for lesion in result["lesions"]))
+    assert len(result["roi_center_lps_mm"]) == 3
+    assert (out / "overlay.png").stat().st_size > 10_000
+    # the same weights on the same scan through the cohort's path give the same voxels
+    saved = np.asarray(nib.load(runs / f"vit_mae/predictions/test/{source.series_id}_mask.nii.gz").dataobj)
+    np.testing.assert_array_equal(voxels, saved)
+
+
+def test_a_pretraining_cannot_predict(runs: Path, phantom_cohort: Path, tmp_path: Path, capsys) -> None:
+    source = read_cohort(phantom_cohort).split("test")[0]
+    assert main(["predict", str(source.image), str(tmp_path / "out"), "--run", str(runs / "mae")]) == 2
+    assert "pre-training" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "mask.nii.gz").exists()
+
+
+def test_the_report_shows_both(runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report"
+    assert main(["report", str(runs / "vit_mae"), str(runs / "cnn"), "--out", str(page)]) == 0
+    html = (page / "index.html").read_text()
+    summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
+    assert f"{summary['dice']['mean']:.3f}" in html
+    assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_finished_run_is_left_alone(runs: Path, phantom_cohort: Path, capsys) -> None:
+    before = (runs / "cnn/checkpoints/last.ckpt").stat().st_mtime_ns
+    settings = overrides(phantom_cohort, runs.parent, "tracking.enabled=false")
+    assert main(["finetune", str(experiment("cnn")), *settings]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert (runs / "cnn/checkpoints/last.ckpt").stat().st_mtime_ns == before
+    assert load_run(runs / "cnn").is_finished
