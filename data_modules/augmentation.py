@@ -109,7 +109,7 @@ class Augmentation:
         scales: tuple[float, float, float],
         degrees: tuple[float, float, float],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scale, then rotate about the patch's centre (`tio.Affine`); air comes in from outside.
+        """Rotate, then scale about the patch's centre (`tio.Affine`); air comes in from outside.
 
         Both are interpolated linearly: the label is soft.
         """
