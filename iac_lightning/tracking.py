@@ -159,20 +159,20 @@ def log_figure(logger: object, figure: Figure | Path, path: Path) -> None:
 
 
 def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "") -> None:
-    """Add the numbers of an evaluation to the run's MLflow run, nested keys joined by `/`.
+    """Add the numbers of an evaluation to the run's MLflow run, as `<prefix>/<key>/<key below>`.
 
     Does nothing where the run was not tracked; a failing store costs one warning.
     """
     run_id = run.mlflow_run_id
     if run_id is None or not run.config.tracking.enabled or not is_main_process():
         return
-    numbers = {f"{prefix}{key}": value for key, value in _numbers(summary)}
+    numbers = _numbers({prefix.rstrip("/"): summary} if prefix else summary)
     try:
         create_store(run.config)
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(_metric_name(key), value, now, 0) for key, value in numbers.items()]
+        metrics = [Metric(_metric_name(key), value, now, 0) for key, value in numbers]
         client = _client(tracking_uri(run.config))
         for first in range(0, len(metrics), _METRICS_AT_ONCE):
             client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])

@@ -173,9 +173,11 @@ def test_summary_of_an_evaluation(runs_dir, caplog):
         log_summary(
             run,
             {"dice": {"mean": np.float64(0.5), "ci": [0.1, 0.9]}, "n (%)": np.int64(3), "ok": True, "nan": np.nan},
-            "test/",
+            "test",
         )
         assert stored(run).data.metrics == {"test/dice/mean": 0.5, "test/n ___": 3.0}
+        log_summary(run, {"a": 1.0})
+        assert stored(run).data.metrics["a"] == 1.0
         assert stored(run).info.status == "FINISHED"
         run.mlflow_run_id = "0" * 32
         log_summary(run, {"a": 1.0})
