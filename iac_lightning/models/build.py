@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.errors import UserError
 from iac_lightning.models.cnn import PlannedUNet, plan_cnn
 from iac_lightning.models.decoders import ViTSegmenter, build_decoder
 from iac_lightning.models.mae import MaskedAutoencoder
-from iac_lightning.models.vit import PRESETS, ViTEncoder
+from iac_lightning.models.vit import PRESETS, Block, ViTEncoder
 from iac_lightning.schema import ExperimentConfig
 
 
@@ -90,3 +94,114 @@ def set_output_bias(network: ViTSegmenter | PlannedUNet, bias: float) -> None:
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable values."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def model_summary(config: ExperimentConfig) -> str:
+    """What an experiment's network is and needs, as text, without allocating or computing it.
+
+    The parts with the shapes that leave them and their parameters; tokens or the CNN's plan; and an estimate of the
+    memory of a training step in float32: what the backward pass keeps (see `activation_bytes`), and weights, gradients
+    and the optimiser's moments. Workspaces of single operations come on top.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    with FakeTensorMode():
+        model = build_model(config)
+        image = torch.zeros(config.data.batch_size, 1, *config.data.sampling.crop)
+        rows = _part_rows(model, image)
+        activations = activation_bytes(model, image)
+    width = [max(len(row[c]) for row in rows) for c in range(3)]
+    lines = [f"{a.ljust(width[0])}  {b.ljust(width[1])}  {c.rjust(width[2])}" for a, b, c in rows]
+    lines += ["", f"parameters   {count_parameters(model):,}"]
+    encoder = getattr(model, "encoder", None)
+    if isinstance(encoder, ViTEncoder):
+        grid, patch = (" × ".join(map(str, t)) for t in (encoder.grid, encoder.patch_size))
+        hidden = f", {model.hidden} hidden" if isinstance(model, MaskedAutoencoder) else ""
+        lines.append(f"tokens       {grid} = {encoder.tokens} of {patch} voxels{hidden}")
+    copies = {"adamw": 4, "sgd": 3}[config.optimizer.name] + (config.optimizer.ema_decay > 0)
+    state = copies * 4 * count_parameters(model)
+    mib = 2**20
+    lines.append(
+        f"memory       about {(activations + state) / mib:,.0f} MiB a training step (batch of {len(image)}): "
+        f"{activations / mib:,.0f} kept for the backward pass, {state / mib:,.0f} weights and optimiser"
+    )
+    if isinstance(model, PlannedUNet):
+        lines += ["", str(model.plan)]
+    return "\n".join(lines)
+
+
+def activation_bytes(model: nn.Module, image: Tensor) -> int:
+    """Bytes that the backward pass of one training step keeps: every tensor saved by autograd, each storage once.
+
+    With activation checkpointing: what is saved outside transformer blocks, the inputs of all blocks, and the inside
+    of the largest. Works on fake tensors, which hold no data.
+    """
+    encoder = getattr(model, "encoder", None)
+    recompute = isinstance(encoder, ViTEncoder) and encoder.activation_checkpointing
+    if isinstance(encoder, ViTEncoder):
+        encoder.activation_checkpointing = False
+    seen: dict[int, torch.UntypedStorage] = {s._cdata: s for s in (p.untyped_storage() for p in model.parameters())}
+    inside: dict[nn.Module | None, int] = {None: 0}
+    inputs: dict[nn.Module, int] = {}
+    current: list[nn.Module | None] = [None]
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen[storage._cdata] = storage
+            inside[current[0]] = inside.get(current[0], 0) + storage.nbytes()
+        return tensor
+
+    def enter(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+        current[0] = block
+        inputs[block] = args[0].nbytes
+
+    def leave(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        current[0] = None
+
+    blocks = [m for m in model.modules() if isinstance(m, Block)] if recompute else []
+    hooks = [h for b in blocks for h in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
+    training = model.training
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            kept = model.train()(image)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+        if isinstance(encoder, ViTEncoder):
+            encoder.activation_checkpointing = recompute
+    del kept
+    largest = max((inside.get(b, 0) for b in blocks), default=0)
+    return inside[None] + sum(inputs.values()) + largest
+
+
+def _part_rows(model: nn.Module, image: Tensor) -> list[tuple[str, str, str]]:
+    """Name, output shape and parameters of each part, in the order in which they run."""
+    rows = [("part", "output", "parameters")]
+
+    def remember(name: str, module: nn.Module, output: Tensor | tuple[Tensor, object]) -> None:
+        shape = (output if isinstance(output, Tensor) else output[0]).shape
+        rows.append((name, " × ".join(map(str, shape)), f"{count_parameters(module):,}"))
+
+    hooks = [
+        part.register_forward_hook(lambda module, _, output, name=name: remember(name, module, output))
+        for name, part in _parts(model)
+    ]
+    training = model.training
+    with torch.no_grad():
+        model.train()(image)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return rows
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The encoder as one part, everything else by the layers that a decoder or U-Net lists."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList) or (name == "decoder" and not prefix):
+            yield from _parts(child, f"{prefix}{name}.")
+        elif count_parameters(child):
+            yield f"{prefix}{name}", child

@@ -87,7 +87,7 @@ class MaskedAutoencoder(nn.Module):
         self.head = nn.Linear(decoder_dim, encoder.patch_embedding.in_features)
         for module in (self.decoder_embedding, self.decoder_blocks, self.head):
             module.apply(initialise_linear)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
         self, image: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
