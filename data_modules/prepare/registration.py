@@ -1,0 +1,253 @@
+"""Find the region of interest: register a scan to a CT template and carry the sella turcica over.
+
+The transform leads from template to scan (both RAS+ mm). Starts at several heights and pitches are tried rigidly on
+coarse images; the best goes on as an affine. Mattes mutual information (Mattes et al. 2003) needs no equal intensity,
+which a smooth average template and a single head do not have. Every voxel of the coarse template is a sample and one
+thread sums, so that the same scan gives the same numbers each time.
+
+What comes out is judged by measures that were not optimised (correlation, scale, rotation, overlap): a registration
+that went astray says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.linalg import polar
+
+from data_modules.ct import Scan, read_scan
+from data_modules.errors import UserError
+from data_modules.geometry import AIR_HU, Grid, Volume, canonical, lps_from_ras, place, to_sitk
+from data_modules.resampling import resample_image, slab_widths
+
+SELLA_MNI_MM = (0.0, 4.0, -31.0)
+"""Middle of the sella turcica in the template's (MNI) space, the cavernous sinus and carotid siphon on either side."""
+
+_SCAN_MM = 3.0
+_COARSE_MM, _FINE_MM = 8.0, 4.0
+_WINDOW_HU = (-200.0, 400.0)  # air, soft tissue and bone, whatever the bone's strength
+_BODY_HU = -300.0
+_AIR_MARGIN_MM = 30.0
+_LARGEST_CUT_MM2 = 1500.0  # a head that shows more than this on the outermost slice goes on beyond it
+_START_HEIGHTS_MM = (0.0, -30.0, 30.0)
+_START_HEIGHTS_CUT_MM = (0.0, 30.0, 60.0, 90.0)  # where the scan ends below the vertex
+_START_PITCHES_DEG = (0.0, -20.0, 20.0)
+_HEAD_HEIGHT_MM = 170.0  # vertex to skull base: what of the scan is taken to be head, the rest being neck
+
+_SCALE_RANGE = (0.75, 1.35)
+_LARGEST_ROTATION_DEG = 45.0
+_SMALLEST_SIMILARITY = 0.6
+_SMALLEST_OVERLAP = 0.2
+_SMALLEST_HEAD_ML = 300.0
+
+
+class RegistrationFailed(UserError):  # noqa: N818 - says what happened; every user error is one
+    """The scan could not be brought onto the template; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where a template lies in a scan.
+
+    Attributes:
+        affine: `[4, 4]`, template RAS mm to scan RAS mm.
+        similarity: correlation of windowed HU over the part of the template's head that the scan shows (1 is best;
+            two real heads, cut and turned: right from 0.66, wrong header and other
+            objects up to 0.51).
+        ok: whether the result is believable.
+        reason: why not; empty when `ok`.
+    """
+
+    affine: NDArray[np.float64]
+    similarity: float
+    ok: bool
+    reason: str
+
+    def to_scan(self, template_ras_mm: Any) -> NDArray[np.float64]:
+        """Scan positions `[..., 3]` of template positions `[..., 3]` (RAS mm)."""
+        return np.asarray(template_ras_mm, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+def find_roi_center(scan: Scan, template_path: Path) -> tuple[NDArray[np.float64], Registration]:
+    """The middle of the sella turcica in a scan.
+
+    Args:
+        scan: a head CT in any orientation.
+        template_path: NIfTI of a CT template in MNI space, HU.
+
+    Returns:
+        `[3]` RAS mm, and the registration it comes from.
+
+    Raises:
+        RegistrationFailed: when the scan does not fit the template or does not show the region.
+    """
+    registration = register_to_template(scan, read_scan(template_path).volume)
+    if not registration.ok:
+        raise RegistrationFailed(
+            f"the scan could not be registered to {template_path.name}: {registration.reason}. "
+            "Expected a head CT that shows the skull base; check the series, or crop it around the sella turcica "
+            "yourself and unset data.grid.template"
+        )
+    return registration.to_scan(SELLA_MNI_MM), registration
+
+
+def register_to_template(scan: Scan, template: Volume) -> Registration:
+    """Affine registration of a CT template to a scan; fails by saying so, not by raising.
+
+    Args:
+        scan: a head CT in any orientation; neck, head holder and missing vault are allowed.
+        template: `[X, Y, Z]` HU in MNI space.
+    """
+    moving, head = _head(scan)
+    head_ml = float(head.sum()) * moving.grid.voxel_volume_mm3 / 1000
+    if head_ml < _SMALLEST_HEAD_ML:
+        return _failed(f"{head_ml:.0f} ml of connected tissue found, a head has at least {_SMALLEST_HEAD_ML:.0f} ml")
+    fixed = _coarse(template, _FINE_MM)
+    starts = _starts(fixed.with_data(fixed.data > _BODY_HU), moving.with_data(head))
+    fixed = fixed.with_data(np.clip(fixed.data, *_WINDOW_HU))
+    fine = to_sitk(fixed), to_sitk(moving)
+    coarse = to_sitk(_coarse(fixed, _COARSE_MM)), to_sitk(_coarse(moving, _COARSE_MM))
+    found = [result for start in starts if (result := _optimise(*coarse, start, 30)) is not None]
+    if not found:
+        return _failed("the template finds no place on the scan")
+    rigid = min(found, key=lambda result: result[0])[1]
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix(rigid.GetMatrix())
+    affine.SetTranslation(rigid.GetTranslation())
+    affine.SetCenter(rigid.GetCenter())
+    for images, iterations in ((coarse, 100), (fine, 30)):
+        refined = _optimise(*images, affine, iterations)
+        if refined is None:
+            return _failed("the template was moved off the scan")
+        affine = refined[1]
+    return _judged(_ras_matrix(affine), fixed, moving, scan.grid)
+
+
+def _failed(reason: str) -> Registration:
+    return Registration(np.eye(4), 0.0, False, reason)
+
+
+def _coarse(volume: Volume, spacing_mm: float, slab_mm: tuple[float, float, float] | None = None) -> Volume:
+    """Averaged to `spacing_mm` a voxel, in RAS order."""
+    grid = volume.grid
+    return canonical(resample_image(volume, grid.with_spacing((spacing_mm,) * 3, grid.size_mm), slab_mm))
+
+
+def _head(scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
+    """The windowed coarse scan with all but the head and neck turned to air, and the mask of what remains."""
+    slab = slab_widths(scan.grid, scan.slice_axis, scan.slice_thickness_mm)
+    coarse = _coarse(scan.volume, _SCAN_MM, slab)
+    body = ndimage.binary_opening(coarse.data > _BODY_HU, iterations=2)  # lets go of the head holder
+    labels, count = ndimage.label(body)
+    if count == 0:
+        return coarse, body
+    head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    head = ndimage.binary_dilation(head, iterations=2) & (coarse.data > _BODY_HU)
+    inside = ndimage.binary_closing(np.pad(head, 4), iterations=4)[4:-4, 4:-4, 4:-4]  # airways belong to the head
+    scan_head = coarse.with_data(np.clip(np.where(inside, coarse.data, AIR_HU), *_WINDOW_HU).astype(np.float32))
+    # Air goes on beyond the scan wherever the head does not; else leaving the scan would cost the registration nothing.
+    margin = round(_AIR_MARGIN_MM / _SCAN_MM)
+    before, after = [0, 0, 0], [0, 0, 0]
+    for k in range(3):
+        cut = _LARGEST_CUT_MM2 / _SCAN_MM**2
+        before[k] = margin if head.take(0, axis=k).sum() < cut else 0
+        after[k] = margin if head.take(-1, axis=k).sum() < cut else 0
+    x, y, z = (b + n + a for b, n, a in zip(before, head.shape, after, strict=True))
+    grid = coarse.grid.crop((-before[0], -before[1], -before[2]), (x, y, z))
+    return place(scan_head, grid, _WINDOW_HU[0]), place(coarse.with_data(head), grid, False).data
+
+
+def _starts(template_head: Volume, scan_head: Volume) -> list[sitk.Euler3DTransform]:
+    """Rigid transforms that put the template's head onto the scan's, at several heights and pitches."""
+    template_center, scan_center = _head_center(template_head), _head_center(scan_head)
+    starts = []
+    cut = scan_head.data[:, :, -1].sum() * _SCAN_MM**2 > _LARGEST_CUT_MM2
+    for height in _START_HEIGHTS_CUT_MM if cut else _START_HEIGHTS_MM:
+        for pitch in _START_PITCHES_DEG:
+            start = sitk.Euler3DTransform()
+            start.SetCenter(lps_from_ras(template_center))
+            start.SetTranslation(lps_from_ras(scan_center - template_center + np.array([0.0, 0.0, height])))
+            start.SetRotation(float(np.deg2rad(pitch)), 0.0, 0.0)
+            starts.append(start)
+    return starts
+
+
+def _head_center(head: Volume) -> NDArray[np.float64]:
+    """Middle of the head, of what lies within a head's height below its top."""
+    points = head.grid.to_ras_mm(np.argwhere(head.data))
+    top = np.percentile(points[:, 2], 99.9)
+    low, high = np.percentile(points[points[:, 2] > top - _HEAD_HEIGHT_MM], [0.5, 99.5], axis=0)
+    return np.array([*((low + high) / 2)[:2], top - _HEAD_HEIGHT_MM / 2])
+
+
+def _optimise(fixed: sitk.Image, moving: sitk.Image, start: Any, iterations: int) -> tuple[float, Any] | None:
+    """Negative mutual information and the transform that reaches it from `start`; None where nothing overlaps."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)  # the order of summation, and with it the last digits, depends on it
+    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    method.SetMetricSamplingStrategy(method.NONE)
+    method.MetricUseFixedImageGradientFilterOff()
+    method.MetricUseMovingImageGradientFilterOff()
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=1.0,
+        minStep=1e-4,
+        numberOfIterations=iterations,
+        relaxationFactor=0.6,
+        estimateLearningRate=method.EachIteration,  # a fixed rate throws an affine off at its first step
+        maximumStepSizeInPhysicalUnits=fixed.GetSpacing()[0] / 2,
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    transform = type(start)(start)
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:  # ITK: too few samples map into the moving image
+        return None
+    return float(method.GetMetricValue()), transform
+
+
+def _ras_matrix(transform: Any) -> NDArray[np.float64]:
+    """`[4, 4]` of a linear SimpleITK transform, in RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(transform.GetMatrix()).reshape(3, 3)
+    center = np.asarray(transform.GetCenter())
+    matrix[:3, 3] = center + transform.GetTranslation() - matrix[:3, :3] @ center
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return flip @ matrix @ flip
+
+
+def _judged(affine: NDArray[np.float64], fixed: Volume, moving: Volume, scan_grid: Grid) -> Registration:
+    """The registration with its verdict."""
+    mapping = np.linalg.inv(moving.grid.affine) @ affine @ fixed.grid.affine
+    shown = ndimage.affine_transform(
+        moving.data, mapping[:3, :3], mapping[:3, 3], fixed.grid.shape, order=1, cval=np.nan
+    )
+    tissue = fixed.data > _WINDOW_HU[0] / 2
+    inside = np.isfinite(shown) & tissue  # the air around a head is like the air around a ball
+    overlap = float(inside.sum() / max(1, tissue.sum()))
+    rotation, stretch = polar(affine[:3, :3])
+    scales = np.linalg.eigvalsh(stretch)
+    degrees = float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
+    similarity = 0.0
+    if inside.any() and np.ptp(shown[inside]) > 0:
+        similarity = float(np.corrcoef(shown[inside], fixed.data[inside])[0, 1])
+    sella = scan_grid.to_index(Registration(affine, 0.0, True, "").to_scan(SELLA_MNI_MM))
+    faults = []
+    if overlap < _SMALLEST_OVERLAP:
+        faults.append(f"the scan shows {overlap:.0%} of the template's head, expected at least {_SMALLEST_OVERLAP:.0%}")
+    if similarity < _SMALLEST_SIMILARITY:
+        faults.append(f"similarity {similarity:.2f} is below {_SMALLEST_SIMILARITY}")
+    if scales[0] < _SCALE_RANGE[0] or scales[-1] > _SCALE_RANGE[1]:
+        faults.append(f"scales {scales.round(2).tolist()} outside {_SCALE_RANGE[0]}–{_SCALE_RANGE[1]}")
+    if np.linalg.det(affine[:3, :3]) <= 0 or degrees > _LARGEST_ROTATION_DEG:
+        faults.append(f"rotated by {degrees:.0f}°, expected at most {_LARGEST_ROTATION_DEG:.0f}°")
+    if ((sella < -0.5) | (sella > np.asarray(scan_grid.shape) - 0.5)).any():
+        faults.append("the region of interest lies outside the scan")
+    return Registration(affine, similarity, not faults, "; ".join(faults))
