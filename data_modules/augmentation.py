@@ -15,7 +15,7 @@ import torchio as tio
 from numpy.typing import NDArray
 
 from data_modules.config import AugmentationConfig
-from data_modules.geometry import AIR_HU, Grid, Volume
+from data_modules.geometry import AIR_HU, Grid, Volume, lps_from_ras
 from data_modules.resampling import reimage, resample_image
 
 _SLICE_AXIS = 2
@@ -36,7 +36,6 @@ class Augmentation:
     def __init__(self, config: AugmentationConfig, spacing_mm: tuple[float, float, float]) -> None:
         self.config = config
         self.spacing_mm = spacing_mm
-        self._affine = np.diag([*spacing_mm, 1.0])
 
     def spatial(
         self,
@@ -95,7 +94,8 @@ class Augmentation:
             hu += np.float32(rng.uniform(-config.offset_hu, config.offset_hu))
         if rng.random() < config.blur_probability:
             sigma_mm = float(rng.uniform(0, config.blur_mm))
-            hu, _ = self._apply(tio.Blur(std=(sigma_mm, sigma_mm, 0.0)), hu, None)
+            blur = tio.Blur(std=(sigma_mm, sigma_mm, 0.0))
+            hu = _apply(blur, tio.ScalarImage(tensor=_tensor(hu), affine=np.diag([*self.spacing_mm, 1.0])))
         if rng.random() < config.noise_probability:
             sigma_hu = float(rng.uniform(0, config.noise_hu))
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -117,22 +117,22 @@ class Augmentation:
             scales=scales,
             degrees=degrees,
             translation=(0.0, 0.0, 0.0),
+            center="origin",
             default_pad_value=AIR_HU,
             default_pad_label=0,
             label_interpolation="linear",
         )
-        return self._apply(transform, hu, occupancy)
-
-    def _apply(
-        self, transform: Any, hu: NDArray[np.float32], occupancy: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        images = {"hu": tio.ScalarImage(tensor=_tensor(hu), affine=self._affine)}
-        if occupancy is not None and occupancy.any():  # an empty label stays empty, and interpolation takes long
-            images["occupancy"] = tio.LabelMap(tensor=_tensor(occupancy), affine=self._affine)
-        subject = transform.apply_transform(tio.Subject(images))
-        if "occupancy" in images:
-            occupancy = subject["occupancy"].data[0].numpy()
-        return subject["hu"].data[0].numpy(), occupancy
+        around_origin = np.diag([*self.spacing_mm, 1.0])
+        around_origin[:3, 3] = np.multiply(self.spacing_mm, np.subtract(1, hu.shape) / 2)
+        grid = Grid(hu.shape, around_origin)
+        moved = _apply(transform, tio.ScalarImage(tensor=_tensor(hu), affine=grid.affine))
+        if occupancy is None or not occupancy.any():
+            return moved, occupancy
+        box = _reach(occupancy, grid, transform)  # interpolation takes long, and lesions are small
+        start = grid.crop(tuple(side.start for side in box), (1, 1, 1))
+        label = np.zeros_like(occupancy)
+        label[box] = _apply(transform, tio.LabelMap(tensor=_tensor(occupancy[box]), affine=start.affine))
+        return moved, label
 
 
 def thick_slices(n: int, spacing_mm: float, thickness_mm: float, thicker_mm: float) -> NDArray[np.float32]:
@@ -145,6 +145,26 @@ def thick_slices(n: int, spacing_mm: float, thickness_mm: float, thicker_mm: flo
     impulses = Volume(np.eye(n, dtype=np.float32)[None], grid)
     thick = reimage(impulses, _SLICE_AXIS, thickness_mm, thicker_mm, target_spacing_mm=thicker_mm)
     return resample_image(thick, grid, slab_mm=(1.0, 1.0, thicker_mm)).data[0]
+
+
+def _apply(transform: Any, image: tio.Image) -> NDArray[np.float32]:
+    """`[X, Y, Z]` of a TorchIO image after a deterministic transform."""
+    array: NDArray[np.float32] = transform.apply_transform(tio.Subject(image=image))["image"].data[0].numpy()
+    return array
+
+
+def _reach(occupancy: NDArray[np.float32], grid: Grid, transform: Any) -> tuple[slice, slice, slice]:
+    """The box of a patch that holds all that is labelled, both before and after an affine transform."""
+    voxels = np.argwhere(occupancy)
+    box = np.stack([voxels.min(axis=0) - 1, voxels.max(axis=0) + 1])  # interpolation spreads to the next voxel
+    corners = grid.to_ras_mm(np.stack(np.meshgrid(*box.T), axis=-1).reshape(-1, 3))
+    forward = transform.get_affine_transform(tio.LabelMap(tensor=torch.zeros(1, 2, 2, 2))).GetInverse()
+    moved = [lps_from_ras(forward.TransformPoint(lps_from_ras(point))) for point in corners]
+    both = np.concatenate([box, grid.to_index(moved)])
+    low = np.clip(np.floor(both.min(axis=0)).astype(int), 0, None)
+    high = np.clip(np.ceil(both.max(axis=0)).astype(int) + 1, None, occupancy.shape)
+    x, y, z = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    return x, y, z
 
 
 def _through(array: NDArray[np.float32], profile: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from typing import Any
@@ -127,6 +128,30 @@ class TestAffine:
         np.testing.assert_allclose(moved[inner], self.expected(hu, AIR_HU)[inner], atol=0.05)
         np.testing.assert_allclose(label[inner], self.expected(occupancy, 0)[inner], atol=1e-4)
         assert label.sum() == pytest.approx(occupancy.sum() * np.prod(self.SCALES), rel=0.05)
+
+    @pytest.mark.parametrize(
+        "lesions",
+        [[(0, 0, 0)], [(23, 19, 11)], [(12, 0, 11), (13, 0, 11)], [(5, 5, 5), (18, 14, 2)], [(0, 0, 0), (23, 19, 11)]],
+    )
+    def test_the_label_is_what_torchio_makes_of_the_whole_patch(self, lesions: list[tuple[int, int, int]]) -> None:
+        hu, occupancy = patch()
+        occupancy[:] = 0
+        for lesion in lesions:
+            occupancy[lesion] = 0.8
+        affine = np.diag([*SPACING, 1.0])
+        subject = tio.Subject(
+            hu=tio.ScalarImage(tensor=torch.from_numpy(hu)[None], affine=affine),
+            label=tio.LabelMap(tensor=torch.from_numpy(occupancy)[None], affine=affine),
+        )
+        for degrees in (self.DEGREES, (-20.0, 15.0, 30.0)):
+            transform = tio.Affine(
+                self.SCALES, degrees, (0, 0, 0), default_pad_value=-1024, label_interpolation="linear"
+            )
+            expected = transform.apply_transform(copy.deepcopy(subject))
+            moved, label = only().affine(hu, occupancy, self.SCALES, degrees)
+            assert label is not None
+            np.testing.assert_allclose(label, expected["label"].data[0].numpy(), atol=1e-4)
+            np.testing.assert_allclose(moved, expected["hu"].data[0].numpy(), atol=0.05)
 
     def test_air_comes_in_from_outside(self) -> None:
         moved, label = only().affine(np.full(SHAPE, 40, np.float32), None, (0.5, 0.5, 0.5), (0.0, 0.0, 0.0))
