@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -37,13 +39,11 @@ def test_presets_and_what_overrides_them() -> None:
         if preset == "base":
             continue
         config.model.vit.preset = preset
-        encoder = build_model(config).encoder
-        assert isinstance(encoder, ViTEncoder)
+        encoder: Any = build_model(config).encoder
         assert (encoder.dim, encoder.depth, encoder.blocks[0].attention.heads) == (dim, depth, heads)
     config.model.vit.depth = 3
     config.model.vit.drop_path = 0.2
     encoder = build_model(config).encoder
-    assert isinstance(encoder, ViTEncoder)
     assert encoder.depth == 3
     assert [b.drop_path for b in encoder.blocks] == [0, 0.1, 0.2]
 

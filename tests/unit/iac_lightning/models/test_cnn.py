@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_skips_carry_the_image_past_the_bottleneck() -> None:
 def test_start_of_the_weights() -> None:
     torch.manual_seed(0)
     network = PlannedUNet(plan_cnn((16, 16, 16), (1, 1, 1), base_features=32))
-    convolution = network.encoder_stages[1][1][0]
+    convolution: Any = network.get_submodule("encoder_stages.1.1.0")
     expected = (2 / (1 + 0.01**2) / (64 * 27)) ** 0.5  # Kaiming, fan-in
     assert convolution.weight.std().item() == pytest.approx(expected, rel=0.02)
     assert all(p.eq(0).all() for name, p in network.named_parameters() if name.endswith("0.bias") and "heads" in name)
@@ -168,9 +169,11 @@ def test_start_of_the_weights() -> None:
 def test_residual_blocks_start_as_their_skip() -> None:
     network = PlannedUNet(tiny_plan("residual"))
     for stage in network.encoder_stages:
+        assert isinstance(stage, nn.Sequential)
         block = stage[-1]
         assert isinstance(block, ResidualBlock)
-        x = torch.randn(1, block.conv1[0].in_channels, 4, 4, 4)
+        first: Any = block.get_submodule("conv1.0")
+        x = torch.randn(1, first.in_channels, 4, 4, 4)
         torch.testing.assert_close(block(x), F.leaky_relu(block.skip(x), 0.01))
 
 
