@@ -128,7 +128,7 @@ class OverlayFigure(Callback):
         with_lesion = [s for s in by_size if (np.asarray(s.native_label()) > 0).any()] or by_size
         chosen = with_lesion[len(with_lesion) // 2]
         config = self.run.config
-        probability = predict_prepared(pl_module.model, chosen, config.data, config.inference, pl_module.device)
+        probability = predict_prepared(pl_module.model, chosen, config, pl_module.device)
         threshold = float(trainer.callback_metrics.get("dev/threshold", 0.5))
         figure = overlay_figure(
             Volume(np.asarray(chosen.native_hu()), chosen.native_grid),

@@ -9,14 +9,13 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from data_modules.config import DataConfig
 from data_modules.ct import Scan
 from data_modules.ct_data_module import normalise
-from data_modules.geometry import Grid, Volume
+from data_modules.geometry import Volume
 from data_modules.prepare.common_grid import on_common_grid
 from data_modules.resampling import resample_probability
 from data_modules.store import PreparedSeries
-from iac_lightning.schema import InferenceConfig
+from iac_lightning.schema import ExperimentConfig, InferenceConfig
 
 
 def predict_region(
@@ -52,28 +51,35 @@ def predict_region(
 
 
 def predict_volume(
-    model: nn.Module, common: Volume, native: Grid, data: DataConfig, config: InferenceConfig, device: torch.device
+    model: nn.Module, common: Volume, native_hu: Volume, config: ExperimentConfig, device: torch.device
 ) -> Volume:
-    """Probability on `native` from HU on the common grid; the model's training mode is restored afterwards."""
+    """Probability on a native grid from HU on the common grid; the model's training mode is restored afterwards.
+
+    A network that learnt under the restricted objective (`loss.restrict_hu`) has never been told about darker voxels:
+    its probability there is 0, by the scan's own HU.
+    """
+    data = config.data
     image = torch.from_numpy(normalise(np.asarray(common.data, dtype=np.float32), data.window_hu))[None, None]
     training = model.training
     model.eval()
     try:
-        probability = predict_region(model, image.to(device), data.sampling.crop, config).cpu().numpy()
+        probability = predict_region(model, image.to(device), data.sampling.crop, config.inference).cpu().numpy()
     finally:
         model.train(training)
-    return resample_probability(Volume(probability, common.grid), native)
+    native = resample_probability(Volume(probability, common.grid), native_hu.grid)
+    if config.loss.restrict_hu is None:
+        return native
+    return native.with_data(np.where(native_hu.data >= config.loss.restrict_hu, native.data, np.float32(0)))
 
 
 def predict_prepared(
-    model: nn.Module, series: PreparedSeries, data: DataConfig, config: InferenceConfig, device: torch.device
+    model: nn.Module, series: PreparedSeries, config: ExperimentConfig, device: torch.device
 ) -> Volume:
     """Probability of a prepared series on the native grid of its region of interest."""
-    return predict_volume(model, Volume(series.hu(), series.grid), series.native_grid, data, config, device)
+    native_hu = Volume(series.native_hu(), series.native_grid)
+    return predict_volume(model, Volume(series.hu(), series.grid), native_hu, config, device)
 
 
-def predict_scan(
-    model: nn.Module, scan: Scan, region: Scan, data: DataConfig, config: InferenceConfig, device: torch.device
-) -> Volume:
+def predict_scan(model: nn.Module, scan: Scan, region: Scan, config: ExperimentConfig, device: torch.device) -> Volume:
     """Probability of a scan on the native grid of its region of interest (see `data_modules.prepare.roi`)."""
-    return predict_volume(model, on_common_grid(scan, region, data.grid), region.grid, data, config, device)
+    return predict_volume(model, on_common_grid(scan, region, config.data.grid), region.volume, config, device)

@@ -43,7 +43,7 @@ class SegmentationModule(ExperimentModule):
         data: CTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         for index in batch["series_index"].tolist():
             prepared = data.dev_series[index]
-            probability = predict_prepared(self.model, prepared, self.config.data, self.config.inference, self.device)
+            probability = predict_prepared(self.model, prepared, self.config, self.device)
             label = np.asarray(prepared.native_label()) > 0
             scores = dice_at_thresholds(probability.data, label, DEFAULT_THRESHOLDS)
             self._dev_rows.append((index, bool(label.any()), scores.tolist()))

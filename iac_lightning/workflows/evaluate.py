@@ -187,8 +187,7 @@ def digest(value: Any) -> str:
 
 def native_probability(model: TrainedModel, series: PreparedSeries) -> Volume:
     """Probability on the native grid of the series' region of interest."""
-    config = model.run.config
-    return predict_prepared(model.network, series, config.data, config.inference, model.device)
+    return predict_prepared(model.network, series, model.run.config, model.device)
 
 
 def evaluate_series(
@@ -226,6 +225,7 @@ def prediction_key(model: TrainedModel, item: PreparedSeries) -> dict[str, Any]:
     """What a saved prediction depends on."""
     config = model.run.config
     settings = {"grid": dataclasses.asdict(config.data.grid), "inference": dataclasses.asdict(config.inference)}
+    settings["restrict_hu"] = config.loss.restrict_hu
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "source_sha256": item.source_sha256,

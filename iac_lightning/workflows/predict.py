@@ -57,7 +57,7 @@ def predict(
     model = load_trained(run)
     thresholds = trained_thresholds(model)
     config = run.config
-    probability = predict_scan(model.network, scan, region, config.data, config.inference, model.device)
+    probability = predict_scan(model.network, scan, region, config, model.device)
     mask = probability.with_data(probability.data >= thresholds["threshold"])
     bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
     protocol = protocol_prior(bright, region.volume)

@@ -10,7 +10,7 @@ from data_modules.ct import Scan
 from data_modules.geometry import Grid
 from data_modules.prepare.common_grid import on_common_grid
 from iac_lightning.inference import predict_region, predict_scan
-from iac_lightning.schema import InferenceConfig
+from iac_lightning.schema import ExperimentConfig, InferenceConfig, LossConfig
 
 
 class Voxelwise(nn.Module):
@@ -49,23 +49,33 @@ def region(spacing: tuple[float, float, float], thickness: float) -> Scan:
     return Scan(hu=hu, grid=Grid(shape, np.diag([*spacing, 1.0])), slice_thickness_mm=thickness)
 
 
-def config() -> DataConfig:
-    return DataConfig(
+def config(restrict_hu: float | None = None) -> ExperimentConfig:
+    data = DataConfig(
         grid=GridConfig(spacing_mm=(1.0, 1.0, 2.0), roi_mm=(24, 24, 24)),
         sampling=SamplingConfig(crop=(8, 8, 4)),
         window_hu=(0.0, 800.0),
     )
+    return ExperimentConfig(name="test", data=data, loss=LossConfig(restrict_hu=restrict_hu))
 
 
 def test_probabilities_come_back_on_the_native_grid() -> None:
     scan = region((0.5, 0.5, 4.0), 4.0)
     model = Voxelwise().train()
-    found = predict_scan(model, scan, scan, config(), InferenceConfig(), torch.device("cpu"))
+    found = predict_scan(model, scan, scan, config(), torch.device("cpu"))
     assert found.grid.same_as(scan.grid)
     assert model.training
     low, high = 1 / (1 + np.exp(-4 * (40 / 400 - 1))), 1 / (1 + np.exp(-4 * (600 / 400 - 1)))
     assert found.data[:20] == pytest.approx(low, abs=1e-4)
     assert found.data[-20:] == pytest.approx(high, abs=1e-4)
+
+
+def test_a_restricted_objective_knows_nothing_of_dark_voxels() -> None:
+    scan = region((0.5, 0.5, 4.0), 4.0)
+    free = predict_scan(Voxelwise(), scan, scan, config(), torch.device("cpu"))
+    restricted = predict_scan(Voxelwise(), scan, scan, config(restrict_hu=100.0), torch.device("cpu"))
+    assert (free.data > 0).all()
+    assert (restricted.data[scan.hu < 100] == 0).all()
+    np.testing.assert_array_equal(restricted.data[scan.hu >= 100], free.data[scan.hu >= 100])
 
 
 def test_the_common_grid_averages_what_is_finer() -> None:
@@ -74,6 +84,6 @@ def test_the_common_grid_averages_what_is_finer() -> None:
     hu[::2] = 0
     hu[1::2] = 100
     scan = Scan(hu=hu, grid=scan.grid, slice_thickness_mm=1.0)
-    common = on_common_grid(scan, scan, config().grid)
+    common = on_common_grid(scan, scan, config().data.grid)
     assert common.grid.spacing_mm == pytest.approx((1.0, 1.0, 2.0))
     assert common.data == pytest.approx(50, abs=1e-3)
