@@ -117,15 +117,17 @@ class PatchDataset(Dataset[Batch]):
         prepared = self.series[place.series]
         cut(_hu(prepared), place.corner, image, AIR_HU)
         if label is not None:
-            _cut_label(prepared, place.corner, label)
+            labelled = _cut_label(prepared, place.corner, label)
         axial = prepared.slice_axis == _SLICE_AXIS  # other scans are as thick along z as the grid is
         own_mm = prepared.slice_thickness_mm if axial else self.config.grid.spacing_mm[_SLICE_AXIS]
         hu, occupancy, thickness_mm = self._augmentation.spatial(image, label, own_mm, rng)
         if label is not None and loss_region is not None and occupancy is not None:
-            if occupancy is not label:
-                np.copyto(label, occupancy)
             np.greater_equal(hu, -np.inf if self.restrict_hu is None else self.restrict_hu, out=loss_region)
-            loss_region |= label > 0
+            if occupancy is label:
+                loss_region[labelled] = True
+            else:
+                np.copyto(label, occupancy)
+                loss_region |= label > 0
         hu = self._augmentation.intensity(hu, rng)
         if hu is not image:
             np.copyto(image, hu)
@@ -250,12 +252,14 @@ def _occupancy(prepared: PreparedSeries) -> NDArray[np.uint8]:
     return occupancy
 
 
-def _cut_label(prepared: PreparedSeries, corner: Corner, out: NDArray[np.float32]) -> None:
-    """Write a patch of occupancy in [0, 1]; lesions are few voxels, and the components list them all."""
+def _cut_label(prepared: PreparedSeries, corner: Corner, out: NDArray[np.float32]) -> tuple[NDArray[np.int32], ...]:
+    """Write a patch of occupancy in [0, 1], and say where it is labelled: few voxels, which the components list."""
     voxels = prepared.components[:, 1:]
     voxels = voxels[((voxels >= corner) & (voxels < np.add(corner, out.shape))).all(axis=1)]
+    labelled = tuple((voxels - np.asarray(corner, dtype=np.int32)).T)
     out.fill(0)
-    out[tuple((voxels - corner).T)] = _occupancy(prepared)[tuple(voxels.T)] / np.float32(255)
+    out[labelled] = _occupancy(prepared)[tuple(voxels.T)] / np.float32(255)
+    return labelled
 
 
 def _normalise_in_place(hu: Tensor, window_hu: tuple[float, float]) -> None:

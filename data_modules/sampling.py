@@ -109,11 +109,12 @@ def cut(array: NDArray[Any], corner: Corner, out: NDArray[Any], fill: float) -> 
     """
     low = [max(c, 0) for c in corner]
     high = [max(a, min(c + n, size)) for a, c, n, size in zip(low, corner, out.shape, array.shape, strict=True)]
-    read = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    if read.shape != out.shape:
-        out.fill(fill)
-        out = out[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))]
-    np.copyto(out, read, casting="unsafe")
+    inside = [slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True)]
+    for axis, side in enumerate(inside):
+        before = (slice(None),) * axis
+        out[(*before, slice(None, side.start))] = fill
+        out[(*before, slice(side.stop, None))] = fill
+    np.copyto(out[tuple(inside)], array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], casting="unsafe")
 
 
 def _by_patient(series: Sequence[PreparedSeries], indices: Iterable[int]) -> list[list[int]]:
