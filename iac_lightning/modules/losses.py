@@ -88,6 +88,8 @@ class SegmentationLoss(nn.Module):
         loss = torch.stack(
             [w * (self.dice_weight * d + self.ce_weight * c) for w, (d, c) in zip(weights, terms, strict=True)]
         ).sum()
+        for unused in levels[len(weights) :]:
+            loss = loss + 0.0 * unused.sum()  # DDP waits for a gradient of every parameter
         return {"loss": loss, "dice_loss": terms[0][0].detach(), "ce": terms[0][1].detach()}
 
     @staticmethod
