@@ -57,9 +57,8 @@ class Registration:
 
     Attributes:
         affine: `[4, 4]`, template RAS mm to scan RAS mm.
-        similarity: correlation of windowed HU over the part of the template's head that the scan shows (1 is best;
-            two real heads, cut and turned: right from 0.66, wrong header and other
-            objects up to 0.51).
+        similarity: correlation of windowed HU over the part of the template's head that the scan shows; 1 is best.
+            Two real heads, cut and turned, gave 0.66 and more; wrong headers and other objects 0.51 and less.
         ok: whether the result is believable.
         reason: why not; empty when `ok`.
     """
@@ -126,7 +125,7 @@ def register_to_template(scan: Scan, template: Volume) -> Registration:
         if refined is None:
             return _failed("the template was moved off the scan")
         affine = refined[1]
-    return _judged(_ras_matrix(affine), fixed, moving, scan.grid)
+    return judge(_ras_matrix(affine), fixed, moving, scan.grid)
 
 
 def _failed(reason: str) -> Registration:
@@ -189,7 +188,7 @@ def _head_center(head: Volume) -> NDArray[np.float64]:
 def _optimise(fixed: sitk.Image, moving: sitk.Image, start: Any, iterations: int) -> tuple[float, Any] | None:
     """Negative mutual information and the transform that reaches it from `start`; None where nothing overlaps."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # the order of summation, and with it the last digits, depends on it
+    method.SetNumberOfWorkUnits(1)  # the order of summation, and with it the last digits, depends on it
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.NONE)
     method.MetricUseFixedImageGradientFilterOff()
@@ -223,8 +222,15 @@ def _ras_matrix(transform: Any) -> NDArray[np.float64]:
     return flip @ matrix @ flip
 
 
-def _judged(affine: NDArray[np.float64], fixed: Volume, moving: Volume, scan_grid: Grid) -> Registration:
-    """The registration with its verdict."""
+def judge(affine: NDArray[np.float64], fixed: Volume, moving: Volume, scan_grid: Grid) -> Registration:
+    """Whether an affine (template to scan, RAS mm) is believable.
+
+    Args:
+        affine: `[4, 4]`.
+        fixed: the template, windowed HU.
+        moving: the scan, windowed HU, the head alone; may reach beyond the scan.
+        scan_grid: what the scan itself covers.
+    """
     mapping = np.linalg.inv(moving.grid.affine) @ affine @ fixed.grid.affine
     shown = ndimage.affine_transform(
         moving.data, mapping[:3, :3], mapping[:3, 3], fixed.grid.shape, order=1, cval=np.nan
