@@ -44,6 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
     phantom.add_argument("--max-series", type=int, default=3, help="most series a patient (1-3)")
     phantom.set_defaults(command=run_phantom)
 
+    split = commands.add_parser("split", help="assign splits by patient to the rows of a cohort table without one")
+    split.add_argument("cohort", type=Path)
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument(
+        "--fractions",
+        nargs="+",
+        default=["pretrain=0.43", "finetune=0.28", "dev=0.11", "test=0.18"],
+        metavar="split=share",
+        help="share of the patients of each split (default: %(default)s)",
+    )
+    split.set_defaults(command=run_split)
+
     for name, help_text in (
         ("config", "print the resolved config of an experiment"),
         ("plan", "shapes, parameters, steps and memory of an experiment, without data"),
@@ -114,6 +126,23 @@ def run_phantom(arguments: argparse.Namespace) -> None:
         arguments.out, arguments.patients, arguments.seed, arguments.workers, arguments.max_series
     )
     print(f"{path}\n{path.parent / 'contact_sheet.png'}")
+
+
+def run_split(arguments: argparse.Namespace) -> None:
+    """`iac split`."""
+    from data_modules.cohort import assign_splits, read_cohort, read_table, write_cohort
+
+    fractions = {}
+    for part in arguments.fractions:
+        name, _, share = part.partition("=")
+        try:
+            fractions[name] = float(share)
+        except ValueError:
+            raise UserError(f"--fractions: {part!r} is not split=share, such as dev=0.1") from None
+    write_cohort(arguments.cohort, assign_splits(read_table(arguments.cohort), fractions, arguments.seed))
+    cohort = read_cohort(arguments.cohort)
+    for name in fractions:
+        print(f"{name}: {len(cohort.patients(name))} patients, {len(cohort.split(name))} series")
 
 
 def run_config(arguments: argparse.Namespace) -> None:
