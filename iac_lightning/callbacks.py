@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.ct_data_module import CTDataModule
 from data_modules.geometry import Volume
+from data_modules.store import PreparedSeries
 from iac_lightning.evaluation.figures import overlay_figure, reconstruction_figure
+from iac_lightning.files import write_text_atomic
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import masking_noise
@@ -38,7 +41,7 @@ class EpochHistory(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget epochs that will run again."""
         rows = [r for r in read_history(self.path) if r["epoch"] < trainer.current_epoch]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in rows))
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,25 +113,41 @@ class ReconstructionFigure(Callback):
 
 
 class OverlayFigure(Callback):
-    """After each validation of a segmentation: label and prediction on one development scan."""
+    """After each validation of a segmentation: label and prediction on one development scan.
+
+    It is predicted while validation runs, with the weights that are validated (the averaged ones, where there are
+    such), and drawn afterwards, at the threshold that validation has found.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._predicted: tuple[PreparedSeries, Volume] | None = None
 
     @rank_zero_only
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the development scan with the median label volume, the same one every time."""
-        if trainer.sanity_checking:
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Predict the scan, once a validation."""
+        if batch_idx > 0 or trainer.sanity_checking:
             return
         assert isinstance(pl_module, ExperimentModule)
         data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        by_size = sorted(
-            data.dev_series, key=lambda s: (int((np.asarray(s.native_label()) > 0).sum()), s.series.series_id)
-        )
-        with_lesion = [s for s in by_size if (np.asarray(s.native_label()) > 0).any()] or by_size
-        chosen = with_lesion[len(with_lesion) // 2]
+        chosen = self._predicted[0] if self._predicted else median_burden(data.dev_series)
+        self._predicted = chosen, predict_prepared(pl_module.model, chosen, self.run.config, pl_module.device)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it."""
+        if trainer.sanity_checking or self._predicted is None:
+            return
         config = self.run.config
-        probability = predict_prepared(pl_module.model, chosen, config, pl_module.device)
+        chosen, probability = self._predicted
         threshold = float(trainer.callback_metrics.get("dev/threshold", 0.5))
         figure = overlay_figure(
             Volume(np.asarray(chosen.native_hu()), chosen.native_grid),
@@ -139,3 +158,10 @@ class OverlayFigure(Callback):
             f"{chosen.series.series_id}, {chosen.slice_thickness_mm:g} mm slices",
         )
         log_figure(pl_module.logger, figure, self.run.directory / "figures" / "overlay.png")
+
+
+def median_burden(series: Sequence[PreparedSeries]) -> PreparedSeries:
+    """The series with the median labelled volume among those with lesions; among all, where none has any."""
+    sizes = [(int((np.asarray(s.native_label()) > 0).sum()), s.series.series_id, s) for s in series]
+    ranked = sorted((row for row in sizes if row[0]), key=lambda row: row[:2]) or sorted(sizes, key=lambda r: r[:2])
+    return ranked[len(ranked) // 2][2]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a `UserError` is printed without traceback and gives status 2."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         status = arguments.command(arguments)
     except UserError as error:
@@ -29,6 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     return int(status or 0)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with `key=value` settings on either side of options, which argparse alone does not take."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    foreign = [word for word in rest if "overrides" not in arguments or word.startswith("-")]
+    if foreign:
+        parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("finetune", "train a segmentation: ViT or CNN"),
     ):
         command = commands.add_parser(name, help=help_text)
-        command.add_argument("experiment", type=Path, help="YAML file, such as experiments/finetune/vit_tiny.yaml")
+        command.add_argument("experiment", type=Path, help="YAML file, such as experiments/finetune/vit_mae.yaml")
         command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
         if name in ("pretrain", "finetune"):
             command.add_argument("--dry-run", action="store_true", help="the plan only")
@@ -189,6 +201,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from iac_lightning.workflows.evaluate import describe, evaluate
 
     print(describe(evaluate(load_run(arguments.run), arguments.split)))
+    print(f"  scan by scan: {arguments.run / 'evaluation' / arguments.split}.csv")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -237,7 +250,12 @@ def run_ui(arguments: argparse.Namespace) -> int:
 
     from iac_lightning.tracking import serve_command
 
-    return subprocess.call(serve_command(arguments.runs_dir))
+    command = serve_command(arguments.runs_dir)
+    print("http://127.0.0.1:5000 (Ctrl-C ends it)", flush=True)
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:  # the way to end it
+        return 0
 
 
 EXPERIMENT_COMMANDS = {

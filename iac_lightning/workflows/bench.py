@@ -5,6 +5,7 @@ Absolute seconds depend on the machine; a ratio to a peer measured in turn with 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -25,6 +26,7 @@ from torch import nn
 from data_modules.config import AugmentationConfig, DataConfig, GridConfig, SamplingConfig
 from data_modules.ct import write_nifti
 from data_modules.ct_data_module import CTDataModule
+from data_modules.errors import UserError
 from data_modules.geometry import Volume
 from data_modules.phantom.cohort import make_phantom_cohort
 from data_modules.store import prepare_cohort
@@ -240,15 +242,25 @@ def bench_scan(folder: Path, scan: Path, template: Path | None, run: Path | None
     return {"prepare": measured(prepare), "predict": measured(predict)}
 
 
+WATCH = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss / 2**20]))
+"""
+"""Starts a process and prints its status, seconds and peak memory (GiB). It runs in a small process of its own: on
+Linux the peak of a new process begins at that of the one that starts it, and this one holds torch and networks."""
+
+
 def measured(command: list[str]) -> dict[str, float]:
     """Wall-clock seconds and peak resident memory of one `iac` command, start of Python included."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "iac_lightning.cli", *command], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"iac {' '.join(command)} ended with status {process.returncode}")
-    return {"seconds": time.perf_counter() - start, "peak_memory_gib": usage.ru_maxrss / 2**20}
+    program = [sys.executable, "-m", "iac_lightning.cli", *command]
+    done = subprocess.run([sys.executable, "-c", WATCH, *program], stdout=subprocess.PIPE, text=True, check=True)
+    status, seconds, peak_memory_gib = json.loads(done.stdout)
+    if status:
+        raise UserError(f"iac {' '.join(command)} ended with status {status}. Its message stands above.")
+    return {"seconds": seconds, "peak_memory_gib": peak_memory_gib}
 
 
 def throwaway_run(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from data_modules.phantom.cohort import make_phantom_cohort
 from data_modules.store import prepare_cohort
 from iac_lightning import tracking
 from iac_lightning.config import load_experiment
+from iac_lightning.evaluation.report import estimate, number
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import load_run
 
@@ -98,13 +99,29 @@ def run_lane(
         if name in MODELS:
             steps.append(["evaluate", str(out / name), "--split", "test"])
         for step in steps:
-            threads = str(max(1, (os.cpu_count() or 1) // len(LANES)))
-            status = subprocess.call(
-                [sys.executable, "-m", "iac_lightning.cli", *step], env={**os.environ, "OMP_NUM_THREADS": threads}
-            )
-            if status:
+            if run_step(step):
                 failures.append(f"iac {step[0]} ({name})")
                 return
+
+
+def run_step(step: Sequence[str]) -> int:
+    """One `iac` command in a process of its own; returns its status.
+
+    Its lines are passed on: on a terminal of their own, the progress bars of two lanes would overwrite each other.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // len(LANES)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "iac_lightning.cli", *step],
+        env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    return process.returncode
 
 
 def collect(out: Path) -> dict[str, Any]:
@@ -127,10 +144,7 @@ def summary_lines(results: dict[str, Any], page: Path, seconds: float) -> str:
     """What the demo found, for the terminal."""
     lines = ["", f"{'model':12s}  test Dice [95 % CI over patients]   volume ICC   scans / patients"]
     for name, r in results.items():
-        low, high = r["dice_ci95"]
-        icc = "-" if r["volume_icc"] is None else f"{r['volume_icc']:.2f}"
-        lines.append(
-            f"{name:12s}  {r['dice']:.3f} [{low:.3f}; {high:.3f}]              {icc:>5s}        "
-            f"{r['n_series']} / {r['n_patients']}"
-        )
+        dice = estimate({"mean": r["dice"], "ci95": r["dice_ci95"]})
+        icc = number(r["volume_icc"], 2)
+        lines.append(f"{name:12s}  {dice:34s} {icc:>6s}       {r['n_series']} / {r['n_patients']}")
     return "\n".join([*lines, "", CAVEAT, f"Report: {page}   ({seconds / 60:.1f} minutes)"])

@@ -21,6 +21,7 @@ from iac_lightning.inference import predict_scan
 from iac_lightning.runs import Run
 from iac_lightning.workflows.evaluate import load_trained, trained_thresholds
 
+OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
 LARGEST_CENTRED_RATIO = 1.6
 """A scan up to this much larger than the region of interest is taken to be centred on it; others need a template."""
 
@@ -50,12 +51,14 @@ def predict(
         What `result.json` holds.
 
     Raises:
-        UserError: when the scan cannot be read or registered; no mask is written then.
+        UserError: when the scan cannot be read or registered; `out` holds no mask then, not even an earlier one.
     """
+    model = load_trained(run)  # before the scan: a run that cannot predict is known at once
+    thresholds = trained_thresholds(model)
+    for name in OUTPUTS:  # where this scan fails, no mask of an earlier one may stand in its place
+        (out / name).unlink(missing_ok=True)
     scan = read_scan(source, series=series, slice_thickness_mm=slice_thickness_mm)
     region, registration = find_region(scan, run, template)
-    model = load_trained(run)
-    thresholds = trained_thresholds(model)
     config = run.config
     probability = predict_scan(model.network, scan, region, config, model.device)
     mask = probability.with_data(probability.data >= thresholds["threshold"])

@@ -36,8 +36,11 @@ def report(runs: Sequence[Run], out: Path, split: str, caveat: str = "", command
         Path of the page.
 
     Raises:
-        UserError: when a run was not evaluated on the split.
+        UserError: when a run was not evaluated on the split, or two have the same name.
     """
+    names = [run.config.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"more than one run is called {', '.join(twice)}: give each run once, under a name of its own")
     labels = model_labels([run.config for run in runs])
     models = {run.config.name: model_result(run, label, split) for run, label in zip(runs, labels, strict=True)}
     first = runs[0]
