@@ -7,6 +7,7 @@ RUN        ?= runs/vit_mae
 SPLIT      ?= test
 INPUT      ?=
 OUT        ?= prediction
+PHANTOM     = $(if $(EXPERIMENT)$(findstring --dry-run,$(ARGS)),,$(COHORT))
 TEMPLATE   ?= $(wildcard ../shared/data/scct_template_hu.nii.gz)
 SCAN       ?= $(wildcard ../shared/data/ge_head_dicom)
 COHORT     := data/phantom/cohort.csv
@@ -15,7 +16,7 @@ IAC        := $(BIN)/iac
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo pretrain finetune baseline evaluate predict report ui bench lint format types test test-all clean
+.PHONY: help setup setup-dev demo pretrain finetune baseline evaluate predict ui bench lint format types test test-all clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,7 +27,8 @@ setup: $(VENV)/.runtime ## virtual environment with everything needed to run
 setup-dev: $(VENV)/.dev ## the same with tests, linter and type checker
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is too old: 3.11 or newer is needed; name one: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (about two minutes, once)"
 	@$(PIP) --editable . && touch $@
@@ -40,15 +42,15 @@ $(COHORT): | $(VENV)/.runtime
 demo: $(VENV)/.runtime ## phantom cohort, MAE, two ViTs and a CNN, compared in one report (about 13 minutes on 2 cores)
 	$(IAC) demo $(ARGS)
 
-# Without EXPERIMENT the defaults run on the phantom cohort, which is made on first use.
-pretrain: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## pre-train a masked autoencoder
+# Without EXPERIMENT the defaults run on the phantom cohort, which is made on first use (ARGS=--dry-run needs none).
+pretrain: $(VENV)/.runtime $(PHANTOM) ## pre-train a masked autoencoder
 	$(IAC) pretrain $(or $(EXPERIMENT),experiments/pretrain/mae.yaml) $(ARGS)
 
-finetune: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## fine-tune the ViT (without EXPERIMENT: after the default pre-training)
-	$(if $(EXPERIMENT),,$(IAC) pretrain experiments/pretrain/mae.yaml)
+finetune: $(VENV)/.runtime $(PHANTOM) ## fine-tune the ViT (without EXPERIMENT: after the default pre-training)
+	$(if $(PHANTOM),$(IAC) pretrain experiments/pretrain/mae.yaml)
 	$(IAC) finetune $(or $(EXPERIMENT),experiments/finetune/vit_mae.yaml) $(ARGS)
 
-baseline: $(VENV)/.runtime $(if $(EXPERIMENT),,$(COHORT)) ## train the nnU-Net-style CNN
+baseline: $(VENV)/.runtime $(PHANTOM) ## train the nnU-Net-style CNN
 	$(IAC) finetune $(or $(EXPERIMENT),experiments/baselines/cnn.yaml) $(ARGS)
 
 evaluate: $(VENV)/.runtime ## measure RUN=runs/… on SPLIT=test
@@ -83,4 +85,4 @@ test-all: $(VENV)/.dev ## every test
 
 clean: ## remove the environment and caches; never runs or data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . \( -path ./runs -o -path ./data -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
