@@ -59,6 +59,8 @@ class DecoderConfig:
         default="interpolation", metadata={"choices": ("transposed", "interpolation", "pixelshuffle")}
     )
     """How features grow: transposed convolution, interpolation with regular convolution, or pixel shuffle."""
+    pyramid: bool = True
+    """Features of the image beside the tokens' at every level, not at full resolution alone (progressive, unetr)."""
     channels: int = 16
     """Channels at full resolution; each coarser level doubles them, up to `max_channels`."""
     max_channels: int = 128

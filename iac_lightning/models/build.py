@@ -62,7 +62,12 @@ def build_model(config: ExperimentConfig) -> nn.Module:
         encoder = build_encoder(config)
         settings = model.decoder
         decoder = build_decoder(
-            settings.name, settings.upsampling, encoder, channels=settings.channels, max_channels=settings.max_channels
+            settings.name,
+            settings.upsampling,
+            encoder,
+            channels=settings.channels,
+            max_channels=settings.max_channels,
+            pyramid=settings.pyramid,
         )
         network = ViTSegmenter(encoder, decoder)
     elif model.name == "cnn":

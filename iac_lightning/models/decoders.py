@@ -87,11 +87,11 @@ class Upsample(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """3 × 3 × 3 convolution, instance norm, leaky ReLU."""
+    """3 × 3 × 3 convolution (with a stride, to a coarser level), instance norm, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: Factor = (1, 1, 1)) -> None:
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False),
             nn.InstanceNorm3d(out_channels, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         )
@@ -121,8 +121,9 @@ class ConvDecoder(nn.Module):
     """Tokens enlarged step by step, a convolution block after each step.
 
     Level 0 is full resolution; the tokens are at level L, one level a step of `upsampling_steps`. Level i has
-    ``min(channels · 2^i, max_channels)`` channels. At level 0 a small convolutional stem of the image is concatenated:
-    lesions are smaller than a token, and their edges are in the image. With `skips` (UNETR, Hatamizadeh et al. 2022)
+    ``min(channels · 2^i, max_channels)`` channels. Features of the image itself are concatenated, for lesions are smaller
+    than a token: at level 0 those of a convolution block, and with `pyramid` also at each level below the tokens',
+    from a further block with a stride each (a convolutional stem beside the ViT, Xiao et al. 2021). With `skips` (UNETR, Hatamizadeh et al. 2022)
     each level i between gets the encoder's features from depth ``round(depth · i / L)``, shallow for fine, enlarged by
     the same kind of upsampling and concatenated.
 
@@ -140,6 +141,7 @@ class ConvDecoder(nn.Module):
         max_channels: int,
         out_channels: int,
         skips: bool,
+        pyramid: bool,
     ) -> None:
         super().__init__()
         self.patch_size = encoder.patch_size
@@ -161,9 +163,13 @@ class ConvDecoder(nn.Module):
             )
             for s in range(len(self.depths))
         )
-        self.stem = ConvBlock(encoder.in_channels, width[0])
+        # Level i of the image's features comes from level i − 1 by the factor of the step that leads back there.
+        self.stem = nn.ModuleList([ConvBlock(encoder.in_channels, width[0])])
+        if pyramid:
+            self.stem += [ConvBlock(width[i - 1], width[i], steps[top - i]) for i in range(1, top)]
         self.merge = nn.ModuleList(
-            ConvBlock(width[i] * (2 if skips or i == 0 else 1), width[i]) for i in range(top - 1, -1, -1)
+            ConvBlock(width[i] * (1 + (i < len(self.stem)) + (skips and i > 0)), width[i])
+            for i in range(top - 1, -1, -1)
         )
         self.head = nn.Conv3d(width[0], out_channels, 1)
 
@@ -180,14 +186,14 @@ class ConvDecoder(nn.Module):
         grid = token_grid(image.shape[2:], self.patch_size)
         *between, last = (f.transpose(1, 2).reshape(len(f), -1, *grid) for f in features)
         skips = [skip(f) for skip, f in zip(self.skips, between, strict=True)]
+        details = [self.stem[0](image)]
+        for block in self.stem[1:]:
+            details.append(block(details[-1]))
         x = self.project(last)
         for s, (grow, merge) in enumerate(zip(self.grow, self.merge, strict=True)):
-            x = grow(x)
-            if s == len(self.grow) - 1:
-                x = torch.cat([x, self.stem(image)], dim=1)
-            elif skips:
-                x = torch.cat([x, skips[s]], dim=1)
-            x = merge(x)
+            level = len(self.grow) - 1 - s
+            parts = [grow(x), *details[level : level + 1], *skips[s : s + 1]]
+            x = merge(torch.cat(parts, dim=1))
         logits: Tensor = self.head(x)
         return logits
 
@@ -199,6 +205,7 @@ def build_decoder(
     channels: int = 16,
     max_channels: int = 128,
     out_channels: int = 1,
+    pyramid: bool = True,
 ) -> LinearDecoder | ConvDecoder:
     """A decoder for an encoder's tokens.
 
@@ -210,6 +217,7 @@ def build_decoder(
         channels: at full resolution; each coarser level has twice as many.
         max_channels: most channels of a level.
         out_channels: logits a voxel.
+        pyramid: features of the image at every level below the tokens', not at full resolution alone.
 
     Raises:
         UserError: for an unknown name or upsampling.
@@ -226,6 +234,7 @@ def build_decoder(
             max_channels=max_channels,
             out_channels=out_channels,
             skips=name == "unetr",
+            pyramid=pyramid,
         )
     raise UserError(f"model.decoder.name is {name!r}. Choose one of {', '.join(DECODERS)}.")
 

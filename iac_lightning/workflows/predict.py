@@ -71,7 +71,7 @@ def predict(
     result = {
         **measure(mask, region),
         "volume_protocol_mm3": float(protocol.data.sum() * protocol.grid.voxel_volume_mm3),
-        "slice_thickness_mm": scan.slice_thickness_mm,
+        "slice_thickness_mm": region.slice_thickness_mm,
         "spacing_mm": list(scan.grid.spacing_mm),
         "roi_center_lps_mm": list(lps_from_ras(region.grid.center_ras_mm)),
         "roi_size_mm": list(region.grid.size_mm),
@@ -89,7 +89,7 @@ def predict(
         prediction=mask,
         probability=probability,
         title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
-        f"{scan.slice_thickness_mm:g} mm slices; model {config.name}",
+        f"{region.slice_thickness_mm:g} mm slices; model {config.name}",
     )
     figure.savefig(out / "overlay.png", dpi=110)
     write_nifti(place(mask, scan.grid, False), out / "mask.nii.gz")

@@ -32,11 +32,13 @@ def segmenter(
     channels: int = 2,
     max_channels: int = 6,
     out_channels: int = 1,
+    pyramid: bool = True,
 ) -> ViTSegmenter:
     torch.manual_seed(0)
     crop = [g * p for g, p in zip(grid, patch, strict=True)]
     encoder = ViTEncoder(crop=crop, patch_size=patch, dim=12, depth=4, heads=2)
-    return ViTSegmenter(encoder, build_decoder(name, upsampling, encoder, channels, max_channels, out_channels))
+    decoder = build_decoder(name, upsampling, encoder, channels, max_channels, out_channels, pyramid)
+    return ViTSegmenter(encoder, decoder)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +153,25 @@ def test_what_each_decoder_looks_at(name: str, count: int) -> None:
         assert torch.allclose(decoder(torch.randn_like(image), features), logits) == (name == "linear")
 
 
+def test_the_pyramid_brings_the_image_to_every_level_below_the_tokens() -> None:
+    encoder = ViTEncoder(crop=(16, 16, 8), patch_size=(8, 8, 4), dim=12, depth=2, heads=2)
+    plain: Any = build_decoder("unetr", "transposed", encoder, channels=2, pyramid=False)
+    full: Any = build_decoder("unetr", "transposed", encoder, channels=2, pyramid=True)
+    assert [len(plain.stem), len(full.stem)] == [1, 3]
+    image = torch.randn(1, 1, 16, 16, 8)
+    details = [full.stem[0](image)]
+    for block in full.stem[1:]:
+        details.append(block(details[-1]))
+    assert [tuple(d.shape[1:]) for d in details] == [(2, 16, 16, 8), (4, 8, 8, 8), (8, 4, 4, 4)]
+    # widths where they meet: what was enlarged, the tokens' features (not at full resolution), the image's
+    assert [block[0].in_channels for block in plain.merge] == [16, 8, 4]
+    assert [block[0].in_channels for block in full.merge] == [24, 12, 4]
+
+
 @pytest.mark.parametrize(("name", "upsampling"), KINDS)
 def test_voxels_depend_on_the_token_that_covers_them(name: str, upsampling: str) -> None:
     grid, patch = (3, 4, 5), (8, 8, 4)
-    decoder = segmenter(name, upsampling, patch, grid, channels=8, max_channels=16).decoder.eval()
+    decoder = segmenter(name, upsampling, patch, grid, channels=8, max_channels=16, pyramid=False).decoder.eval()
     tokens = [torch.randn(2, 60, 12, requires_grad=True) for _ in range(len(decoder.depths) + 1)]
     logits = decoder(torch.randn(2, 1, 24, 32, 20), tokens)
     covered = logits[:, :, 8:16, 16:24, 12:16]
