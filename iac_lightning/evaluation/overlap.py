@@ -1,4 +1,4 @@
-"""How well a predicted mask covers a label: voxels, lesions and volume of one series, on its native grid."""
+"""How well a predicted mask covers a label: voxels, lesions, surfaces and volume of one series, on its native grid."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from data_modules.ct import Scan
 from data_modules.geometry import Volume
+from iac_lightning.evaluation.agatston import agatston
 from iac_lightning.evaluation.lesions import as_mask, lesion_counts, require_same_grid
+from iac_lightning.evaluation.surface import bounding_box, surface_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,10 @@ class SeriesMetrics:
         n_predicted_hit: those that hit.
         volume_mm3: predicted volume on the native grid.
         label_volume_mm3: labelled volume on the native grid.
+        nsd_1mm: normalised surface Dice at 1 mm (`evaluation.surface`); 1 when both masks are empty, 0 when one is.
+        hd95_mm: 95th percentile Hausdorff distance; nan when both masks are empty, infinite when one is.
+        agatston: Agatston-style score of the prediction (`evaluation.agatston`); nan where the scan was not given.
+        label_agatston: that of the label.
     """
 
     dice: float
@@ -46,6 +53,10 @@ class SeriesMetrics:
     n_predicted_hit: int
     volume_mm3: float
     label_volume_mm3: float
+    nsd_1mm: float
+    hd95_mm: float
+    agatston: float
+    label_agatston: float
 
 
 def dice(prediction: NDArray[Any], label: NDArray[Any]) -> float:
@@ -61,12 +72,13 @@ def dice(prediction: NDArray[Any], label: NDArray[Any]) -> float:
     return 2 * int((p & g).sum()) / total if total else 1.0
 
 
-def series_metrics(prediction: Volume, label: Volume) -> SeriesMetrics:
+def series_metrics(prediction: Volume, label: Volume, scan: Scan | None = None) -> SeriesMetrics:
     """All figures of one series from its predicted and its labelled mask.
 
     Args:
         prediction: mask `[X, Y, Z]` on the native grid.
         label: mask on the same grid.
+        scan: on the same grid; needed for the Agatston-style scores.
 
     Raises:
         UserError: when the grids differ.
@@ -74,6 +86,11 @@ def series_metrics(prediction: Volume, label: Volume) -> SeriesMetrics:
     """
     require_same_grid(prediction, label, "prediction", "label")
     p, g = as_mask(prediction.data), as_mask(label.data)
+    box = bounding_box(p | g)
+    if box is not None:  # lesions are tiny: beyond this box there is nothing to measure
+        p, g = p[box], g[box]
+    surface = surface_metrics(p, g, label.grid.spacing_mm)
+    scores = [agatston(mask, scan.volume, scan.slice_axis) if scan else float("nan") for mask in (prediction, label)]
     n_p, n_g, n_both = int(p.sum()), int(g.sum()), int((p & g).sum())
     lesions = lesion_counts(p, g)
     voxel_mm3 = label.grid.voxel_volume_mm3
@@ -92,4 +109,8 @@ def series_metrics(prediction: Volume, label: Volume) -> SeriesMetrics:
         n_predicted_hit=lesions.n_predicted_hit,
         volume_mm3=n_p * voxel_mm3,
         label_volume_mm3=n_g * voxel_mm3,
+        nsd_1mm=surface.nsd,
+        hd95_mm=surface.hd95_mm,
+        agatston=scores[0],
+        label_agatston=scores[1],
     )

@@ -18,32 +18,38 @@ from iac_lightning.evaluation.bootstrap import RESAMPLES, Interval, mean_ci, sta
 from iac_lightning.evaluation.overlap import SeriesMetrics
 from iac_lightning.files import write_json_atomic, write_text_atomic
 
-METRICS = (
-    "dice",
-    "sensitivity",
-    "ppv",
-    "lesion_sensitivity",
-    "lesion_ppv",
-    "lesion_f1",
-    "volume_mm3",
-    "both_empty",
-    "n_lesions_hit",
-    "n_predicted",
-    "n_predicted_hit",
-)
-"""Columns that depend on the prediction; with the protocol prior they appear again as `prior_…`."""
+METRICS = {
+    "dice": "2·|P∩G| / (|P|+|G|); 1 where both masks are empty",
+    "sensitivity": "share of the label's voxels that are predicted; empty (nan) with an empty label",
+    "ppv": "share of the predicted voxels that are labelled; nan with an empty prediction",
+    "lesion_sensitivity": "share of the label's 26-connected components that are hit; nan without one",
+    "lesion_ppv": "share of the predicted components that hit; nan without one",
+    "lesion_f1": "harmonic mean of both; 0 without a hit, nan where both masks are empty",
+    "nsd_1mm": "normalised surface Dice at 1 mm; 1 where both masks are empty, 0 where one is",
+    "hd95_mm": "95th percentile Hausdorff distance; nan where both masks are empty, inf where one is",
+    "volume_mm3": "predicted volume on the native grid",
+    "volume_error_mm3": "volume_mm3 − label_volume_mm3",
+    "true_volume_error_mm3": "volume_mm3 − true_volume_mm3; nan where that is unknown",
+    "agatston": "Agatston-style score of the prediction; nan where the scan was not at hand",
+    "both_empty": "whether label and prediction are both empty",
+    "n_lesions_hit": "components of the label that are hit",
+    "n_predicted": "components of the prediction",
+    "n_predicted_hit": "those that hit",
+}
+"""Columns that depend on the prediction, and what they hold; after the protocol prior they appear as `prior_…`."""
 
-COLUMNS = (
-    "series_id",
-    "patient_id",
-    "slice_thickness_mm",
-    "has_lesion",
-    "n_lesions",
-    "label_volume_mm3",
-    "true_volume_mm3",
-    *METRICS,
-)
-"""Columns of a table of series; one row a series."""
+COLUMNS = {
+    "series_id": "name of the series in the cohort",
+    "patient_id": "whose it is",
+    "slice_thickness_mm": "how thick a slab one slice averages",
+    "has_lesion": "whether the label holds a voxel",
+    "n_lesions": "26-connected components of the label",
+    "label_volume_mm3": "labelled volume on the native grid",
+    "true_volume_mm3": "volume known by construction (phantom); nan where unknown",
+    "label_agatston": "Agatston-style score of the label; nan where the scan was not at hand",
+    **METRICS,
+}
+"""Columns of a table of series, and what they hold; one row a series."""
 
 THICKNESS_STRATA: tuple[tuple[str, float, float], ...] = (
     ("≤ 1 mm", 0.0, 1.0),
@@ -76,17 +82,27 @@ def series_row(
         prior: figures after `protocol_prior`; becomes `prior_…` columns.
         true_volume_mm3: volume known from the phantom, which no label shows exactly.
     """
+    true_volume = float("nan") if true_volume_mm3 is None else float(true_volume_mm3)
     row = {
         "series_id": series_id,
         "patient_id": patient_id,
         "slice_thickness_mm": float(slice_thickness_mm),
-        "true_volume_mm3": float("nan") if true_volume_mm3 is None else float(true_volume_mm3),
-        **asdict(metrics),
+        "true_volume_mm3": true_volume,
+        **_with_errors(metrics, true_volume),
     }
     row = {column: row[column] for column in COLUMNS}
     if prior is not None:
-        row |= {f"prior_{name}": value for name, value in asdict(prior).items() if name in METRICS}
+        after = _with_errors(prior, true_volume)
+        row |= {f"prior_{name}": after[name] for name in METRICS}
     return row
+
+
+def _with_errors(metrics: SeriesMetrics, true_volume_mm3: float) -> dict[str, Any]:
+    return {
+        **asdict(metrics),
+        "volume_error_mm3": metrics.volume_mm3 - metrics.label_volume_mm3,
+        "true_volume_error_mm3": metrics.volume_mm3 - true_volume_mm3,
+    }
 
 
 def series_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -139,7 +155,9 @@ def summarise(
 
     Dice, sensitivity and lesion F1 are means over the scans with lesions; PPV is a mean over the scans with a
     prediction, lesion-free ones included; `dice_all` covers every scan and counts those where label and prediction are
-    both empty as 1. Volumes are compared over all scans.
+    both empty as 1. Surface Dice is a mean over the scans with lesions (0 where nothing was predicted), the 95th
+    percentile Hausdorff distance a mean over the scans where neither mask is empty; `n_hd95_infinite` counts those
+    where one is. Volumes and Agatston-style scores are compared over all scans.
 
     Args:
         table: from `series_table`.
@@ -150,10 +168,10 @@ def summarise(
 
     Returns:
         Plain types: `n_…` counts, the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
-        `volume_error`, `thickness` (Dice by stratum). A mean is `{"mean", "ci95": [low, high], "n", "n_patients"}`,
-        a coefficient `{"value", "ci95", "n", "n_patients"}`, whatever is undefined is None. Figures after the protocol
-        prior stand under `protocol_prior` in the same form when the table has them; agreement with the volumes that a
-        phantom knows, under `true_volume`.
+        `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (Dice by stratum). A mean is
+        `{"mean", "ci95": [low, high], "n", "n_patients"}`, a coefficient `{"value", "ci95", "n", "n_patients"}`,
+        whatever is undefined is None. Figures after the protocol prior stand under `protocol_prior` in the same form
+        when the table has them; agreement with the volumes that a phantom knows, under `true_volume`.
 
     Raises:
         UserError: when the table is empty.
@@ -200,6 +218,7 @@ def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dic
 
     def mean(rows: pd.DataFrame, column: str) -> dict[str, Any]:
         values = rows[prefix + column].to_numpy(dtype=float)
+        values = np.where(np.isinf(values), np.nan, values)
         return _mean(mean_ci(values, rows["patient_id"].to_numpy(dtype=str), seed=seed, resamples=resamples))
 
     predicted = table[prefix + "volume_mm3"].to_numpy(dtype=float)
@@ -213,6 +232,9 @@ def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dic
         "lesion_sensitivity": mean(lesions, "lesion_sensitivity"),
         "lesion_ppv": mean(table, "lesion_ppv"),
         "lesion_f1": mean(lesions, "lesion_f1"),
+        "nsd_1mm": mean(lesions, "nsd_1mm"),
+        "hd95_mm": mean(table, "hd95_mm"),
+        "n_hd95_infinite": int(np.isinf(table[prefix + "hd95_mm"].to_numpy(dtype=float)).sum()),
         "lesions": {
             "n": int(table["n_lesions"].sum()),
             "hit": int(table[prefix + "n_lesions_hit"].sum()),
@@ -225,6 +247,8 @@ def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dic
             for name, low, high in THICKNESS_STRATA
         ],
     }
+    if table["label_agatston"].notna().any():
+        figures["agatston"] = _score_agreement(table, prefix, seed, resamples)
     if table["true_volume_mm3"].notna().any():
         figures["true_volume"] = _volume_agreement(table, prefix, "true_volume_mm3", seed, resamples)
     return figures
@@ -235,19 +259,9 @@ def _within(table: pd.DataFrame, low: float, high: float) -> pd.Series[bool]:
 
 
 def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: int, resamples: int) -> dict[str, Any]:
-    known = table[table[reference].notna()]
-    predicted, labelled = known[prefix + "volume_mm3"].to_numpy(dtype=float), known[reference].to_numpy(dtype=float)
-    pairs = np.stack([predicted, labelled], axis=1)
-    patients = known["patient_id"].to_numpy(dtype=str)
-
-    def coefficient(function: Callable[[NDArray[np.float64]], float]) -> dict[str, Any]:
-        interval = statistic_ci(
-            lambda rows: function(pairs[rows]), patients, seed=seed, resamples=min(resamples, ICC_RESAMPLES)
-        )
-        return {"value": _number(interval.estimate), **_uncertainty(interval)}
-
-    limits = agreement.bland_altman(predicted, labelled)
-    error = agreement.volume_error(predicted, labelled)
+    pairs, coefficient = _pairs(table, prefix + "volume_mm3", reference, seed, resamples)
+    limits = agreement.bland_altman(pairs[:, 0], pairs[:, 1])
+    error = agreement.volume_error(pairs[:, 0], pairs[:, 1])
     return {
         "volume_icc": coefficient(agreement.icc_2_1),
         "volume_icc_3_1": coefficient(agreement.icc_3_1),
@@ -258,6 +272,33 @@ def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: in
             "median_absolute_mm3": _number(error.median_absolute),
         },
     }
+
+
+def _score_agreement(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dict[str, Any]:
+    pairs, coefficient = _pairs(table, prefix + "agatston", "label_agatston", seed, resamples)
+    error = pairs[:, 0] - pairs[:, 1]
+    return {
+        "icc": coefficient(agreement.icc_2_1),
+        "bias": float(error.mean()),
+        "median_absolute": float(np.median(np.abs(error))),
+    }
+
+
+def _pairs(
+    table: pd.DataFrame, predicted: str, reference: str, seed: int, resamples: int
+) -> tuple[NDArray[np.float64], Callable[[Callable[[NDArray[np.float64]], float]], dict[str, Any]]]:
+    """Two columns `[n, 2]` where the reference is known, and how to get an agreement coefficient of them."""
+    known = table[table[reference].notna()]
+    pairs = known[[predicted, reference]].to_numpy(dtype=float)
+    patients = known["patient_id"].to_numpy(dtype=str)
+
+    def coefficient(function: Callable[[NDArray[np.float64]], float]) -> dict[str, Any]:
+        interval = statistic_ci(
+            lambda rows: function(pairs[rows]), patients, seed=seed, resamples=min(resamples, ICC_RESAMPLES)
+        )
+        return {"value": _number(interval.estimate), **_uncertainty(interval)}
+
+    return pairs, coefficient
 
 
 def _mean(interval: Interval) -> dict[str, Any]:

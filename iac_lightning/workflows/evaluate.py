@@ -210,12 +210,12 @@ def evaluate_series(
     prior = None
     if model.run.config.inference.protocol_prior:
         bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
-        prior = series_metrics(protocol_prior(bright, scan.volume), label)
+        prior = series_metrics(protocol_prior(bright, scan.volume), label, scan)
     return series_row(
         series.series_id,
         series.patient_id,
         series.slice_thickness_mm,
-        series_metrics(prediction, label),
+        series_metrics(prediction, label, scan),
         prior,
         series.true_volume_mm3,
     )

@@ -39,6 +39,10 @@ def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bo
                     n_predicted_hit=2 * has_lesion,
                     volume_mm3=volume,
                     label_volume_mm3=label if has_lesion else 0.0,
+                    nsd_1mm=value if has_lesion else float(not alarm),
+                    hd95_mm=9 * (1 - value) if has_lesion else (float("inf") if alarm else undefined),
+                    agatston=2 * volume,
+                    label_agatston=2 * label if has_lesion else 0.0,
                 )
 
             rows.append(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from data_modules.ct import Scan
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from iac_lightning.evaluation.overlap import dice, series_metrics
@@ -71,3 +72,20 @@ def test_probability_and_other_shape_are_refused():
         dice(np.zeros((3, 3, 3), np.float32), mask)
     with pytest.raises(ValueError, match="shape"):
         dice(np.zeros((3, 1, 3), bool), mask)
+
+
+def test_surfaces_and_scores_on_the_native_grid():
+    hu = np.full((10, 4, 4), 450, np.int16)
+    hu[5] = 250
+    label, prediction = np.zeros((2, 10, 4, 4), np.uint8)
+    label[0:3, 0, 0] = 1
+    prediction[0:3, 0, 1] = 1
+    prediction[5:9, 2, 2] = 1
+    scan = Scan(hu=hu, grid=volume(hu, (1.0, 1.0, 5.0)).grid, slice_thickness_mm=5.0)
+    metrics = series_metrics(volume(prediction, (1.0, 1.0, 5.0)), volume(label, (1.0, 1.0, 5.0)), scan)
+    assert metrics.nsd_1mm == 0.0  # a slice apart
+    to_label = [5.0] * 3 + [float(np.sqrt(x**2 + 2**2 + 10**2)) for x in (3, 4, 5, 6)]
+    assert metrics.hd95_mm == pytest.approx(np.percentile(to_label, 95))
+    assert metrics.label_agatston == pytest.approx(3 * 4 * 5 / 3)
+    assert metrics.agatston == pytest.approx((3 * 4 + 4 * 4) * 5 / 3)
+    assert np.isnan(series_metrics(volume(prediction), volume(label)).agatston)

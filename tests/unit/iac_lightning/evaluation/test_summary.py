@@ -66,6 +66,24 @@ def test_volumes_cover_all_scans_in_mm3(table):
     assert found["true_volume"]["volume_error"]["bias_mm3"] == pytest.approx(4.5 - 1.0)
 
 
+def test_errors_surfaces_and_scores(table):
+    rows = table.set_index("series_id")
+    assert rows["volume_error_mm3"].tolist() == [0.0, 0.0, 6.0, 0.0]
+    assert rows["true_volume_error_mm3"].tolist() == [3.0, 7.0, 5.0, -1.0]
+    assert rows["prior_true_volume_error_mm3"].tolist() == [-1.0] * 4
+    assert np.isinf(rows.loc["c1", "hd95_mm"])
+    assert np.isnan(rows.loc["c2", "hd95_mm"])
+    found = summarise(table, seed=0, resamples=50)
+    assert found["hd95_mm"]["mean"] == pytest.approx((0.95 + 0.0) / 2)  # a1: distances 0 and 1 mm
+    assert (found["hd95_mm"]["n"], found["n_hd95_infinite"]) == (2, 1)
+    assert (found["nsd_1mm"]["mean"], found["nsd_1mm"]["n"]) == (1.0, 2)
+    assert "agatston" not in found  # no scans
+    scored = table.assign(agatston=[1.0, 4.0, 2.0, 0.0], label_agatston=[1.0, 2.0, 0.0, 0.0], prior_agatston=0.0)
+    score = summarise(scored, seed=0, resamples=50)["agatston"]
+    assert (score["bias"], score["median_absolute"]) == (1.0, 1.0)
+    assert score["icc"]["value"] == pytest.approx(icc_2_1(np.array([[1, 1], [4, 2], [2, 0], [0, 0.0]])))
+
+
 def test_strata_include_their_upper_limit(table):
     strata = {s["stratum"]: s for s in summarise(table, seed=0, resamples=50)["thickness"]}
     assert list(strata) == ["≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm"]
