@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 
 from iac_lightning.evaluation import bootstrap
-from iac_lightning.evaluation.bootstrap import holm, mean_ci, paired_difference, statistic_ci
+from iac_lightning.evaluation.bootstrap import (
+    effect_size,
+    holm,
+    mean_ci,
+    paired_difference,
+    ratio,
+    statistic_ci,
+    sums_ci,
+)
 
 RNG_VALUES = np.random.default_rng(0).beta(3, 2, 40)
 
@@ -124,3 +132,47 @@ def test_holm_by_hand_and_statsmodels():
 def test_mismatched_shapes_are_refused():
     with pytest.raises(ValueError, match="patients"):
         mean_ci([0.1, 0.2], ["a"], seed=0)
+
+
+def test_sums_give_the_interval_of_any_statistic_of_rows(monkeypatch):
+    rng = np.random.default_rng(4)
+    errors, patients = rng.integers(0, 2, (60, 2)).astype(float), rng.permutation(60) % 17
+    slow = statistic_ci(lambda r: errors[r, 0].sum() / errors[r, 1].sum(), patients, seed=2, resamples=500)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 17 * 120)
+    fast = sums_ci(errors, lambda s: s[..., 0] / s[..., 1], patients, seed=2, resamples=500)
+    assert (fast.estimate, fast.low, fast.high) == pytest.approx((slow.estimate, slow.low, slow.high))
+    assert (fast.n, fast.n_patients) == (60, 17)
+
+
+def test_sums_leave_out_undefined_scans_and_resamples():
+    # Patient c has no defined scan; a resample of b alone divides by 0.
+    columns = [[1.0, 2.0], [np.nan, 1.0], [0.0, 0.0], [1.0, np.nan]]
+    found = sums_ci(columns, lambda s: ratio(s[..., 0], s[..., 1]), ["a", "a", "b", "c"], seed=0, resamples=50)
+    assert (found.estimate, found.low, found.high, found.n, found.n_patients) == (0.5, 0.5, 0.5, 2, 2)
+    nothing = sums_ci(np.zeros((0, 2)), lambda s: s[..., 0], np.zeros(0, dtype=str), seed=0)
+    assert np.isnan(nothing.estimate)
+    assert nothing.n_patients == 0
+    with pytest.raises(ValueError, match="shape"):
+        sums_ci([1.0, 2.0], lambda s: s, ["a", "b"], seed=0)
+
+
+def test_effect_sizes_are_those_of_scipy_and_pingouin():
+    pingouin = pytest.importorskip("pingouin")
+    # In 64ths differences are exact, so that equal ones tie in both programs.
+    a, b = np.random.default_rng(3).normal([[40.0], [32.0]], 13.0, (2, 30)).round() / 64
+    b[:4] = a[:4]
+    found = effect_size(a, b, np.arange(30))
+    assert found.dz == pytest.approx(stats.ttest_rel(a, b).statistic / np.sqrt(30))
+    assert found.rank_biserial == pytest.approx(float(pingouin.wilcoxon(a, b)["RBC"].iloc[0]))
+    # Repeating every scan tells nothing new about the patients.
+    assert effect_size(np.repeat(a, 3), np.repeat(b, 3), np.repeat(np.arange(30), 3)) == found
+
+
+def test_effect_sizes_by_hand():
+    # Differences of patients: 3, −1, 2; ranks 3, 1, 2 → (5 − 1) / 6; mean 4/3, SD √(13/3).
+    found = effect_size([4, 2, 0, 3], [0, 0, 1, 1], ["p", "p", "q", "r"])
+    assert (found.rank_biserial, found.dz) == pytest.approx((4 / 6, (4 / 3) / np.sqrt(13 / 3)))
+    same = effect_size([1.0, 2.0], [1.0, 2.0], ["p", "q"])
+    assert same.rank_biserial == 0
+    assert np.isnan(same.dz)
+    assert effect_size([np.nan], [1.0], ["p"]).n_patients == 0
