@@ -110,6 +110,16 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every experiment of the demo")
     demo.set_defaults(command=run_demo)
 
+    export = commands.add_parser("export", help="a cohort in the form that another program reads")
+    formats = export.add_subparsers(metavar="FORMAT", required=True)
+    nnunet = formats.add_parser("nnunet", help="raw data set of nnU-Net v2, with this project's splits by patient")
+    nnunet.add_argument("cohort", type=Path, help="cohort table")
+    nnunet.add_argument("out", type=Path, help="folder of the data set, such as nnU-Net's nnUNet_raw")
+    nnunet.add_argument("--dataset-id", type=int, default=501)
+    nnunet.add_argument("--name", default="IAC")
+    nnunet.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    nnunet.set_defaults(command=run_export_nnunet)
+
     bench = commands.add_parser("bench", help="speed and memory against peers, as ratios in one run")
     bench.add_argument("--out", type=Path, default=Path("bench.json"))
     bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
@@ -235,6 +245,15 @@ def run_demo(arguments: argparse.Namespace) -> None:
     from iac_lightning.workflows.demo import demo
 
     demo(arguments.experiments, arguments.out, arguments.data, arguments.patients, arguments.overrides)
+
+
+def run_export_nnunet(arguments: argparse.Namespace) -> None:
+    """`iac export nnunet`."""
+    from iac_lightning.workflows.nnunet import export_nnunet
+
+    data = export_nnunet(arguments.cohort, arguments.out, arguments.dataset_id, arguments.name, arguments.copy)
+    print(f"{data.directory}: {data.n_train} series to train on, {data.n_val} to validate, {data.n_test} to predict")
+    print("splits_final.json goes into the data set's folder of nnUNet_preprocessed; see docs/nnunet.md")
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
