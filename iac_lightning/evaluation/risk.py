@@ -128,12 +128,6 @@ def risk_groups(volume_mm3: ArrayLike, cutoffs: RiskCutoffs) -> NDArray[np.int64
     return np.searchsorted(cutoffs.limits_mm3, np.asarray(volume_mm3, dtype=np.float64), side="left").astype(np.int64)
 
 
-def groups_between(low_mm3: float, high_mm3: float, cutoffs: RiskCutoffs) -> tuple[str, ...]:
-    """Every group that a closed interval of volumes touches, in rising order."""
-    first, last = risk_groups([low_mm3, high_mm3], cutoffs)
-    return GROUPS[first : last + 1]
-
-
 def assess_risk(table: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES) -> RiskResult:
     """Compare the groups of `volume_mm3` with those of `label_volume_mm3`, one row a scan."""
     labelled, predicted = _groups(table, cutoffs)

@@ -11,7 +11,6 @@ from iac_lightning.evaluation.risk import (
     assess_risk,
     compare_risk,
     cutoffs_from_development,
-    groups_between,
     risk_groups,
 )
 
@@ -27,13 +26,6 @@ def test_limits_belong_to_the_lower_group():
     assert risk_groups([0, 0.1, 10, 10.1, 100, 100.1], CUTOFFS).tolist() == [0, 1, 1, 2, 2, 3]
     strict = RiskCutoffs(none_mm3=1, low_mm3=10, medium_mm3=100, source="fixed")
     assert risk_groups([1.0, 1.1], strict).tolist() == [0, 1]
-
-
-def test_groups_that_an_interval_touches():
-    assert groups_between(0, 0, CUTOFFS) == ("none",)
-    assert groups_between(0, 10, CUTOFFS) == ("none", "low")
-    assert groups_between(10, 10.5, CUTOFFS) == ("low", "medium")
-    assert groups_between(5, np.inf, CUTOFFS) == ("low", "medium", "high")
 
 
 def test_confusion_by_hand():
