@@ -82,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--dry-run", action="store_true", help="the plan only")
         command.set_defaults(command=EXPERIMENT_COMMANDS[name])
 
+    calibrate = commands.add_parser("calibrate", help="temperature, bias and thresholds of a run, on its dev split")
+    calibrate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
+    calibrate.set_defaults(command=run_calibrate)
+
     evaluate = commands.add_parser("evaluate", help="measure a run on a split, on native grids")
     evaluate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test")
@@ -203,6 +207,15 @@ def run_training(arguments: argparse.Namespace, task: str) -> None:
     from iac_lightning.workflows.train import train
 
     train(config)
+
+
+def run_calibrate(arguments: argparse.Namespace) -> None:
+    """`iac calibrate`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.calibrate import calibrate_run, describe
+
+    print(describe(calibrate_run(load_run(arguments.run))))
+    print(f"  all of it: {arguments.run / 'calibration.json'}, {arguments.run / 'figures' / 'reliability.png'}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:

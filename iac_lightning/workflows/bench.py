@@ -35,7 +35,8 @@ from iac_lightning.files import write_json_atomic
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder, patchify
 from iac_lightning.runs import open_run
-from iac_lightning.workflows.evaluate import file_digest, threshold_file
+from iac_lightning.workflows.calibrate import calibration_file
+from iac_lightning.workflows.trained import file_digest
 
 PATCH = (96, 96, 48)
 NNUNET_PATCHES_PER_S = {"bare": 241.0, "augmented": 18.5}
@@ -276,8 +277,10 @@ def throwaway_run(folder: Path) -> Path:
         checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
         module.on_save_checkpoint(checkpoint)
         torch.save(checkpoint, path)
-        thresholds = {"checkpoint_sha256": file_digest(path), "threshold": 0.5, "prior_threshold": 0.5}
-        write_json_atomic(threshold_file(run), thresholds)
+        calibration = {"checkpoint_sha256": file_digest(path), "temperature": 1.0, "bias": 0.0}
+        calibration |= {"n_series": 0, "n_patients": 0, "threshold": 0.5, "prior_threshold": 0.5}
+        calibration |= {name: {"used": False} for name in ("thickness", "prior_thickness")}
+        write_json_atomic(calibration_file(run), calibration)
         return run.directory
 
 

@@ -14,12 +14,14 @@ from data_modules.errors import UserError
 from data_modules.geometry import Volume, lps_from_ras, place
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
+from iac_lightning.evaluation.calibration import apply
 from iac_lightning.evaluation.figures import overlay_figure
 from iac_lightning.evaluation.lesions import components, protocol_prior
 from iac_lightning.files import write_json_atomic
 from iac_lightning.inference import predict_scan
 from iac_lightning.runs import Run
-from iac_lightning.workflows.evaluate import load_trained, trained_thresholds
+from iac_lightning.workflows.calibrate import threshold_for, trained_calibration
+from iac_lightning.workflows.trained import load_trained
 
 OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
 LARGEST_CENTRED_RATIO = 1.6
@@ -36,8 +38,8 @@ def predict(
 ) -> dict[str, Any]:
     """Segment the intracranial arterial calcification of one scan.
 
-    Writes `mask.nii.gz`, `probability.nii.gz` (both on the scan's grid), `mask_protocol.nii.gz` (the mask after the
-    annotation protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`.
+    Writes `mask.nii.gz`, `probability.nii.gz` (calibrated; both on the scan's grid), `mask_protocol.nii.gz` (the mask
+    after the annotation protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`.
 
     Args:
         source: NIfTI file or folder of one DICOM series.
@@ -54,15 +56,19 @@ def predict(
         UserError: when the scan cannot be read or registered; `out` holds no mask then, not even an earlier one.
     """
     model = load_trained(run)  # before the scan: a run that cannot predict is known at once
-    thresholds = trained_thresholds(model)
+    calibration = trained_calibration(model)
     for name in OUTPUTS:  # where this scan fails, no mask of an earlier one may stand in its place
         (out / name).unlink(missing_ok=True)
     scan = read_scan(source, series=series, slice_thickness_mm=slice_thickness_mm)
     region, registration = find_region(scan, run, template)
     config = run.config
-    probability = predict_scan(model.network, scan, region, config, model.device)
-    mask = probability.with_data(probability.data >= thresholds["threshold"])
-    bright = probability.with_data(probability.data >= thresholds["prior_threshold"])
+    raw = predict_scan(model.network, scan, region, config, model.device)
+    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
+    threshold, prior_threshold = (
+        threshold_for(calibration, region.slice_thickness_mm, prior=prior) for prior in (False, True)
+    )
+    mask = probability.with_data(probability.data >= threshold)
+    bright = probability.with_data(probability.data >= prior_threshold)
     protocol = protocol_prior(bright, region.volume)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -75,8 +81,9 @@ def predict(
         "spacing_mm": list(scan.grid.spacing_mm),
         "roi_center_lps_mm": list(lps_from_ras(region.grid.center_ras_mm)),
         "roi_size_mm": list(region.grid.size_mm),
-        "threshold": thresholds["threshold"],
-        "prior_threshold": thresholds["prior_threshold"],
+        "threshold": threshold,
+        "prior_threshold": prior_threshold,
+        "calibration": {name: calibration[name] for name in ("temperature", "bias", "n_series", "n_patients")},
         "registration": registration_facts(registration),
         "run": config.name,
         "checkpoint_sha256": model.checkpoint_sha256,

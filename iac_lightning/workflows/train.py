@@ -23,8 +23,9 @@ from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.modules.transfer import transfer_encoder, transfer_table
-from iac_lightning.runs import Run, load_run, open_run
+from iac_lightning.runs import Run, is_main_process, load_run, open_run
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.workflows.calibrate import calibrate_run, describe
 
 
 def train(config: ExperimentConfig) -> Run:
@@ -53,6 +54,8 @@ def train(config: ExperimentConfig) -> Run:
         trainer = build_trainer(config, run, logger)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
+            if config.task == "segment" and not trainer.interrupted and is_main_process():
+                print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
         except BaseException:
             tracking.finish(logger, "FAILED")
             raise

@@ -71,6 +71,46 @@ def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: P
     assert summary["dice"]["mean"] == pytest.approx(lesions["dice"].mean())
 
 
+def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:
+    calibration = json.loads((runs / "cnn/calibration.json").read_text())
+    summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
+    assert summary["calibration"].items() <= {"file": "calibration.json", **calibration}.items()
+    assert summary["threshold"] == calibration["threshold"]
+    assert summary["checkpoint_sha256"] == calibration["checkpoint_sha256"]
+    assert main(["evaluate", str(runs / "cnn"), "--split", "dev"]) == 0
+    table = pd.read_csv(runs / "cnn/evaluation/dev.csv")
+    assert calibration["dice"] == pytest.approx(table.loc[table["has_lesion"], "dice"].mean())
+    assert calibration["prior_dice"] == pytest.approx(table.loc[table["has_lesion"], "prior_dice"].mean())
+    squares = []
+    for series in read_cohort(phantom_cohort).split("dev"):
+        stem = runs / "cnn/predictions/dev" / series.series_id
+        raw, calibrated = (
+            np.asarray(nib.load(f"{stem}_{kind}.nii.gz").dataobj, dtype=np.float64)
+            for kind in ("uncalibrated", "probability")
+        )
+        inside = raw > 0
+        np.testing.assert_array_equal(inside, calibrated > 0)
+        logit = np.log(raw[inside] / (1 - raw[inside])) / calibration["temperature"] + calibration["bias"]
+        np.testing.assert_allclose(calibrated[inside], 1 / (1 + np.exp(-logit)), rtol=1e-5)
+        label = np.asarray(nib.load(series.label).dataobj) > 0
+        squares.append((calibrated[inside] - label[inside]) ** 2)
+    assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+
+
+def test_another_calibration_makes_predictions_anew(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "cnn", tmp_path / "cnn")
+    path = tmp_path / "cnn/calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": 0.25}))
+    assert main(["evaluate", str(tmp_path / "cnn")]) == 0
+    assert json.loads((tmp_path / "cnn/evaluation/test.json").read_text())["calibration"]["bias"] == 0.25
+    name = next((runs / "cnn/predictions/test").glob("*_probability.nii.gz")).name
+    before, after = (np.asarray(nib.load(f / "predictions/test" / name).dataobj) for f in (runs / "cnn", path.parent))
+    assert (before > 0).any()
+    assert (before[before > 0] != after[before > 0]).any()
+
+
 def test_evaluating_again_reads_the_saved_predictions(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (runs / "cnn/evaluation/test.csv").read_bytes()
 

@@ -1,0 +1,270 @@
+"""Calibrate a trained run on its development split: temperature, bias and thresholds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_modules.ct import read_scan
+from data_modules.errors import UserError
+from data_modules.geometry import Volume, place
+from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
+from iac_lightning import tracking
+from iac_lightning.evaluation.calibration import (
+    BINS,
+    HIGHEST,
+    LOWEST,
+    RESAMPLES,
+    THRESHOLDS,
+    Part,
+    Scaling,
+    apply,
+    fit,
+    quality,
+    sample,
+    threshold_at,
+    thresholds_by_thickness,
+)
+from iac_lightning.evaluation.calibration_figures import reliability_figure
+from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
+from iac_lightning.files import write_json_atomic
+from iac_lightning.runs import Run
+from iac_lightning.workflows.trained import (
+    TrainedModel,
+    digest,
+    labelled,
+    load_trained,
+    native_probability,
+    prediction_key,
+    refuse_known_patients,
+    saved_prediction,
+    write_prediction,
+)
+
+QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
+
+
+def calibrate_run(run: Run, logger: object = None) -> dict[str, Any]:
+    """`iac calibrate`, and the end of every fine-tuning: see `calibrate`.
+
+    Args:
+        run: a segmentation run with a best checkpoint.
+        logger: of a training in progress, for the figure.
+    """
+    if run.config.trainer.threads:
+        torch.set_num_threads(run.config.trainer.threads)
+    model = load_trained(run)
+    store = prepare_cohort(run.config.data, ("dev",))
+    refuse_known_patients(store.split("dev"), model)
+    return calibrate(model, store, logger)
+
+
+def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) -> dict[str, Any]:
+    """Temperature and bias by likelihood, then the thresholds of the best mean Dice over development scans.
+
+    Each development series is predicted once; the uncalibrated map is kept as
+    `predictions/dev/<series>_uncalibrated.nii.gz`, from which every figure before calibration follows, and with
+    `apply` every figure after it. Writes `calibration.json` and `figures/reliability.png`. A calibration that these
+    weights, settings and data have already is returned as it is; a killed one goes on with the series that are missing.
+
+    Returns:
+        What `calibration.json` holds: `temperature`, `bias`; `threshold` and `prior_threshold` (with the protocol
+        prior) with their mean Dice over scans with lesions; `thickness` and `prior_thickness` (thresholds by stratum);
+        `ece`, `adaptive_ece`, `brier`, `nll`, each `_before` and `_after`, with `_ci95`; `reliability_before` and
+        `_after`; counts; and which weights and data it belongs to.
+
+    Raises:
+        UserError: when a development series has no label, or none has a lesion where the model predicts.
+    """
+    run, seed = model.run, model.run.config.seed
+    series = labelled(store.split("dev"), "dev")
+    key = {
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "depends_on": digest([prediction_key(model, item) for item in series]),
+    }
+    known = read_calibration(run)
+    if {k: known.get(k) for k in key} == key:
+        return known
+    patients = [item.series.patient_id for item in series]
+    with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
+        try:
+            scaling = fit(*(drawn := sample(voxels, seed)))
+        except ValueError as error:
+            raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
+        before = quality(voxels, patients, seed)
+        calibrated = ((apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels)
+        with voxels_on_disk(calibrated, run.directory) as voxels_after:
+            after = quality(voxels_after, patients, seed)
+    result = {
+        "temperature": scaling.temperature,
+        "bias": scaling.bias,
+        **choose_thresholds(model, series, scaling),
+        **{
+            f"{name}_{when}{suffix}": found[f"{name}{suffix}"]
+            for name in QUALITIES
+            for when, found in (("before", before), ("after", after))
+            for suffix in ("", "_ci95")
+        },
+        "split": "dev",
+        "seed": seed,
+        "resamples": RESAMPLES,
+        "bins": BINS,
+        "clip": [float(LOWEST), float(HIGHEST)],
+        "domain": "voxels with an uncalibrated probability above 0: the region of interest"
+        + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
+        "n_series": len(series),
+        "n_patients": len(set(patients)),
+        "n_voxels": before["n_voxels"],
+        "n_lesion_voxels": before["n_lesion_voxels"],
+        "n_fit_voxels": len(drawn[0]),
+        "warnings": limit_warning(scaling),
+        "reliability_before": before["reliability"],
+        "reliability_after": after["reliability"],
+        **key,
+    }
+    source = (
+        f"{run.config.name}; {result['n_voxels']:,} voxels of {len(series)} development scans "
+        f"({result['n_patients']} patients); seed {seed}"
+    )
+    tracking.log_figure(logger, reliability_figure(before, after, source), run.directory / "figures/reliability.png")
+    write_json_atomic(calibration_file(run), result)
+    tracking.log_summary(run, result, "calibration")
+    return result
+
+
+def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> dict[str, Any]:
+    """Thresholds of calibrated probability for the plain mask and for the one after the protocol prior."""
+    plain, prior, lesions = [], [], []
+    for item in tqdm(series, desc=f"{model.run.config.name}: thresholds", unit="scan", disable=None):
+        raw = development_probability(model, item)
+        probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
+        label = development_label(item)
+        hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+        plain.append(dice_at_thresholds(probability, label, THRESHOLDS))
+        prior.append(dice_at_thresholds(probability, label, THRESHOLDS, hu=hu))
+        lesions.append(bool(label.any()))
+    patients = [item.series.patient_id for item in series]
+    thickness = [item.series.slice_thickness_mm for item in series]
+    result: dict[str, Any] = {}
+    for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
+        result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
+        result[f"{prefix}thickness"] = thresholds_by_thickness(
+            scores, lesions, patients, thickness, model.run.config.seed
+        )
+    return {**result, "n_with_lesion": sum(lesions)}
+
+
+def threshold_for(calibration: dict[str, Any], slice_thickness_mm: float, prior: bool = False) -> float:
+    """The threshold of calibrated probability for a scan, with or without the protocol prior."""
+    prefix = "prior_" if prior else ""
+    return threshold_at(calibration[f"{prefix}thickness"], slice_thickness_mm, calibration[f"{prefix}threshold"])
+
+
+def development_probability(model: TrainedModel, item: PreparedSeries) -> Volume:
+    """Uncalibrated probability of a development series on its native region: predicted once, then read."""
+    path, key = uncalibrated_file(model.run, item), prediction_key(model, item)
+    saved = saved_prediction(path, key)
+    if saved is not None:
+        return place(saved, item.native_grid, 0.0)
+    probability = native_probability(model, item)
+    scan = read_scan(item.series.image, series=item.series.extra.get("dicom_series") or None)
+    write_prediction(place(probability, scan.grid, 0.0), path, key)
+    return probability
+
+
+def development_label(item: PreparedSeries) -> NDArray[np.bool_]:
+    """The label of a series on its native region."""
+    label: NDArray[np.bool_] = np.asarray(item.native_label()) > 0
+    return label
+
+
+def domain_voxels(model: TrainedModel, series: Sequence[PreparedSeries]) -> Iterator[Part]:
+    """Probabilities and labels of each series' voxels where the model says something."""
+    for item in tqdm(series, desc=f"{model.run.config.name}: predicting dev", unit="scan", disable=None):
+        probability = development_probability(model, item).data
+        domain = probability > 0
+        yield probability[domain], development_label(item)[domain]
+
+
+@contextmanager
+def voxels_on_disk(parts: Iterable[Part], folder: Path) -> Iterator[list[Part]]:
+    """The same parts, memory-mapped from nameless files in `folder`, which vanish with the process at the latest."""
+    with TemporaryFile(dir=folder) as probabilities, TemporaryFile(dir=folder) as labels:
+        sizes = []
+        for p, y in parts:
+            probabilities.write(p.astype(np.float32, copy=False).tobytes())
+            labels.write(y.tobytes())
+            sizes.append(len(p))
+        probabilities.flush()
+        labels.flush()
+        if not sum(sizes):
+            raise UserError("the model's probability is 0 in every development scan; there is nothing to calibrate")
+        ends = np.cumsum(sizes)[:-1]
+        p_all = np.memmap(probabilities, dtype=np.float32, mode="r")
+        y_all = np.memmap(labels, dtype=np.bool_, mode="r")
+        yield list(zip(np.split(p_all, ends), np.split(y_all, ends), strict=True))
+
+
+def limit_warning(scaling: Scaling) -> list[str]:
+    """A remark where the likelihood wanted a temperature beyond its limits."""
+    if not scaling.at_limit:
+        return []
+    what = "tells lesion from background without error" if scaling.temperature < 1 else "knows next to nothing"
+    return [f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}"]
+
+
+def uncalibrated_file(run: Run, item: PreparedSeries) -> Path:
+    """Where the uncalibrated prediction of a development series is kept."""
+    return run.directory / "predictions" / "dev" / f"{item.series.series_id}_uncalibrated.nii.gz"
+
+
+def calibration_file(run: Run) -> Path:
+    """Where the calibration of a run is kept."""
+    return run.directory / "calibration.json"
+
+
+def read_calibration(run: Run) -> dict[str, Any]:
+    """What `calibrate` wrote; empty before."""
+    path = calibration_file(run)
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return known
+
+
+def trained_calibration(model: TrainedModel) -> dict[str, Any]:
+    """The calibration that belongs to these weights, for scans outside the cohort.
+
+    Raises:
+        UserError: when there is none.
+    """
+    known = read_calibration(model.run)
+    if known.get("checkpoint_sha256") != model.checkpoint_sha256:
+        raise UserError(
+            f"{calibration_file(model.run)}: these weights are not calibrated. Run: iac calibrate {model.run.directory}"
+        )
+    return known
+
+
+def describe(calibration: dict[str, Any]) -> str:
+    """The calibration in a few lines, for the terminal."""
+    lines = [
+        f"temperature {calibration['temperature']:.3f}, bias {calibration['bias']:+.3f} "
+        f"({calibration['n_series']} development scans of {calibration['n_patients']} patients)",
+        *(
+            f"  {name}: {calibration[f'{name}_before']:.3g} before, {calibration[f'{name}_after']:.3g} after"
+            for name in QUALITIES
+        ),
+        f"  threshold {calibration['threshold']:g} (mean Dice {calibration['dice']:.3f}), "
+        f"with the protocol prior {calibration['prior_threshold']:g} ({calibration['prior_dice']:.3f})",
+        f"  by slice thickness: {calibration['thickness']['why']}",
+        *(f"  warning: {warning}" for warning in calibration["warnings"]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""A trained network with its best weights, and what it predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_modules.cohort import check_unseen, split_salt
+from data_modules.ct import read_probability, write_nifti
+from data_modules.errors import UserError
+from data_modules.geometry import Grid, Volume
+from data_modules.store import PreparedSeries
+from iac_lightning.checkpoint import load_checkpoint
+from iac_lightning.files import write_json_atomic
+from iac_lightning.inference import predict_prepared
+from iac_lightning.models.build import build_model
+from iac_lightning.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network with its best weights, ready to predict.
+
+    Attributes:
+        run: where it comes from.
+        network: in evaluation mode, on `device`.
+        device: where it computes.
+        checkpoint_sha256: first 16 hex digits of the checkpoint file's hash: which weights these are.
+        trained_on: whom it has seen, as salted hashes.
+    """
+
+    run: Run
+    network: nn.Module
+    device: torch.device
+    checkpoint_sha256: str
+    trained_on: list[dict[str, Any]]
+
+
+def load_trained(run: Run) -> TrainedModel:
+    """The best checkpoint of a finished segmentation run.
+
+    Raises:
+        UserError: when the run is a pre-training or has no checkpoint.
+    """
+    if run.config.task != "segment":
+        raise UserError(f"{run.directory} is a pre-training; evaluate or predict with a run of `iac finetune`.")
+    path = run.best_checkpoint
+    if path is None:
+        raise UserError(f"{run.directory} has no checkpoint yet. Train it first: iac finetune …")
+    checkpoint = load_checkpoint(path)
+    network = build_model(run.config)
+    state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    network.load_state_dict(state)
+    device = torch.device("cuda" if torch.cuda.is_available() and run.config.trainer.accelerator != "cpu" else "cpu")
+    return TrainedModel(run, network.to(device).eval(), device, file_digest(path), checkpoint["iac"]["trained_on"])
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel) -> None:
+    """The leakage guard: nobody who trained this model may be used to choose its threshold or judge it."""
+    salt = split_salt(model.run.config.data.cohort)
+    for record in model.trained_on:
+        warning = check_unseen({s.series.patient_id for s in series}, record, salt)
+        if warning:
+            print(f"warning: {warning}")
+
+
+def labelled(series: tuple[PreparedSeries, ...], split: str) -> tuple[PreparedSeries, ...]:
+    """The same series, after a check that each has a label.
+
+    Raises:
+        UserError: listing those without.
+    """
+    missing = [s.series.series_id for s in series if s.series.label is None]
+    if missing or not series:
+        raise UserError(
+            f"split '{split}' has {len(series)} series, {len(missing)} of them without label"
+            + (f" ({', '.join(missing[:5])} …)" if missing else "")
+            + ". Evaluation needs labels: fill the label column of the cohort table (an empty mask counts as a label)."
+        )
+    return series
+
+
+def native_probability(model: TrainedModel, series: PreparedSeries) -> Volume:
+    """Probability on the native grid of the series' region of interest."""
+    return predict_prepared(model.network, series, model.run.config, model.device)
+
+
+def prediction_key(model: TrainedModel, item: PreparedSeries) -> dict[str, Any]:
+    """What an uncalibrated prediction depends on."""
+    config = model.run.config
+    settings = {
+        "grid": dataclasses.asdict(config.data.grid),
+        "inference": dataclasses.asdict(config.inference),
+        "restrict_hu": config.loss.restrict_hu,
+    }
+    return {
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "source_sha256": item.source_sha256,
+        "settings_sha256": digest(settings),
+    }
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the hash of something that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_prediction(probability: Volume, path: Path, key: dict[str, Any]) -> None:
+    """Write a probability map (`….nii.gz`), and beside it (`….json`) what it depends on."""
+    key_file(path).unlink(missing_ok=True)
+    write_nifti(probability, path)
+    write_json_atomic(key_file(path), key)
+
+
+def saved_prediction(path: Path, key: dict[str, Any], like: Grid | None = None) -> Volume | None:
+    """The map that an earlier call wrote, if it depends on the same; None otherwise."""
+    if not (path.exists() and key_file(path).exists()) or json.loads(key_file(path).read_text()) != key:
+        return None
+    return read_probability(path, like=like)
+
+
+def key_file(path: Path) -> Path:
+    """Where the key of a probability map lies."""
+    return path.with_name(path.name.replace(".nii.gz", ".json"))
