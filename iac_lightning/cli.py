@@ -86,9 +86,16 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
     calibrate.set_defaults(command=run_calibrate)
 
-    evaluate = commands.add_parser("evaluate", help="measure a run on a split, on native grids")
-    evaluate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
+    evaluate = commands.add_parser("evaluate", help="measure a run, or anybody's predictions, on native grids")
+    evaluate.add_argument("run", type=Path, nargs="?", help="run directory, such as runs/vit_mae")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test")
+    others = evaluate.add_argument_group("predictions of another program, instead of a run")
+    others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
+    others.add_argument("--cohort", type=Path, help="cohort table with the labels")
+    others.add_argument("--threshold", type=float, help="use probabilities, from this one on; else masks, or 0.5")
+    others.add_argument("--out", type=Path, help="folder for evaluation/ and model.json (default: the predictions')")
+    others.add_argument("--label", default="", help="name of the model in reports (default: that of the folder)")
+    others.add_argument("--workers", type=int, default=2)
     evaluate.set_defaults(command=run_evaluate)
 
     predict = commands.add_parser("predict", help="segment one scan")
@@ -101,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=run_predict)
 
     report = commands.add_parser("report", help="compare evaluated runs in one HTML page")
-    report.add_argument("runs", type=Path, nargs="+")
+    report.add_argument("runs", type=Path, nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote")
     report.add_argument("--out", type=Path, required=True)
     report.add_argument("--split", choices=("dev", "test"), default="test")
     report.set_defaults(command=run_report)
@@ -220,6 +227,24 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`iac evaluate`."""
+    if (arguments.run is None) == (arguments.predictions is None) or bool(arguments.predictions) != bool(
+        arguments.cohort
+    ):
+        raise UserError("iac evaluate takes either a run, or --predictions DIR with --cohort TABLE")
+    if arguments.predictions:
+        from iac_lightning.workflows import external
+
+        summary = external.evaluate_predictions(
+            arguments.predictions,
+            arguments.cohort,
+            arguments.split,
+            arguments.out,
+            threshold=arguments.threshold,
+            label=arguments.label,
+            workers=arguments.workers,
+        )
+        print(external.describe(summary))
+        return
     from iac_lightning.runs import load_run
     from iac_lightning.workflows.evaluate import describe, evaluate
 
@@ -248,9 +273,11 @@ def run_predict(arguments: argparse.Namespace) -> None:
 def run_report(arguments: argparse.Namespace) -> None:
     """`iac report`."""
     from iac_lightning.runs import load_run
+    from iac_lightning.workflows.external import is_external, load_external
     from iac_lightning.workflows.report import report
 
-    print(report([load_run(path) for path in arguments.runs], arguments.out, arguments.split))
+    models = [load_external(path) if is_external(path) else load_run(path) for path in arguments.runs]
+    print(report(models, arguments.out, arguments.split))
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

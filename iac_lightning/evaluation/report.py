@@ -65,7 +65,7 @@ class ModelResult:
         label: how the reader knows it.
         table: from `series_table`.
         summary: from `summarise`.
-        threshold: decision threshold of the plain prediction, chosen on the development split.
+        threshold: decision threshold of the plain prediction; None where masks were given.
         prior_threshold: threshold of the prediction with the protocol prior.
         parameters: number of trained weights.
         train_seconds: wall time of its training.
@@ -76,7 +76,7 @@ class ModelResult:
     label: str
     table: pd.DataFrame
     summary: dict[str, Any]
-    threshold: float
+    threshold: float | None
     prior_threshold: float | None = None
     parameters: int | None = None
     train_seconds: float | None = None

@@ -167,7 +167,8 @@ def summarise(
         threshold: decision threshold of the predictions, stated with the figures.
 
     Returns:
-        Plain types: `n_…` counts, the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
+        Plain types: `n_…` counts (`n_both_empty`; `n_false_alarm`: only the label is empty; `n_missed`: only the
+        prediction is), the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
         `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (Dice by stratum). A mean is
         `{"mean", "ci95": [low, high], "n", "n_patients"}`, a coefficient `{"value", "ci95", "n", "n_patients"}`,
         whatever is undefined is None. Figures after the protocol prior stand under `protocol_prior` in the same form
@@ -227,6 +228,7 @@ def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dic
         "dice_all": mean(table, "dice"),
         "n_both_empty": int(table[prefix + "both_empty"].astype(bool).sum()),
         "n_false_alarm": int((~with_lesion & (predicted > 0)).sum()),
+        "n_missed": int((with_lesion & (predicted == 0)).sum()),
         "sensitivity": mean(lesions, "sensitivity"),
         "ppv": mean(table, "ppv"),
         "lesion_sensitivity": mean(lesions, "lesion_sensitivity"),

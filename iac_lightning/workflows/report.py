@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,24 @@ import pandas as pd
 from data_modules.cohort import Series, read_cohort
 from data_modules.ct import read_mask, read_scan
 from data_modules.errors import UserError
+from data_modules.geometry import Grid, Volume
 from iac_lightning.callbacks import read_history
 from iac_lightning.evaluation import figures
+from iac_lightning.evaluation.predictions import find_predictions, read_prediction
 from iac_lightning.evaluation.report import ExtraFigure, ModelResult, Overlay, ReportContext, write_report
 from iac_lightning.evaluation.summary import example_series, read_series_table
 from iac_lightning.runs import Run, load_run
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.workflows.external import SEED, ExternalModel
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
 
 
-def report(runs: Sequence[Run], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
+def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
     """Write the page from what `iac evaluate` left in each run.
 
     Args:
-        runs: evaluated segmentation runs, in the order of the tables.
+        entries: evaluated segmentation runs and predictions of other programs, in the order of the tables.
         out: folder of `index.html`.
         split: which evaluation.
         caveat: what the figures cannot say.
@@ -38,32 +41,41 @@ def report(runs: Sequence[Run], out: Path, split: str, caveat: str = "", command
     Raises:
         UserError: when a run was not evaluated on the split, or two have the same name.
     """
-    names = [run.config.name for run in runs]
+    runs = [entry for entry in entries if isinstance(entry, Run)]
+    names = [entry.config.name if isinstance(entry, Run) else entry.label for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"more than one run is called {', '.join(twice)}: give each run once, under a name of its own")
     labels = model_labels([run.config for run in runs])
-    models = {run.config.name: model_result(run, label, split) for run, label in zip(runs, labels, strict=True)}
-    first = runs[0]
-    provenance = first.provenance
+    label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
+    models = {
+        name: model_result(entry, label_of[name], split) if isinstance(entry, Run) else external_result(entry, split)
+        for name, entry in zip(names, entries, strict=True)
+    }
+    first = entries[0]
+    provenance = runs[0].provenance if runs else {}
     git = provenance.get("git") or {}
-    cohort = Path(first.config.data.cohort)
+    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
     sheet = cohort.parent / "contact_sheet.png"
-    grid = first.config.data.grid
+    about = [cohort_sentence(read_cohort(cohort).series)]
+    if runs:
+        spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
+        about.append(
+            f"Networks see a common grid of {spacing} mm; every figure is computed on each scan's native grid."
+        )
+    if len(runs) < len(entries):
+        others = ", ".join(entry.label for entry in entries if isinstance(entry, ExternalModel))
+        about.append(f"Predicted elsewhere, so that the patients it was trained on cannot be checked here: {others}.")
     context = ReportContext(
         title="Intracranial arterial calcification: models compared",
         question=QUESTION,
         caveat=caveat,
         split=split,
-        seed=first.config.seed,
-        command=command or f"iac report {' '.join(str(r.directory) for r in runs)} --out {out} --split {split}",
+        seed=runs[0].config.seed if runs else SEED,
+        command=command or f"iac report {' '.join(str(e.directory) for e in entries)} --out {out} --split {split}",
         git=" ".join([str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]).strip(),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         contact_sheet=sheet if sheet.exists() else None,
-        data=[
-            cohort_sentence(read_cohort(cohort).series),
-            f"Networks see a common grid of {' × '.join(f'{s:g}' for s in grid.spacing_mm)} mm; every figure is "
-            "computed on the native grid of each scan.",
-        ],
+        data=about,
         figures=[
             *(training_curves(run, label) for run, label in zip(runs, labels, strict=True)),
             *reconstructions(runs),
@@ -74,12 +86,8 @@ def report(runs: Sequence[Run], out: Path, split: str, caveat: str = "", command
 
 def model_result(run: Run, label: str, split: str) -> ModelResult:
     """What the page needs of one run."""
-    folder = run.directory / "evaluation"
-    path = folder / f"{split}.json"
-    if not path.exists():
-        raise UserError(f"{path} does not exist. Evaluate the run first: iac evaluate {run.directory} --split {split}")
-    summary: dict[str, Any] = json.loads(path.read_text())
-    table = read_series_table(folder / f"{split}.csv")
+    table, summary = evaluation(run.directory, split, f"iac evaluate {run.directory} --split {split}")
+    predictions = run.directory / "predictions" / split
     finished = run.finished
     return ModelResult(
         name=run.config.name,
@@ -90,8 +98,46 @@ def model_result(run: Run, label: str, split: str) -> ModelResult:
         prior_threshold=summary["prior_threshold"],
         parameters=finished.get("parameters"),
         train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
-        overlays=overlays(run, table, split),
+        overlays=overlays(
+            Path(run.config.data.cohort),
+            table,
+            lambda series, grid: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=grid),
+        ),
     )
+
+
+def external_result(model: ExternalModel, split: str) -> ModelResult:
+    """What the page needs of another program's predictions."""
+    again = f"iac evaluate --predictions DIR --cohort {model.cohort} --split {split} --out {model.directory}"
+    table, summary = evaluation(model.directory, split, again)
+
+    def mask(series: Series, grid: Grid) -> Volume:
+        found, problems = find_predictions(model.predictions[split], [series], model.threshold)
+        if not found:
+            raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
+        return read_prediction(found[0], grid)
+
+    return ModelResult(
+        name=model.label,
+        label=model.label,
+        table=table,
+        summary=summary,
+        threshold=summary["threshold"],
+        prior_threshold=summary["prior_threshold"],
+        overlays=overlays(model.cohort, table, mask),
+    )
+
+
+def evaluation(directory: Path, split: str, command: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Table and summary of an evaluated model.
+
+    Raises:
+        UserError: when the split was not evaluated, naming the command.
+    """
+    path = directory / "evaluation" / f"{split}.json"
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Evaluate the model first: {command}")
+    return read_series_table(path.with_suffix(".csv")), json.loads(path.read_text())
 
 
 def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
@@ -110,20 +156,25 @@ def model_label(config: ExperimentConfig) -> str:
     return "ViT, MAE pre-trained" if config.init_from else "ViT, from scratch"
 
 
-def overlays(run: Run, table: pd.DataFrame, split: str) -> list[Overlay]:
-    """Best, median and worst scan of a model, label and prediction outlined."""
-    series = {s.series_id: s for s in read_cohort(run.config.data.cohort).series}
+def overlays(cohort: Path, table: pd.DataFrame, predicted: Callable[[Series, Grid], Volume]) -> list[Overlay]:
+    """Best, median and worst scan of a model, label and prediction outlined.
+
+    Args:
+        cohort: table of the scans.
+        table: of the evaluation.
+        predicted: mask of a series on the grid of its scan.
+    """
+    series = {s.series_id: s for s in read_cohort(cohort).series}
     found = []
     for kind, series_id in example_series(table).items():
         item = series[series_id]
         scan = read_scan(item.image, series=item.extra.get("dicom_series") or None)
         assert item.label is not None
-        mask = run.directory / "predictions" / split / f"{series_id}_mask.nii.gz"
         dice = float(table.loc[table["series_id"] == series_id, "dice"].iloc[0])
         figure = figures.overlay_figure(
             scan.volume,
             label=read_mask(item.label, like=scan.grid),
-            prediction=read_mask(mask, like=scan.grid),
+            prediction=predicted(item, scan.grid),
             probability=None,
             title=f"{kind}: {series_id}, Dice {dice:.2f}, {item.slice_thickness_mm:g} mm slices",
         )

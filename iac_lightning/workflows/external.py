@@ -1,0 +1,202 @@
+"""Predictions of another program against the labels of a split, in the same table and form as those of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_modules.cohort import read_cohort
+from data_modules.errors import UserError
+from iac_lightning.evaluation.predictions import Prediction, find_predictions, measure
+from iac_lightning.evaluation.summary import series_table, summarise, write_series_table, write_summary
+from iac_lightning.files import write_json_atomic
+
+MODEL_FILE = "model.json"
+"""In a folder of evaluated predictions: what `iac report` needs to know of the model."""
+
+SEED = 0
+"""Of the bootstrap."""
+
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A model that this project did not train, and where its evaluation lies.
+
+    Attributes:
+        directory: holds `model.json` and `evaluation/`.
+        label: how a reader knows it.
+        predictions: folder of its files by split.
+        cohort: table of the labels.
+        threshold: as given to `evaluate_predictions`.
+    """
+
+    directory: Path
+    label: str
+    predictions: dict[str, Path]
+    cohort: Path
+    threshold: float | None
+
+
+def evaluate_predictions(
+    predictions: Path,
+    cohort_path: Path,
+    split: str,
+    out: Path | None = None,
+    *,
+    threshold: float | None = None,
+    label: str = "",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
+
+    Figures are those of `iac evaluate` for a run. The protocol prior is applied to the predicted mask, without a
+    threshold of its own. Whether the model has learnt from these patients cannot be checked here.
+
+    Args:
+        predictions: files named after the series (`iac_lightning.evaluation.predictions`).
+        cohort_path: the cohort table.
+        split: which series; every one needs exactly one prediction.
+        out: folder to write to; by default the predictions' own.
+        threshold: for probabilities (0.5 where only those are there); without it masks are preferred.
+        label: name of the model; by default that of the folder.
+        workers: processes; each holds one series at a time.
+
+    Returns:
+        The summary, as in the JSON.
+
+    Raises:
+        UserError: one that lists all missing, extra, unreadable, wrongly shaped or shifted predictions.
+    """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UserError(f"threshold {threshold}: expected a probability above 0, at most 1")
+    predictions = Path(predictions).absolute()
+    if not predictions.is_dir():
+        raise UserError(f"{predictions}: no such folder. Expected the NIfTI files of predictions, named after series.")
+    cohort = read_cohort(cohort_path)
+    series = cohort.split(split)
+    unlabelled = [s.series_id for s in series if s.label is None]
+    if unlabelled or not series:
+        raise UserError(
+            f"{cohort.path}: split '{split}' has {len(series)} series, {len(unlabelled)} of them without label "
+            f"({', '.join(unlabelled[:5])}). Evaluation needs labels (an empty mask counts as one)."
+        )
+    found, problems = find_predictions(predictions, series, threshold)
+    raise_all(problems, predictions, len(series), split)
+    results = list(tqdm(measured(found, workers), total=len(found), desc=split, unit="scan", disable=None))
+    raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
+    table = series_table([r for r in results if not isinstance(r, str)])
+
+    directory = Path(out).absolute() if out else predictions
+    used = sorted({p.threshold for p in found if p.threshold is not None})
+    summary = {
+        "run": label or predictions.name,
+        **summarise(table, SEED, split=split, threshold=used[0] if used else None),
+        "prior_threshold": used[0] if used else None,
+        "predictions": {
+            "folder": str(predictions),
+            "n_masks": sum(p.threshold is None for p in found),
+            "n_probabilities": sum(p.threshold is not None for p in found),
+            "trained_on": None,
+        },
+        "calibration": None,
+        "checkpoint_sha256": None,
+        "data_fingerprint": None,
+        "failed_series": [],
+    }
+    write_series_table(table, directory / "evaluation" / f"{split}.csv")
+    write_summary(summary, directory / "evaluation" / f"{split}.json")
+    known = load_external(directory).predictions if is_external(directory) else {}
+    write_json_atomic(
+        directory / MODEL_FILE,
+        {
+            "label": summary["run"],
+            "predictions": {name: str(path) for name, path in {**known, split: predictions}.items()},
+            "cohort": str(cohort.path),
+            "threshold": threshold,
+        },
+    )
+    return summary
+
+
+def measured(predictions: Sequence[Prediction], workers: int) -> Iterator[dict[str, Any] | str]:
+    """Rows, or what is wrong, in order; in fresh processes, so that nothing heavy is inherited."""
+    if workers <= 1:
+        yield from map(measure, predictions)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(measure, predictions, chunksize=4)
+        except BrokenProcessPool:
+            raise UserError(
+                f"a worker process was killed, probably for lack of memory; use fewer than {workers} (--workers)"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) -> None:
+    """One error for everything that is wrong, if anything is."""
+    if not problems:
+        return
+    lines = [
+        f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with the predictions of the {n_series} "
+        f"series of split '{split}'; nothing was evaluated. Each series needs one prediction on its scan's own voxels: "
+        "S.nii.gz, S_mask.nii.gz or S_probability.nii.gz for series S, and nothing else."
+    ]
+    lines += [f"  {problem}" for problem in problems[:_LISTED]]
+    if len(problems) > _LISTED:
+        lines.append(f"  … and {len(problems) - _LISTED} more")
+    raise UserError("\n".join(lines))
+
+
+def is_external(directory: Path) -> bool:
+    """Whether a folder holds evaluated predictions rather than a run."""
+    return (Path(directory) / MODEL_FILE).is_file()
+
+
+def load_external(directory: Path) -> ExternalModel:
+    """What `evaluate_predictions` wrote about the model.
+
+    Raises:
+        UserError: when `model.json` is damaged.
+    """
+    path = Path(directory) / MODEL_FILE
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return ExternalModel(
+            directory=Path(directory),
+            label=str(known["label"]),
+            predictions={split: Path(folder) for split, folder in known["predictions"].items()},
+            cohort=Path(known["cohort"]),
+            threshold=known["threshold"],
+        )
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not what evaluation writes ({error}); evaluate the predictions again") from None
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The summary in a few lines, for the terminal."""
+    from iac_lightning.evaluation.report import estimate  # matplotlib, which the workers can do without
+
+    at = "masks" if summary["threshold"] is None else f"threshold {summary['threshold']:g}"
+    lines = [
+        f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
+    ]
+    for name, figures in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
+        parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
+        lines.append(f"  {name}: {'; '.join(parts)}")
+        lines.append(
+            f"    empty prediction: {figures['n_both_empty']} without and {figures['n_missed']} with lesions; "
+            f"false alarms: {figures['n_false_alarm']} of {summary['n_lesion_free']}"
+        )
+    return "\n".join(lines)
