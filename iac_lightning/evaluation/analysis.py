@@ -78,8 +78,8 @@ def analyse(
         `{"value", "ci95": [low, high], "n", "n_patients"}`:
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
-        - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (radii, remarks, coverage by
-          stratum, share of scans whose interval lies in one group, `scans` with interval and groups each) or None,
+        - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks, coverage
+          by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each) or None,
           `thickness` (by metric: slope and within-patient slope per mm, strata), `detection` (AUC over patients);
         - `comparisons`: each other model against the baseline: `metrics` (difference, Wilcoxon, effect sizes, wins,
           ties, losses, difference of slopes and of strata), `risk` (relative change, McNemar, sign test over patients).
@@ -195,6 +195,11 @@ def _conformal(dev: pd.DataFrame, test: pd.DataFrame, cutoffs: RiskCutoffs, conf
     columns = ["series_id", "stratum", "volume_mm3", "low_mm3", "high_mm3", "groups", "covered"]
     return {
         "promised": fit.coverage,
+        "promise": (
+            f"on average over new patients, a scan's volume lies in its interval with probability ≥ {fit.coverage:.0%}; "
+            "development scans that also chose the checkpoint or the threshold make this a little optimistic, so trust "
+            "the measured coverage"
+        ),
         "score": "|√predicted − √labelled|, √mm³",
         "radii": [asdict(part) for part in fit.radii],
         "remarks": list(fit.remarks),

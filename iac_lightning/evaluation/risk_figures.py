@@ -152,7 +152,8 @@ def coverage_figure(coverages: Mapping[str, Sequence[Coverage]], promised: float
     left.axvline(promised, color=GREY, linewidth=1, linestyle="--", zorder=0)
     handles.append(Line2D([], [], color=GREY, linestyle="--", label=f"promised, {promised:.0%}"))
     sizes = {row.stratum: row for rows in coverages.values() for row in rows}
-    ticks = [f"{name}\n{sizes[name].n} scans, {sizes[name].n_patients} pat." for name in names]
+    merged = {name: "merged; " if len(sizes[name].calibrated_in) > 1 else "" for name in names}
+    ticks = [f"{name}\n{merged[name]}{sizes[name].n} scans, {sizes[name].n_patients} pat." for name in names]
     left.set_yticks(range(len(names)), ticks, fontsize=9)
     left.set_ylim(len(names) - 0.5, -0.5)
     lowest = min([0.8, *(row.low for rows in coverages.values() for row in rows)])

@@ -111,6 +111,7 @@ def test_every_scan_has_an_interval_and_groups(result):
     assert [row["series_id"] for row in conformal["scans"]] == TEST["vit"]["series_id"].tolist()
     fit = fit_conformal(DEV["vit"], 0.9, min_patients=10)
     assert [part["radius"] for part in conformal["radii"]] == [part.radius for part in fit.radii]
+    assert "≥ 90%" in conformal["promise"]
     alone = [len(row["groups"]) == 1 for row in conformal["scans"]]
     assert conformal["one_group_share"] == pytest.approx(np.mean(alone))
     covered = np.mean([row["covered"] for row in conformal["scans"]])

@@ -94,7 +94,9 @@ def test_coverage_by_stratum_against_the_promise():
         assert expected in text
     assert [line.get_xdata()[0] for line in figure.axes[0].lines[: len(rows)]] == [row.coverage for row in rows]
     png(figure)
-    png(coverage_figure({"CNN": without}, 0.9, SOURCE))
+    merged = coverage_figure({"CNN": without}, 0.9, SOURCE)
+    assert "2–4 mm\nmerged; " in _text(merged)
+    png(merged)
 
 
 def test_fitted_lines_have_the_stated_slope():
