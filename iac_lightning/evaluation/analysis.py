@@ -78,9 +78,10 @@ def analyse(
         `{"value", "ci95": [low, high], "n", "n_patients"}`:
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
-        - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks, coverage
-          by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each) or None,
-          `thickness` (by metric: slope and within-patient slope per mm, strata), `detection` (AUC over patients);
+        - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks,
+          coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each)
+          or None, `thickness` (by metric: slope and within-patient slope per mm, strata), `detection` (AUC over
+          patients);
         - `comparisons`: each other model against the baseline: `metrics` (difference, Wilcoxon, effect sizes, wins,
           ties, losses, difference of slopes and of strata), `risk` (relative change, McNemar, sign test over patients).
           `holm_p` corrects Wilcoxon's p over all models and metrics of the table, and each test of risk groups over the
@@ -196,9 +197,9 @@ def _conformal(dev: pd.DataFrame, test: pd.DataFrame, cutoffs: RiskCutoffs, conf
     return {
         "promised": fit.coverage,
         "promise": (
-            f"on average over new patients, a scan's volume lies in its interval with probability ≥ {fit.coverage:.0%}; "
-            "development scans that also chose the checkpoint or the threshold make this a little optimistic, so trust "
-            "the measured coverage"
+            f"averaged over new patients, a volume lies in its interval with probability ≥ {fit.coverage:.0%}; "
+            "a development split that also chose checkpoint or threshold makes this optimistic: trust the measured "
+            "coverage"
         ),
         "score": "|√predicted − √labelled|, √mm³",
         "radii": [asdict(part) for part in fit.radii],
