@@ -126,7 +126,7 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
         "n_voxels": before["n_voxels"],
         "n_lesion_voxels": before["n_lesion_voxels"],
         "n_fit_voxels": len(drawn[0]),
-        "warnings": limit_warning(scaling),
+        "warnings": remarks(scaling, before, after),
         "reliability_before": before["reliability"],
         "reliability_after": after["reliability"],
         **key,
@@ -214,12 +214,18 @@ def voxels_on_disk(parts: Iterable[Part], folder: Path) -> Iterator[list[Part]]:
         yield list(zip(np.split(p_all, ends), np.split(y_all, ends), strict=True))
 
 
-def limit_warning(scaling: Scaling) -> list[str]:
-    """A remark where the likelihood wanted a temperature beyond its limits."""
-    if not scaling.at_limit:
-        return []
-    what = "tells lesion from background without error" if scaling.temperature < 1 else "knows next to nothing"
-    return [f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}"]
+def remarks(scaling: Scaling, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What a reader of the calibration must know: a temperature at its limit, an error that did not fall."""
+    found = []
+    if scaling.at_limit:
+        what = "tells lesion from background without error" if scaling.temperature < 1 else "knows next to nothing"
+        found.append(f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}")
+    if after["ece"] > before["ece"]:
+        found.append(
+            f"the expected calibration error did not fall ({before['ece']:.3g} to {after['ece']:.3g}): the fit is by "
+            f"likelihood ({before['nll']:.3g} to {after['nll']:.3g}), which weighs missed lesions more than bins do"
+        )
+    return found
 
 
 def uncalibrated_file(run: Run, item: PreparedSeries) -> Path:

@@ -16,7 +16,7 @@ from data_modules.errors import UserError
 from data_modules.geometry import Volume
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning.config import load_experiment
-from iac_lightning.evaluation.calibration import apply
+from iac_lightning.evaluation.calibration import Scaling, apply
 from iac_lightning.runs import Run
 from iac_lightning.workflows import calibrate as workflow
 from iac_lightning.workflows.calibrate import calibrate, describe, threshold_for, trained_calibration
@@ -114,7 +114,6 @@ def test_every_figure_follows_from_the_saved_files(done, phantom_cohort: Path):
     assert found["nll_after"] < found["nll_before"]
     assert (found["split"], found["n_series"], found["n_patients"]) == ("dev", 3, 3)
     assert "100 HU and more" in found["domain"]
-    assert not found["warnings"]
     assert threshold_for(found, 1.0) == found["threshold"]
     assert threshold_for(found, 1.0, prior=True) == found["prior_threshold"]
     assert f"temperature {found['temperature']:.3f}" in describe(found)
@@ -193,3 +192,20 @@ def test_a_split_without_lesions_calibrates_nothing(
     monkeypatch.setattr(workflow, "development_label", lambda item: np.zeros(item.native_grid.shape, bool))
     with pytest.raises(UserError, match="with and without lesion"):
         calibrate(model(phantom_cohort, tmp_path, Reader()), store)
+
+
+def test_a_model_that_says_nothing_cannot_be_calibrated(
+    phantom_cohort: Path, store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    nothing = [Volume(np.zeros(item.native_grid.shape, np.float32), item.native_grid) for item in store.series]
+    monkeypatch.setattr(workflow, "native_probability", lambda *_: nothing.pop(0))
+    with pytest.raises(UserError, match="0 in every development scan"):
+        calibrate(model(phantom_cohort, tmp_path, Reader()), store)
+
+
+def test_an_error_that_did_not_fall_is_said():
+    errors = {"ece": 0.001, "nll": 0.02}
+    scaling = Scaling(temperature=1.2, bias=0.0)
+    assert not workflow.remarks(scaling, errors, {"ece": 0.0005, "nll": 0.01})
+    (remark,) = workflow.remarks(scaling, errors, {"ece": 0.002, "nll": 0.01})
+    assert "0.001 to 0.002" in remark
