@@ -34,8 +34,11 @@ BINS = 15
 RESAMPLES = 2_000
 FIT_VOXELS = 500_000
 """Most voxels that temperature and bias are fitted on."""
-THRESHOLDS = np.arange(1, 500) / 500
-"""Thresholds of calibrated probability to choose from: 0.002, 0.004 … 0.998."""
+THRESHOLDS = np.array(
+    [*(digit / 10**power for power in (5, 4) for digit in (1, 2, 3, 5, 7)), 0.001, *(k / 500 for k in range(1, 500))]
+)
+"""Thresholds of calibrated probability to choose from: 0.002, 0.004 … 0.998, and some from 0.00001 on. Lesions are
+rare: where a model knows little, its calibrated probabilities are all near their share."""
 TEMPERATURES = (0.05, 20.0)
 """Limits of the temperature; a model that reaches one separates perfectly, or knows nothing."""
 STRATUM_PATIENTS = 10

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_modules.ct import read_scan
+from data_modules.ct import read_mask, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Volume, place
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
@@ -35,6 +35,7 @@ from iac_lightning.evaluation.calibration import (
     thresholds_by_thickness,
 )
 from iac_lightning.evaluation.calibration_figures import reliability_figure
+from iac_lightning.evaluation.lesions import protocol_prior_probability
 from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import Run
@@ -80,7 +81,8 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
         What `calibration.json` holds: `temperature`, `bias`; `threshold` and `prior_threshold` (with the protocol
         prior) with their mean Dice over scans with lesions; `thickness` and `prior_thickness` (thresholds by stratum);
         `ece`, `adaptive_ece`, `brier`, `nll`, each `_before` and `_after`, with `_ci95`; `reliability_before` and
-        `_after`; counts; and which weights and data it belongs to.
+        `_after`; counts (`n_lesion_voxels_unseen`: labelled where the model says nothing); and which weights and data
+        it belongs to.
 
     Raises:
         UserError: when a development series has no label, or none has a lesion where the model predicts.
@@ -143,15 +145,22 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
 
 def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> dict[str, Any]:
     """Thresholds of calibrated probability for the plain mask and for the one after the protocol prior."""
-    plain, prior, lesions = [], [], []
+    plain: list[NDArray[np.float64]] = []
+    prior: list[NDArray[np.float64]] = []
+    lesions, unseen = [], 0
     for item in tqdm(series, desc=f"{model.run.config.name}: thresholds", unit="scan", disable=None):
         raw = development_probability(model, item)
         probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
         label = development_label(item)
+        assert item.series.label is not None
+        outside = int(np.count_nonzero(read_mask(item.series.label).data)) - int(np.count_nonzero(label))
         hu = Volume(np.asarray(item.native_hu()), item.native_grid)
-        plain.append(dice_at_thresholds(probability, label, THRESHOLDS))
-        prior.append(dice_at_thresholds(probability, label, THRESHOLDS, hu=hu))
-        lesions.append(bool(label.any()))
+        for rows, seen in ((plain, probability), (prior, protocol_prior_probability(probability, hu))):
+            # Labelled voxels outside the region can only be missed, and count as in every evaluation.
+            p = np.append(seen.data, np.zeros(outside, dtype=np.float32))
+            rows.append(dice_at_thresholds(p, np.append(label, np.ones(outside, dtype=bool)), THRESHOLDS))
+        lesions.append(bool(label.any()) or outside > 0)
+        unseen += outside + int(np.count_nonzero(label & (raw.data == 0)))
     patients = [item.series.patient_id for item in series]
     thickness = [item.series.slice_thickness_mm for item in series]
     result: dict[str, Any] = {}
@@ -160,7 +169,7 @@ def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], sca
         result[f"{prefix}thickness"] = thresholds_by_thickness(
             scores, lesions, patients, thickness, model.run.config.seed
         )
-    return {**result, "n_with_lesion": sum(lesions)}
+    return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": unseen}
 
 
 def threshold_for(calibration: dict[str, Any], slice_thickness_mm: float, prior: bool = False) -> float:

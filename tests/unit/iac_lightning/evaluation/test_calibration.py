@@ -211,6 +211,12 @@ def test_intervals_are_over_patients():
 # --- thresholds by slice thickness ----------------------------------------------------------------------------------
 
 
+def test_thresholds_rise_and_reach_the_probabilities_of_a_weak_model():
+    assert (np.diff(THRESHOLDS) > 0).all()
+    assert (THRESHOLDS[0], THRESHOLDS[-1]) == (1e-5, 0.998)
+    assert THRESHOLDS[THRESHOLDS >= 0.002] == pytest.approx(np.arange(1, 500) / 500)
+
+
 def curves(best: np.ndarray) -> np.ndarray:
     """Dice over `THRESHOLDS` with the top at each series' best threshold."""
     return 0.9 - np.abs(THRESHOLDS[None] - best[:, None])
