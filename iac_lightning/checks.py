@@ -155,6 +155,13 @@ def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
                 "lower the one or raise the other",
             )
     yield from _device_problems(config)
+    epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
+    if epochs % every:
+        yield (
+            ("trainer.max_epochs", "trainer.check_val_every_n_epoch"),
+            f"trainer.max_epochs {epochs} is not a multiple of trainer.check_val_every_n_epoch {every}, so the last "
+            f"epochs would never be validated: use {_nearest_words(epochs, every)} epochs, or another interval",
+        )
 
 
 def _task_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:

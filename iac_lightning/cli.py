@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a run, or anybody's predictions, on native grids")
     evaluate.add_argument("run", type=Path, nargs="?", help="run directory, such as runs/vit_mae")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test")
+    evaluate.add_argument("overrides", nargs="*", metavar="inference.key=value", help="such as inference.mirror=true")
     others = evaluate.add_argument_group("predictions of another program, instead of a run")
     others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
     others.add_argument("--cohort", type=Path, help="cohort table with the labels")
@@ -231,6 +232,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         arguments.cohort
     ):
         raise UserError("iac evaluate takes either a run, or --predictions DIR with --cohort TABLE")
+    if arguments.predictions and arguments.overrides:
+        raise UserError(f"{arguments.overrides[0]}: settings of inference belong to a run, not to --predictions")
     if arguments.predictions:
         from iac_lightning.workflows import external
 
@@ -246,9 +249,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(external.describe(summary))
         return
     from iac_lightning.runs import load_run
+
+    run = load_run(arguments.run, arguments.overrides)
     from iac_lightning.workflows.evaluate import describe, evaluate
 
-    print(describe(evaluate(load_run(arguments.run), arguments.split)))
+    print(describe(evaluate(run, arguments.split)))
     print(f"  scan by scan: {arguments.run / 'evaluation' / arguments.split}.csv")
 
 

@@ -51,6 +51,7 @@ UNDECISIVE = (
     "trainer.log_every_n_steps",
     "trainer.checkpoint_every_n_steps",
     "tracking",
+    "inference",
 )
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
 

@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -173,16 +174,26 @@ def open_run(config: ExperimentConfig) -> Run:
     return Run(directory, config, lock)
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     """A run to read from; takes no lock.
 
+    Args:
+        path: its directory.
+        overrides: settings of the section `inference` that differ from those it was trained with.
+
     Raises:
-        UserError: when `path` is not a run directory, or its settings are not valid (any more).
+        UserError: when `path` is not a run directory, its settings are not valid (any more), or other settings are
+            overridden.
     """
     if not (path / "config.yaml").is_file():
         what = "there is no such directory" if not path.exists() else "not a run directory (it has no config.yaml)"
         raise UserError(f"{path}: {what}. Give the directory of a run, such as runs/demo/vit_mae.")
-    return Run(path, load_experiment(path / "config.yaml"))
+    trained = [o for o in overrides if not o.startswith("inference.")]
+    if trained:
+        raise UserError(
+            f"{', '.join(trained)}: a trained run takes settings of inference only, as inference.mirror=true"
+        )
+    return Run(path, load_experiment(path / "config.yaml", overrides))
 
 
 def is_main_process() -> bool:
@@ -216,7 +227,8 @@ def _check_place(directory: Path, runs_dir: Path) -> None:
 def _check_same(directory: Path, config: ExperimentConfig) -> None:
     """Refuse to continue a run with settings that would change its result."""
     path = directory / "config.yaml"
-    if not path.exists():
+    begun = (directory / "finished.json").exists() or any((directory / "checkpoints").glob("*.ckpt"))
+    if not path.exists() or not begun:  # a mistake that stopped the first attempt may be mended under the same name
         return
     remedy = f"Give this run another name (name=…), or delete {directory}."
     try:

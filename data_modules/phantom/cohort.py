@@ -39,7 +39,7 @@ ROI_MM = (80.0, 64.0, 48.0)
 PLAQUE_FREE = 0.2
 """Share of patients without arterial calcium."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed gives other images."""
 
 _KERNELS: dict[str, tuple[Kernel, ...]] = {
@@ -131,7 +131,7 @@ def _plan_acquisition(rng: np.random.Generator, group: str, manufacturer: str) -
 def plan_patient(seed: int, number: int, max_series: int) -> PatientPlan:
     """Decide burden, scanner and series of patient `number` (from 0); its series differ in thickness group."""
     rng = np.random.default_rng([seed, number, 0])
-    volume = float(np.clip(np.exp(rng.normal(np.log(60.0), 0.9)), 5.0, 600.0))
+    volume = float(np.clip(np.exp(rng.normal(np.log(100.0), 0.9)), 5.0, 800.0))
     volume = 0.0 if rng.random() < PLAQUE_FREE else volume
     manufacturer = str(rng.choice(tuple(_KERNELS)))
     groups = rng.choice(tuple(_THICKNESS_MM), 3, replace=False, p=[share for _, share in _THICKNESS_MM.values()])

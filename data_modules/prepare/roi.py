@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from data_modules.config import GridConfig
 from data_modules.ct import Scan, canonical_scan
+from data_modules.errors import UserError
 from data_modules.geometry import Grid
 from data_modules.prepare.registration import Registration, find_roi_center
 
 _MOSTLY = 0.9
+_LARGEST_CENTRED = 1.6
+"""A scan up to this much larger than the region of interest is taken to be centred on it; others need a template."""
 
 
 def region_of_interest(scan: Scan, grid: GridConfig) -> Scan:
@@ -48,11 +51,21 @@ def locate(scan: Scan, grid: GridConfig) -> tuple[NDArray[np.float64], Registrat
 
     Raises:
         RegistrationFailed: when the scan does not fit the template or does not show the region.
-        UserError: when the template cannot be read.
+        UserError: when the template cannot be read, or there is none and the scan is a whole head.
     """
     if grid.template is None:
+        if any(have > _LARGEST_CENTRED * want for have, want in zip(scan.grid.size_mm, grid.roi_mm, strict=True)):
+            raise UserError(
+                f"the scan covers {_millimetres(scan.grid.size_mm)}, more than the region of interest "
+                f"({_millimetres(grid.roi_mm)}), and no template says where that lies. Give a CT template of the head "
+                "in MNI space: data.grid.template=TEMPLATE.nii.gz (iac predict: --template TEMPLATE.nii.gz)"
+            )
         return scan.grid.center_ras_mm, None
     return find_roi_center(scan, Path(grid.template))
+
+
+def _millimetres(size_mm: tuple[float, float, float]) -> str:
+    return " × ".join(f"{m:.0f}" for m in size_mm) + " mm"
 
 
 def _share_inside(region: Grid, scan: Grid) -> float:

@@ -9,25 +9,24 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.errors import UserError
+from iac_lightning.checks import resolved_vit
 from iac_lightning.models.cnn import PlannedUNet, plan_cnn
 from iac_lightning.models.decoders import ViTSegmenter, build_decoder
 from iac_lightning.models.mae import MaskedAutoencoder
-from iac_lightning.models.vit import PRESETS, Block, ViTEncoder
+from iac_lightning.models.vit import Block, ViTEncoder
 from iac_lightning.schema import ExperimentConfig
 
 
 def build_encoder(config: ExperimentConfig) -> ViTEncoder:
     """The ViT encoder of an experiment: its preset, with what the config overrides."""
     vit = config.model.vit
-    if vit.preset not in PRESETS:
-        raise UserError(f"model.vit.preset is {vit.preset!r}. Choose one of {', '.join(PRESETS)}.")
-    dim, depth, heads = PRESETS[vit.preset]
+    dim, depth, heads = resolved_vit(vit)
     return ViTEncoder(
         crop=config.data.sampling.crop,
         patch_size=vit.patch_size,
-        dim=vit.dim or dim,
-        depth=vit.depth or depth,
-        heads=vit.heads or heads,
+        dim=dim,
+        depth=depth,
+        heads=heads,
         mlp_ratio=vit.mlp_ratio,
         drop_path=vit.drop_path,
         activation_checkpointing=vit.activation_checkpointing,

@@ -121,11 +121,11 @@ class ConvDecoder(nn.Module):
     """Tokens enlarged step by step, a convolution block after each step.
 
     Level 0 is full resolution; the tokens are at level L, one level a step of `upsampling_steps`. Level i has
-    ``min(channels · 2^i, max_channels)`` channels. Features of the image itself are concatenated, for lesions are smaller
-    than a token: at level 0 those of a convolution block, and with `pyramid` also at each level below the tokens',
-    from a further block with a stride each (a convolutional stem beside the ViT, Xiao et al. 2021). With `skips` (UNETR, Hatamizadeh et al. 2022)
-    each level i between gets the encoder's features from depth ``round(depth · i / L)``, shallow for fine, enlarged by
-    the same kind of upsampling and concatenated.
+    ``min(channels · 2^i, max_channels)`` channels. Features of the image itself are concatenated, for lesions are
+    smaller than a token: at level 0 those of a convolution block, and with `pyramid` also at each level below the
+    tokens', from a further block with a stride each (a convolutional stem beside the ViT, Xiao et al. 2021). With
+    `skips` (UNETR, Hatamizadeh et al. 2022) each level i between gets the encoder's features from depth
+    ``round(depth · i / L)``, shallow for fine, enlarged by the same kind of upsampling and concatenated.
 
     Attributes:
         depths: blocks of the encoder whose features it wants besides the last tokens.

@@ -13,9 +13,6 @@ from data_modules.errors import UserError
 
 AXES = "xyz"
 
-PRESETS: dict[str, tuple[int, int, int]] = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
-"""Width, depth and heads of the named sizes."""
-
 
 def token_grid(crop: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int, int]:
     """Tokens along x, y, z.

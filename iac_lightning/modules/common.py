@@ -29,7 +29,9 @@ class ExperimentModule(L.LightningModule):
         super().__init__()
         self.config = config
         # Convolutions over few channels are faster with the channels innermost (a ViT decoder's step by a quarter).
-        self.model: nn.Module = build_model(config).to(memory_format=torch.channels_last_3d)
+        self.model: nn.Module = build_model(config).to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last_3d
+        )
         self.trained_on: list[dict[str, Any]] = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

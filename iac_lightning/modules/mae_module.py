@@ -35,7 +35,8 @@ class MAEModule(ExperimentModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Mean squared error over the hidden tokens."""
         loss = self._loss(batch, self.current_epoch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
+        size = len(batch["image"])
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

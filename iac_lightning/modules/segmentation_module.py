@@ -32,9 +32,9 @@ class SegmentationModule(ExperimentModule):
         """Soft Dice and cross-entropy over the voxels that count."""
         terms = self.loss(self.model(batch["image"]), batch["label"], batch["loss_region"])
         size = len(batch["image"])
-        self.log("train/loss", terms["loss"], prog_bar=True, batch_size=size)
-        self.log("train/dice_loss", terms["dice_loss"], batch_size=size)
-        self.log("train/ce", terms["ce"], batch_size=size)
+        self.log("train/loss", terms["loss"], on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log("train/dice_loss", terms["dice_loss"], on_step=False, on_epoch=True, batch_size=size)
+        self.log("train/ce", terms["ce"], on_step=False, on_epoch=True, batch_size=size)
         loss: Tensor = terms["loss"]
         return loss
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from data_modules.ct import Scan, canonical_scan, read_scan, write_nifti
-from data_modules.errors import UserError
+from data_modules.ct import Scan, read_scan, write_nifti
 from data_modules.geometry import Volume, lps_from_ras, place
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
@@ -24,8 +23,6 @@ from iac_lightning.workflows.calibrate import threshold_for, trained_calibration
 from iac_lightning.workflows.trained import load_trained
 
 OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
-LARGEST_CENTRED_RATIO = 1.6
-"""A scan up to this much larger than the region of interest is taken to be centred on it; others need a template."""
 
 
 def predict(
@@ -114,15 +111,6 @@ def find_region(scan: Scan, run: Run, template: Path | None) -> tuple[Scan, Regi
     grid = run.config.data.grid
     if template is not None:
         grid = replace(grid, template=str(template))
-    size = canonical_scan(scan).grid.size_mm
-    if grid.template is None and any(
-        have > LARGEST_CENTRED_RATIO * want for have, want in zip(size, grid.roi_mm, strict=True)
-    ):
-        raise UserError(
-            f"the scan covers {size[0]:.0f} × {size[1]:.0f} × {size[2]:.0f} mm, more than the region of interest "
-            f"({' × '.join(f'{m:g}' for m in grid.roi_mm)} mm), and no template says where that lies. "
-            "Give a CT template of the head: --template TEMPLATE.nii.gz"
-        )
     return find_region_of_interest(scan, grid)
 
 

@@ -15,7 +15,7 @@ from data_modules.cohort import seen_patients, split_salt
 from data_modules.ct_data_module import CTDataModule
 from data_modules.errors import UserError
 from iac_lightning import tracking
-from iac_lightning.callbacks import EpochHistory, OverlayFigure, ReconstructionFigure
+from iac_lightning.callbacks import EpochHistory, OverlayFigure, ReconstructionFigure, read_history
 from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
 from iac_lightning.config import from_dict
 from iac_lightning.files import write_text_atomic
@@ -34,6 +34,11 @@ def train(config: ExperimentConfig) -> Run:
     Returns:
         The finished run. One that was finished before is returned as it is.
     """
+    if config.init_from and not Path(config.init_from).exists():
+        raise UserError(
+            f"init_from: {config.init_from} does not exist. Pre-train first (iac pretrain …), or give the directory of "
+            "a finished pre-training."
+        )
     with open_run(config) as run:
         if run.is_finished:
             print(f"{config.name} is finished already: {run.directory}")
@@ -54,21 +59,20 @@ def train(config: ExperimentConfig) -> Run:
         trainer = build_trainer(config, run, logger)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
-            if config.task == "segment" and not trainer.interrupted and is_main_process():
+            if config.task == "segment" and is_main_process():
                 print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
-        except BaseException:
-            tracking.finish(logger, "FAILED")
+        except BaseException as error:
+            stopped = trainer.interrupted or isinstance(error, KeyboardInterrupt)  # Lightning turns Ctrl-C into an exit
+            tracking.finish(logger, "KILLED" if stopped else "FAILED")
+            if stopped:
+                raise KeyboardInterrupt from None
             raise
-        if trainer.interrupted:
-            tracking.finish(logger, "KILLED")
-            raise KeyboardInterrupt
-        summary = {k: float(v) for k, v in trainer.callback_metrics.items()}
         run.mark_finished(
             {
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "parameters": sum(p.numel() for p in module.parameters()),
-                "metrics": summary,
+                "metrics": (read_history(run.directory / "logs" / "history.jsonl") or [{}])[-1],
             }
         )
         tracking.finish(logger, "FINISHED")

@@ -11,8 +11,8 @@ from iac_lightning.models.build import activation_bytes, build_model, count_para
 from iac_lightning.models.cnn import PlannedUNet
 from iac_lightning.models.decoders import ViTSegmenter
 from iac_lightning.models.mae import MaskedAutoencoder
-from iac_lightning.models.vit import PRESETS, ViTEncoder
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.schema import VIT_PRESETS, ExperimentConfig
 
 
 def tiny_config(task: str = "segment", name: str = "vit", **vit: object) -> ExperimentConfig:
@@ -35,7 +35,7 @@ def test_each_task_and_name_gives_its_network() -> None:
 
 def test_presets_and_what_overrides_them() -> None:
     config = tiny_config("pretrain", dim=None, depth=None, heads=None)
-    for preset, (dim, depth, heads) in PRESETS.items():
+    for preset, (dim, depth, heads) in VIT_PRESETS.items():
         if preset == "base":
             continue
         config.model.vit.preset = preset

@@ -67,8 +67,9 @@ def test_deep_supervision_leaves_out_the_coarsest() -> None:
     loss = SegmentationLoss(LossConfig())(levels, target, region)
     single = SegmentationLoss(LossConfig())
     coarse = target[..., ::2, ::2, ::2]  # an even block: pooling and picking agree
-    expected = 2 / 3 * single(levels[0], target, region)["loss"] + 1 / 3 * single(levels[1], coarse, coarse == coarse)["loss"]
-    assert loss["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    fine = single(levels[0], target, region)["loss"].item()
+    half = single(levels[1], coarse, torch.ones_like(coarse, dtype=torch.bool))["loss"].item()
+    assert loss["loss"].item() == pytest.approx(2 / 3 * fine + 1 / 3 * half, rel=1e-5)
     loss["loss"].backward()
     assert levels[2].grad is not None  # DDP waits for a gradient of every parameter
     assert (levels[2].grad == 0).all()

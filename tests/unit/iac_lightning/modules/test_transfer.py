@@ -66,5 +66,5 @@ def test_a_half_fitting_encoder_is_refused() -> None:
 
 
 def test_another_width_is_refused() -> None:
-    with pytest.raises(UserError, match="is .* in the checkpoint and"):
+    with pytest.raises(UserError, match=r"is .* in the checkpoint and"):
         transfer_encoder(Segmenter(encoder(dim=24)), pretrained(), (2, 2, 2), "runs/mae")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning.workflows import demo as workflow
-from iac_lightning.workflows.demo import CAVEAT, LANES, MODELS, collect, demo, run_step, summary_lines
+from iac_lightning.workflows.demo import CAVEAT, MODELS, collect, demo, run_step, summary_lines
 
 EXPERIMENTS = Path(__file__).parents[4] / "experiments" / "demo"
 
@@ -64,10 +65,26 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_every_model_is_in_one_lane_and_the_encoder_comes_before_its_user() -> None:
-    order = [name for lane in LANES for name in lane]
-    assert sorted(order) == sorted(["mae", *MODELS])
-    assert any(lane.index("mae") < lane.index("vit_mae") for lane in LANES if {"mae", "vit_mae"} <= set(lane))
+def test_the_fine_tuning_waits_for_its_pretraining(
+    quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the pre-training takes longer than everything else."""
+    order: list[tuple[str, str]] = []
+    others_done = threading.Event()
+
+    def step(command: list[str]) -> int:
+        if "mae.yaml" in Path(command[1]).name and command[0] == "pretrain":
+            assert others_done.wait(10)
+        order.append((command[0], Path(command[1]).stem))
+        if ("evaluate", "vit_scratch") in order:
+            others_done.set()
+        return 0
+
+    monkeypatch.setattr(workflow, "run_step", step)
+    write_evaluations(tmp_path / "mine")
+    demo(EXPERIMENTS, tmp_path / "mine", tmp_path / "data", 30, [])
+    assert order.index(("pretrain", "mae")) < order.index(("finetune", "vit_mae"))
+    assert order.index(("evaluate", "vit_scratch")) < order.index(("pretrain", "mae"))
 
 
 def test_the_whole_path(quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -92,13 +109,13 @@ def test_the_whole_path(quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("failing", "named", "skipped"),
     [
-        (("pretrain", "mae"), "iac pretrain (mae)", "vit_mae"),
-        (("evaluate", "cnn"), "iac evaluate (cnn)", "vit_scratch"),
+        (("pretrain", "mae"), "iac pretrain (mae)", {"vit_mae"}),
+        (("evaluate", "cnn"), "iac evaluate (cnn)", set()),
     ],
 )
 @pytest.mark.usefixtures("quick")
-def test_a_failed_step_is_named_and_ends_its_lane_only(
-    failing: tuple[str, str], named: str, skipped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_failed_step_is_named_and_ends_only_what_needs_it(
+    failing: tuple[str, str], named: str, skipped: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     processes, out = Processes(failing), tmp_path / "mine"
     monkeypatch.setattr(workflow, "run_step", processes)
@@ -106,7 +123,7 @@ def test_a_failed_step_is_named_and_ends_its_lane_only(
         demo(EXPERIMENTS, out, tmp_path / "data", 30, [])
     assert f"failed: {named}." in str(caught.value)
     trained = {Path(s[1]).stem for s in processes.steps if s[0] != "evaluate"}
-    assert trained == {"mae", *MODELS} - {skipped}
+    assert trained == {"mae", *MODELS} - skipped
     assert not (out / "results.json").exists()
 
 
@@ -131,10 +148,10 @@ def test_a_step_passes_its_lines_and_its_status_on(
         return popen([sys.executable, "-c", code], **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", replaced)
-    monkeypatch.setattr(workflow.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(workflow, "cores", lambda: 8)
     assert run_step(["evaluate", "runs/a"]) == 3
     assert started["command"][1:] == ["-m", "iac_lightning.cli", "evaluate", "runs/a"]
-    assert started["env"]["OMP_NUM_THREADS"] == "4"  # 8 cores, two lanes
+    assert started["env"]["OMP_NUM_THREADS"] == "4"  # 8 cores, two trainings at once
     assert sorted(capsys.readouterr().out.splitlines()) == ["12 mm³", "oh"]
 
 
@@ -167,7 +184,7 @@ def test_the_table_shows_intervals_and_says_that_nothing_is_ranked() -> None:
     assert "1.5 minutes" in text
 
 
-def test_names_used_by_the_lanes_are_experiments() -> None:
+def test_every_model_has_an_experiment() -> None:
     for name in ("mae", *MODELS):
         assert (EXPERIMENTS / f"{name}.yaml").is_file()
     assert sum(workflow.FRACTIONS.values()) == pytest.approx(1)
