@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from math import isfinite
+from dataclasses import asdict
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
@@ -22,56 +22,35 @@ from iac_lightning.evaluation.risk import (
     compare_risk,
     cutoffs_from_development,
 )
-from iac_lightning.evaluation.thickness import (
-    by_stratum,
-    slope_ci,
-    strata_from_edges,
-    within_patient_slope_ci,
-)
+from iac_lightning.evaluation.thickness import by_stratum, slope_ci, within_patient_slope_ci
 
-OVER_EVERY_SCAN = ("ppv", "lesion_ppv")
-"""Metrics averaged over every scan with a prediction, lesion-free ones included, as in `summarise`."""
+METRICS = ("dice", "sensitivity", "ppv", "lesion_f1")
+"""Columns of the tables for thickness and comparisons. PPV is averaged over every scan with a prediction, the others
+over the scans with lesions, as in `summarise`."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class AnalysisConfig:
-    """What `analyse` computes.
-
-    Attributes:
-        baseline: name of the model that the others are compared with; None compares nothing.
-        metrics: columns of the tables for thickness and comparisons; the first is the primary one.
-        edges_mm: edges between strata of slice thickness.
-        cutoffs_mm3: upper limits of the risk groups low and medium; None takes `quantiles` of development labels.
-        quantiles: of the labelled volumes of development patients with calcification.
-        none_mm3: volumes up to here are in the group none.
-        coverage: promised by the conformal intervals.
-        min_patients: fewest development patients of a stratum with its own conformal radius.
-        seed: of every bootstrap.
-        resamples: of every bootstrap.
-    """
-
-    baseline: str | None = None
-    metrics: tuple[str, ...] = ("dice", "sensitivity", "ppv", "lesion_f1")
-    edges_mm: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0)
-    cutoffs_mm3: tuple[float, float] | None = None
-    quantiles: tuple[float, float] = (1 / 3, 2 / 3)
-    none_mm3: float = 0.0
-    coverage: float = 0.9
-    min_patients: int = 20
-    seed: int = 0
-    resamples: int = RESAMPLES
+COVERAGE = 0.9
+"""Promised by the conformal intervals."""
 
 
 def analyse(
-    models: Mapping[str, pd.DataFrame], dev_tables: Mapping[str, pd.DataFrame], config: AnalysisConfig
+    models: Mapping[str, pd.DataFrame],
+    dev_tables: Mapping[str, pd.DataFrame],
+    *,
+    baseline: str | None = None,
+    cutoffs: RiskCutoffs | None = None,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Risk groups, conformal intervals, thickness and paired comparisons of models on the same test scans.
 
     Args:
         models: name to table of the test series (`series_table`), all of the same series.
-        dev_tables: name to table of the development series, predicted with the same calibration and threshold. A model
-            without one gets no conformal intervals; without any, risk cut-offs must be fixed.
-        config: see `AnalysisConfig`.
+        dev_tables: name to table of the development series, predicted with the same calibration and threshold; they
+            decide risk cut-offs and intervals (`shortage` says whether they can).
+        baseline: name of the model that the others are compared with; None compares nothing.
+        cutoffs: limits of the risk groups, where fixed in advance; by default from the development labels.
+        seed: of every bootstrap.
+        resamples: of every bootstrap.
 
     Returns:
         Plain types, None for what is undefined and for an interval's end that is infinite. A figure is
@@ -79,24 +58,23 @@ def analyse(
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
         - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks,
-          coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each)
-          or None, `thickness` (by metric: slope and within-patient slope per mm, strata), `detection` (AUC over
-          patients);
+          coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each),
+          `thickness` (by metric: slope and within-patient slope per mm, strata), `detection` (AUC over patients);
         - `comparisons`: each other model against the baseline: `metrics` (difference, Wilcoxon, effect sizes, wins,
           ties, losses, difference of slopes and of strata), `risk` (relative change, McNemar, sign test over patients).
           `holm_p` corrects Wilcoxon's p over all models and metrics of the table, and each test of risk groups over the
           models.
 
     Raises:
-        UserError: without a model, when models were evaluated on different series, a metric or the baseline is unknown,
-            a patient is in development and test, or there is nothing to derive cut-offs from.
+        UserError: when models were evaluated on different series, a patient is in development and test, or the
+            development tables are too small for cut-offs.
     """
-    tables = _checked(models, dev_tables, config)
-    cutoffs = _cutoffs(dev_tables, config)
+    tables = _checked(models, dev_tables)
+    cutoffs = cutoffs or _cutoffs(dev_tables)
     first = next(iter(tables.values()))
-    draws = {"seed": config.seed, "resamples": config.resamples}
+    draws = {"seed": seed, "resamples": resamples}
     result: dict[str, Any] = {
-        "settings": asdict(config),
+        "settings": {"baseline": baseline, "metrics": METRICS, "coverage": COVERAGE, **draws},
         "n_series": len(first),
         "n_patients": int(first["patient_id"].nunique()),
         "groups": list(GROUPS),
@@ -106,7 +84,7 @@ def analyse(
     }
     for name, table in tables.items():
         risk = assess_risk(table, cutoffs, **draws)
-        auc = detection(table, seed=config.seed).auc
+        found = detection(table, seed=seed)
         result["models"][name] = {
             "risk": {
                 "confusion": risk.confusion.tolist(),
@@ -114,20 +92,19 @@ def analyse(
                 "kappa": _figure(risk.kappa),
                 "misclassified": risk.misclassified,
             },
-            "conformal": _conformal(dev_tables[name], table, cutoffs, config) if name in dev_tables else None,
-            "thickness": {metric: _thickness(_values(table, metric), table, config) for metric in config.metrics},
-            "detection": {"auc": _figure(auc)},
+            "conformal": _conformal(dev_tables[name], table, cutoffs),
+            "thickness": {metric: _thickness(_values(table, metric), table, draws) for metric in METRICS},
+            "detection": {"auc": _figure(found.auc), "n_positive": found.n_positive},
         }
-    if config.baseline is not None:
-        baseline = tables[config.baseline]
+    if baseline is not None:
         for name, table in tables.items():
-            if name != config.baseline:
-                change = compare_risk(table, baseline, cutoffs, **draws)
+            if name != baseline:
+                change = compare_risk(table, tables[baseline], cutoffs, **draws)
                 result["comparisons"].append(
                     {
                         "model": name,
-                        "baseline": config.baseline,
-                        "metrics": {metric: _paired(table, baseline, metric, config) for metric in config.metrics},
+                        "baseline": baseline,
+                        "metrics": {metric: _paired(table, tables[baseline], metric, draws) for metric in METRICS},
                         "risk": asdict(change) | {"relative_change": _figure(change.relative_change)},
                     }
                 )
@@ -137,40 +114,42 @@ def analyse(
     return _plain(result)
 
 
-def detection(table: pd.DataFrame, score: str = "volume_mm3", *, seed: int) -> Roc:
-    """ROC of detecting patients with calcification: a patient's score is the largest of the patient's scans.
+def shortage(dev_tables: Mapping[str, pd.DataFrame]) -> str:
+    """Why development tables are too small for `analyse`, as words of a sentence; else empty."""
+    needed = ceil(COVERAGE / (1 - COVERAGE) - 1e-9)
+    fewest = min(table["patient_id"].nunique() for table in dev_tables.values())
+    if fewest < needed:
+        return f"{fewest} labelled development patients cannot promise {COVERAGE:.0%} coverage, at least {needed} can"
+    try:
+        _cutoffs(dev_tables)
+    except UserError:
+        return "too few different labelled volumes in the development split to part low, medium and high"
+    return ""
+
+
+def detection(table: pd.DataFrame, *, seed: int) -> Roc:
+    """ROC of detecting patients with calcification by the largest predicted volume of the patient's scans.
 
     Args:
-        table: series with `patient_id`, `has_lesion` and the score.
-        score: column, such as the predicted volume or the largest probability.
+        table: series with `patient_id`, `has_lesion` and `volume_mm3`.
         seed: of the interval of the area.
     """
-    patients = table.groupby("patient_id").agg({score: "max", "has_lesion": "max"})
-    return roc(patients[score].to_numpy(dtype=float), patients["has_lesion"].to_numpy(dtype=bool), seed=seed)
+    patients = table.groupby("patient_id").agg({"volume_mm3": "max", "has_lesion": "max"})
+    return roc(patients["volume_mm3"].to_numpy(dtype=float), patients["has_lesion"].to_numpy(dtype=bool), seed=seed)
 
 
-def _checked(
-    models: Mapping[str, pd.DataFrame], dev_tables: Mapping[str, pd.DataFrame], config: AnalysisConfig
-) -> dict[str, pd.DataFrame]:
+def _checked(models: Mapping[str, pd.DataFrame], dev_tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The tables in the order of their series' names."""
-    if not models:
-        raise UserError("an analysis needs at least one evaluated model")
-    if config.baseline is not None and config.baseline not in models:
-        raise UserError(f"baseline '{config.baseline}' is not among {', '.join(models)}; name one of them")
     tables = {name: table.sort_values("series_id", ignore_index=True) for name, table in models.items()}
     reference, expected = next(iter(tables.items()))
     for name, table in tables.items():
-        missing = [metric for metric in config.metrics if metric not in table]
-        if missing:
-            raise UserError(f"the table of '{name}' lacks the metrics {', '.join(missing)}; evaluate the model again")
         labels = [frame["label_volume_mm3"].round(3).tolist() for frame in (table, expected)]
         if list(table["series_id"]) != list(expected["series_id"]) or labels[0] != labels[1]:
             raise UserError(
                 f"'{reference}' and '{name}' were not evaluated on the same series with the same labels; evaluate both "
                 "on the same split of the same cohort"
             )
-    for name, table in dev_tables.items():
-        shared = set(table["patient_id"]) & set(expected["patient_id"])
+        shared = set(dev_tables[name]["patient_id"]) & set(expected["patient_id"])
         if shared:
             raise UserError(
                 f"{len(shared)} patients of the development table of '{name}' are in the test table too; intervals and "
@@ -179,21 +158,14 @@ def _checked(
     return tables
 
 
-def _cutoffs(dev_tables: Mapping[str, pd.DataFrame], config: AnalysisConfig) -> RiskCutoffs:
-    if config.cutoffs_mm3 is not None:
-        low, medium = config.cutoffs_mm3
-        return RiskCutoffs(none_mm3=config.none_mm3, low_mm3=low, medium_mm3=medium, source="fixed in the settings")
-    if not dev_tables:
-        raise UserError("risk cut-offs need a development table, or cutoffs_mm3 fixed in the settings")
+def _cutoffs(dev_tables: Mapping[str, pd.DataFrame]) -> RiskCutoffs:
     # Labels do not depend on the model, but a model may have been evaluated on fewer series.
-    largest = max(dev_tables.values(), key=len)
-    return cutoffs_from_development(largest, config.quantiles, config.none_mm3)
+    return cutoffs_from_development(max(dev_tables.values(), key=len))
 
 
-def _conformal(dev: pd.DataFrame, test: pd.DataFrame, cutoffs: RiskCutoffs, config: AnalysisConfig) -> dict[str, Any]:
-    fit = fit_conformal(dev, config.coverage, strata_from_edges(config.edges_mm), config.min_patients)
+def _conformal(dev: pd.DataFrame, test: pd.DataFrame, cutoffs: RiskCutoffs) -> dict[str, Any]:
+    fit = fit_conformal(dev, COVERAGE)
     scans = volume_intervals(fit, test, cutoffs)
-    columns = ["series_id", "stratum", "volume_mm3", "low_mm3", "high_mm3", "groups", "covered"]
     return {
         "promised": fit.coverage,
         "promise": (
@@ -206,20 +178,21 @@ def _conformal(dev: pd.DataFrame, test: pd.DataFrame, cutoffs: RiskCutoffs, conf
         "remarks": list(fit.remarks),
         "coverage": [asdict(row) for row in measured_coverage(fit, scans)],
         "one_group_share": float((~scans["groups"].str.contains("|", regex=False)).mean()),
-        "scans": [row | {"groups": row["groups"].split("|")} for row in scans[columns].to_dict("records")],
+        "scans": [
+            row | {"groups": row["groups"].split("|")} for row in scans.drop(columns="patient_id").to_dict("records")
+        ],
     }
 
 
 def _values(table: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """The figures that count: nan on lesion-free scans unless the metric is defined over every scan."""
+    """The figures that count: nan on lesion-free scans, except for PPV."""
     values = table[metric].to_numpy(dtype=float)
-    return values if metric in OVER_EVERY_SCAN else np.where(table["has_lesion"].astype(bool), values, np.nan)
+    return values if metric == "ppv" else np.where(table["has_lesion"].astype(bool), values, np.nan)
 
 
-def _thickness(values: NDArray[np.float64], table: pd.DataFrame, config: AnalysisConfig) -> dict[str, Any]:
+def _thickness(values: NDArray[np.float64], table: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
     thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), table["patient_id"].to_numpy(dtype=str)
-    draws = {"seed": config.seed, "resamples": config.resamples}
-    strata = by_stratum(values, thickness, patients, strata_from_edges(config.edges_mm), **draws)
+    strata = by_stratum(values, thickness, patients, **draws)
     return {
         "slope_per_mm": _figure(slope_ci(values, thickness, patients, **draws)),
         "slope_within_patients_per_mm": _figure(within_patient_slope_ci(values, thickness, patients, **draws)),
@@ -227,10 +200,10 @@ def _thickness(values: NDArray[np.float64], table: pd.DataFrame, config: Analysi
     }
 
 
-def _paired(table: pd.DataFrame, baseline: pd.DataFrame, metric: str, config: AnalysisConfig) -> dict[str, Any]:
+def _paired(table: pd.DataFrame, baseline: pd.DataFrame, metric: str, draws: Mapping[str, Any]) -> dict[str, Any]:
     a, b = _values(table, metric), _values(baseline, metric)
     patients = table["patient_id"].to_numpy(dtype=str)
-    paired = paired_difference(a, b, patients, seed=config.seed, resamples=config.resamples)
+    paired = paired_difference(a, b, patients, **draws)
     size = effect_size(a, b, patients)
     return {
         "difference": _figure(paired.difference),
@@ -240,7 +213,7 @@ def _paired(table: pd.DataFrame, baseline: pd.DataFrame, metric: str, config: An
         "wins": paired.wins,
         "ties": paired.ties,
         "losses": paired.losses,
-        "thickness": _thickness(a - b, table, config),
+        "thickness": _thickness(a - b, table, draws),
     }
 
 

@@ -7,13 +7,11 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.analysis import AnalysisConfig, analyse, detection
+from iac_lightning.evaluation.analysis import METRICS, analyse, detection, shortage
 from iac_lightning.evaluation.bootstrap import holm, paired_difference
 from iac_lightning.evaluation.classification import confusion_matrix
 from iac_lightning.evaluation.conformal import fit_conformal
 from iac_lightning.evaluation.risk import RiskCutoffs, risk_groups
-
-CONFIG = AnalysisConfig(baseline="cnn", metrics=("dice", "ppv"), min_patients=10, seed=4, resamples=200)
 
 
 def invented(patients: int, prefix: str, quality: float, seed: int = 0) -> pd.DataFrame:
@@ -37,6 +35,8 @@ def invented(patients: int, prefix: str, quality: float, seed: int = 0) -> pd.Da
             "label_volume_mm3": label,
             "volume_mm3": volume,
             "dice": np.where(label > 0, dice, 0.0),
+            "sensitivity": np.where(label > 0, dice, np.nan),
+            "lesion_f1": np.where(label > 0, dice, np.nan),
             "ppv": np.where(volume > 0, dice, np.nan),
         }
     )
@@ -50,7 +50,7 @@ DEV = {name: invented(50, "dev", quality) for name, quality in QUALITY.items()}
 @pytest.fixture(scope="module")
 def result() -> dict:
     shuffled = TEST | {"vit": TEST["vit"].sample(frac=1, random_state=0)}
-    return analyse(shuffled, DEV, CONFIG)
+    return analyse(shuffled, DEV, baseline="cnn", seed=4, resamples=200)
 
 
 def test_result_is_json_and_states_its_sources(result):
@@ -75,7 +75,7 @@ def test_each_model_is_judged_by_the_same_cutoffs(result):
 def test_comparisons_are_corrected_over_the_table(result):
     assert [(c["model"], c["baseline"]) for c in result["comparisons"]] == [("vit", "cnn"), ("scratch", "cnn")]
     rows = [metric for c in result["comparisons"] for metric in c["metrics"].values()]
-    assert len(rows) == 4
+    assert len(rows) == 2 * len(METRICS)
     np.testing.assert_allclose([r["holm_p"] for r in rows], holm([r["wilcoxon_p"] for r in rows]))
     raw = [c["risk"]["patients"]["exact_p"] for c in result["comparisons"]]
     np.testing.assert_allclose([c["risk"]["patients"]["holm_p"] for c in result["comparisons"]], holm(raw))
@@ -109,7 +109,7 @@ def test_slopes_of_scans_with_lesions(result):
 def test_every_scan_has_an_interval_and_groups(result):
     conformal = result["models"]["vit"]["conformal"]
     assert [row["series_id"] for row in conformal["scans"]] == TEST["vit"]["series_id"].tolist()
-    fit = fit_conformal(DEV["vit"], 0.9, min_patients=10)
+    fit = fit_conformal(DEV["vit"], 0.9)
     assert [part["radius"] for part in conformal["radii"]] == [part.radius for part in fit.radii]
     assert "≥ 90%" in conformal["promise"]
     alone = [len(row["groups"]) == 1 for row in conformal["scans"]]
@@ -130,32 +130,32 @@ def test_detection_takes_the_largest_score_of_a_patient():
     assert (found.auc.estimate, found.auc.n, found.n_positive) == (0.5, 3, 2)
 
 
-def test_predictions_without_a_development_split():
-    config = AnalysisConfig(metrics=("dice",), cutoffs_mm3=(20, 80), resamples=20)
-    found = analyse({"nnunet": TEST["cnn"]}, {}, config)
-    assert found["models"]["nnunet"]["conformal"] is None
+def test_cutoffs_may_be_fixed_in_advance():
+    cutoffs = RiskCutoffs(low_mm3=20, medium_mm3=80, source="fixed in the protocol")
+    found = analyse({"vit": TEST["vit"]}, {"vit": DEV["vit"][:6]}, cutoffs=cutoffs, seed=0, resamples=20)
     assert found["comparisons"] == []
-    assert (found["cutoffs"]["low_mm3"], found["cutoffs"]["source"]) == (20, "fixed in the settings")
-
-
-def test_few_development_patients_leave_nulls():
-    config = AnalysisConfig(metrics=("dice",), cutoffs_mm3=(20, 80), resamples=20)
-    found = analyse({"vit": TEST["vit"]}, {"vit": DEV["vit"][:6]}, config)
-    assert found["models"]["vit"]["conformal"]["scans"][0]["high_mm3"] is None
+    assert (found["cutoffs"]["low_mm3"], found["cutoffs"]["source"]) == (20, "fixed in the protocol")
+    assert found["models"]["vit"]["conformal"]["scans"][0]["high_mm3"] is None  # too few development patients
     json.dumps(found, allow_nan=False)
 
 
+def test_development_tables_may_be_too_small():
+    patients = DEV["vit"]["patient_id"].unique()
+    eight, nine = (DEV["vit"][DEV["vit"]["patient_id"].isin(patients[:n])] for n in (8, 9))
+    assert shortage(DEV) == ""
+    assert shortage({"vit": nine}) == ""
+    assert shortage(DEV | {"vit": eight}).startswith("8 labelled development patients cannot promise 90% coverage")
+    assert "too few different labelled volumes" in shortage({"vit": DEV["vit"].assign(label_volume_mm3=7.0)})
+    assert "too few different labelled volumes" in shortage({"vit": DEV["vit"].assign(label_volume_mm3=0.0)})
+
+
 @pytest.mark.parametrize(
-    ("models", "dev", "config", "message"),
+    ("models", "dev", "message"),
     [
-        ({}, DEV, CONFIG, "at least one"),
-        ({"vit": TEST["vit"]}, DEV, CONFIG, "baseline 'cnn'"),
-        (TEST | {"vit": TEST["vit"][1:]}, DEV, CONFIG, "same series"),
-        (TEST, {"vit": TEST["vit"]}, CONFIG, "60 patients .* in the test table too"),
-        (TEST, {}, CONFIG, "need a development table"),
-        (TEST, DEV, AnalysisConfig(metrics=("hausdorff",)), "lacks the metrics hausdorff"),
+        (TEST | {"vit": TEST["vit"][1:]}, DEV, "same series"),
+        (TEST, DEV | {"vit": TEST["vit"]}, "60 patients .* in the test table too"),
     ],
 )
-def test_what_cannot_be_analysed(models, dev, config, message):
+def test_what_cannot_be_analysed(models, dev, message):
     with pytest.raises(UserError, match=message):
-        analyse(models, dev, config)
+        analyse(models, dev, seed=0, resamples=10)
