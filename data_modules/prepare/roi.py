@@ -15,8 +15,8 @@ from data_modules.geometry import Grid
 from data_modules.prepare.registration import Registration, find_roi_center
 
 _MOSTLY = 0.9
-_LARGEST_CENTRED = 1.6
-"""A scan up to this much larger than the region of interest is taken to be centred on it; others need a template."""
+_WHOLE_HEAD_MM = 150.0
+"""A scan at least this wide and long is a whole head: its centre is not the cavernous sinus."""
 
 
 def region_of_interest(scan: Scan, grid: GridConfig) -> Scan:
@@ -54,18 +54,15 @@ def locate(scan: Scan, grid: GridConfig) -> tuple[NDArray[np.float64], Registrat
         UserError: when the template cannot be read, or there is none and the scan is a whole head.
     """
     if grid.template is None:
-        if any(have > _LARGEST_CENTRED * want for have, want in zip(scan.grid.size_mm, grid.roi_mm, strict=True)):
+        if min(scan.grid.size_mm[:2]) >= _WHOLE_HEAD_MM:
+            size = " × ".join(f"{m:.0f}" for m in scan.grid.size_mm)
             raise UserError(
-                f"the scan covers {_millimetres(scan.grid.size_mm)}, more than the region of interest "
-                f"({_millimetres(grid.roi_mm)}), and no template says where that lies. Give a CT template of the head "
-                "in MNI space: data.grid.template=TEMPLATE.nii.gz (iac predict: --template TEMPLATE.nii.gz)"
+                f"the scan covers {size} mm, a whole head, and no template says where the region of interest lies. "
+                "Give a CT template of the head in MNI space: data.grid.template=TEMPLATE.nii.gz (iac predict: "
+                "--template TEMPLATE.nii.gz)"
             )
         return scan.grid.center_ras_mm, None
     return find_roi_center(scan, Path(grid.template))
-
-
-def _millimetres(size_mm: tuple[float, float, float]) -> str:
-    return " × ".join(f"{m:.0f}" for m in size_mm) + " mm"
 
 
 def _share_inside(region: Grid, scan: Grid) -> float:

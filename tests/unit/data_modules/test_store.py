@@ -247,9 +247,10 @@ class TestContent:
         assert len(packed) < 5000
         np.testing.assert_array_equal(pickle.loads(packed).hu(), hu)
 
-    def test_dicom(self, tmp_path: Path) -> None:
+    def test_dicom(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if not GE_HEAD.is_dir():
             pytest.skip(f"no real DICOM series at {GE_HEAD}")
+        monkeypatch.setattr("data_modules.prepare.roi._WHOLE_HEAD_MM", 1000.0)  # the middle of the head will do
         scan = read_scan(GE_HEAD)
         middle = tuple(n // 2 for n in scan.grid.shape)
         label = np.zeros(scan.grid.shape, dtype=bool)

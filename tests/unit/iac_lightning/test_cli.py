@@ -36,7 +36,7 @@ class Recorder:
 @pytest.fixture
 def a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_run` gives the path itself, so that wiring can be seen without runs."""
-    monkeypatch.setattr("iac_lightning.runs.load_run", lambda path: ("run", path))
+    monkeypatch.setattr("iac_lightning.runs.load_run", lambda path, overrides=(): ("run", path, *overrides))
 
 
 def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,6 @@ def test_settings_stand_on_either_side_of_options(words: list[str]) -> None:
         ([], "COMMAND"),
         (["pretrain"], "experiment"),
         (["pretrain", "a.yaml", "--seed=1"], "--seed=1"),
-        (["evaluate", "runs/a", "seed=1"], "seed=1"),
         (["evaluate", "runs/a", "--split", "finetune"], "'finetune'"),
         (["predict", "scan.nii.gz", "out"], "--run"),
         (["trian", "a.yaml"], "trian"),
@@ -284,6 +283,9 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "cnn, dev: 3 scans of 2 patients" in text
     assert "dice 0.500 [0.400; 0.600]" in text
     assert "runs/cnn/evaluation/dev.csv" in text
+    assert main(["evaluate", "runs/cnn", "inference.mirror=true"]) == 0
+    assert evaluate.calls[1] == (("run", Path("runs/cnn"), "inference.mirror=true"), "test")
+    assert main(["evaluate", "--predictions", "p", "--cohort", "c.csv", "inference.mirror=true"]) == 2
 
 
 @pytest.mark.usefixtures("a_run")

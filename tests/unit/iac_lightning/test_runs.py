@@ -62,7 +62,8 @@ def test_the_same_settings_continue_and_what_decides_nothing_may_change(config):
 
 
 def test_changed_settings_are_refused_with_their_keys_and_values(config):
-    open_run(config).__exit__(None, None, None)
+    with open_run(config) as run:
+        (run.checkpoints_dir / "last.ckpt").touch()
     other = copy.deepcopy(config)
     other.trainer.max_epochs, other.data.num_workers = 20, 3
     other.model.vit.patch_size = (4, 4, 4)
@@ -78,9 +79,27 @@ def test_changed_settings_are_refused_with_their_keys_and_values(config):
         pass
 
 
+def test_a_mistake_before_the_first_checkpoint_may_be_mended_under_the_same_name(config):
+    open_run(config).__exit__(None, None, None)
+    other = copy.deepcopy(config)
+    other.data.cohort = "right.csv"
+    with open_run(other) as run:
+        assert load_run(run.directory).config.data.cohort == "right.csv"
+
+
+def test_a_trained_run_takes_other_settings_of_inference_only(config):
+    with open_run(config) as run:
+        pass
+    assert load_run(run.directory, ["inference.mirror=true"]).config.inference.mirror
+    assert not load_run(run.directory).config.inference.mirror
+    with pytest.raises(UserError, match=r"seed=1: a trained run takes"):
+        load_run(run.directory, ["inference.mirror=true", "seed=1"])
+
+
 def test_settings_of_another_version_are_refused(config):
     with open_run(config) as run:
         pass
+    (run.checkpoints_dir / "last.ckpt").touch()
     path = run.directory / "config.yaml"
     path.write_text(path.read_text() + "old_key: 1\n")
     with pytest.raises(UserError, match=r"not valid in this version.*(?s:.*)old_key: unknown key"):

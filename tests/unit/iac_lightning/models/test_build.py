@@ -76,7 +76,6 @@ def test_all_resolutions_of_the_cnn_start_at_the_bias() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.vit.preset", "huge", "'huge'. Choose one of tiny, small, base"),
         ("model.name", "unet", "'unet'. Choose vit or cnn"),
         ("model.vit.heads", 5, "model.vit.heads is 5"),
         ("model.vit.patch_size", (8, 8, 3), "z: 8 is no multiple of 3"),
