@@ -119,11 +119,11 @@ def shortage(dev_tables: Mapping[str, pd.DataFrame]) -> str:
     needed = ceil(COVERAGE / (1 - COVERAGE) - 1e-9)
     fewest = min(table["patient_id"].nunique() for table in dev_tables.values())
     if fewest < needed:
-        return f"{fewest} labelled development patients cannot promise {COVERAGE:.0%} coverage, at least {needed} can"
+        return f"only {fewest} development patients, where intervals of {COVERAGE:.0%} coverage need at least {needed}"
     try:
         _cutoffs(dev_tables)
     except UserError:
-        return "too few different labelled volumes in the development split to part low, medium and high"
+        return "too few development patients with calcification to part low, medium and high volumes"
     return ""
 
 

@@ -20,6 +20,9 @@ from iac_lightning.evaluation import figures
 from iac_lightning.evaluation.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
 from iac_lightning.files import write_text_atomic
 
+Cell = str | tuple[str, str]
+"""Of a table: text, or a figure with its interval, which is set small and grey."""
+
 SIGNIFICANT = 0.05
 """A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
 
@@ -54,6 +57,38 @@ class ExtraFigure:
     title: str
     caption: str
     png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a section.
+
+    Attributes:
+        header: name and unit or remark of each column.
+        rows: a cell a column; a row whose first cell begins with "+ " belongs to the one above.
+        legend: what the figures are and what they were taken from (n, split, seed).
+    """
+
+    header: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Cell]]
+    legend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A further part of the page.
+
+    Attributes:
+        title: heading.
+        text: what is asked and how to read the answer.
+        tables: shown first.
+        figures: shown below them.
+    """
+
+    title: str
+    text: str
+    tables: Sequence[Table] = ()
+    figures: Sequence[ExtraFigure] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +136,8 @@ class ReportContext:
         data: sentences about the data.
         notes: further remarks.
         figures: further figures.
+        missing: what the page lacks and why, in one sentence; empty when nothing.
+        mend: commands that make it.
     """
 
     title: str
@@ -116,6 +153,8 @@ class ReportContext:
     data: Sequence[str] = ()
     notes: Sequence[str] = ()
     figures: Sequence[ExtraFigure] = ()
+    missing: str = ""
+    mend: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +234,16 @@ def check_same_series(models: Mapping[str, ModelResult]) -> None:
             )
 
 
-def write_report(out_dir: Path, models: Mapping[str, ModelResult], context: ReportContext) -> Path:
+def write_report(
+    out_dir: Path, models: Mapping[str, ModelResult], context: ReportContext, sections: Sequence[Section] = ()
+) -> Path:
     """Write `index.html` and, beside it, `models.csv` and `comparisons.csv` with the same figures.
 
     Args:
         out_dir: folder, made when missing.
         models: name to result, in the order of the tables.
         context: see `ReportContext`.
+        sections: of an analysis (`analysis_page.analysis_sections`); the one on slice thickness replaces the figure.
 
     Returns:
         Path of the page.
@@ -227,7 +269,8 @@ def write_report(out_dir: Path, models: Mapping[str, ModelResult], context: Repo
         comparisons=comparisons,
         prior_comparisons=prior,
         answer=answer(models, comparisons, context),
-        charts=_charts(models, comparisons, context),
+        charts=_charts(models, comparisons, context, thickness=not sections),
+        sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
         resamples=first["resamples"],
     )
@@ -339,6 +382,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def source(n: int, n_patients: int, context: ReportContext) -> str:
+    """What a figure was taken from."""
+    return f"{n} scans of {n_patients} patients, {context.split} split, seed {context.seed}"
+
+
 def _identity(model: ModelResult) -> set[tuple[str, str, float]]:
     columns = (model.table[c] for c in ("series_id", "patient_id", "label_volume_mm3"))
     return {(str(s), str(p), round(float(v), 3)) for s, p, v in zip(*columns, strict=True)}
@@ -348,19 +396,15 @@ def _lesion_rows(model: ModelResult) -> pd.DataFrame:
     return model.table[model.table["has_lesion"].astype(bool)].sort_values("series_id")
 
 
-def _source(n: int, n_patients: int, context: ReportContext) -> str:
-    return f"{n} scans of {n_patients} patients, {context.split} split, seed {context.seed}"
-
-
 def _charts(
-    models: Mapping[str, ModelResult], comparisons: Sequence[Comparison], context: ReportContext
+    models: Mapping[str, ModelResult], comparisons: Sequence[Comparison], context: ReportContext, *, thickness: bool
 ) -> list[ExtraFigure]:
-    """The figures that every report has."""
+    """The figures that every report has; slice thickness only where no section is about it."""
     tables = {m.label: m.table for m in models.values()}
     summaries = {m.label: m.summary for m in models.values()}
     first = next(iter(models.values())).summary
-    lesions = _source(first["dice"]["n"], first["dice"]["n_patients"], context)
-    everything = _source(first["n_series"], first["n_patients"], context)
+    lesions = source(first["dice"]["n"], first["dice"]["n_patients"], context)
+    everything = source(first["n_series"], first["n_patients"], context)
     charts = [
         (
             "Dice of each model",
@@ -379,21 +423,24 @@ def _charts(
                 figures.difference_figure(drawn, lesions),
             )
         )
-    charts += [
-        (
-            "Slice thickness",
-            "Thick slices average small lesions away. A faint point is a scan, a large one the mean of a stratum with "
-            "its 95\u00a0% interval over patients; models are shifted sideways a little so that they do not hide each "
-            "other.",
-            figures.thickness_figure(tables, summaries, lesions),
-        ),
+    if thickness:
+        charts.append(
+            (
+                "Slice thickness",
+                "Thick slices average small lesions away. A faint point is a scan, a large one the mean of a stratum "
+                "with its 95\u00a0% interval over patients; models are shifted sideways a little so that they do not "
+                "hide each other.",
+                figures.thickness_figure(tables, summaries, lesions),
+            )
+        )
+    charts.append(
         (
             "Agreement of volumes",
             "A point is a scan, with or without lesions. Solid line: mean difference (bias); dashed lines: 95\u00a0% "
             "limits of agreement, within which 95\u00a0% of the scans are expected.",
             figures.volume_figure(tables, summaries, everything),
-        ),
-    ]
+        )
+    )
     return [ExtraFigure(title=title, caption=text, png=figures.png(figure)) for title, text, figure in charts]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,27 @@ from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from iac_lightning.callbacks import read_history
 from iac_lightning.evaluation import figures
+from iac_lightning.evaluation.analysis import analyse, shortage
+from iac_lightning.evaluation.analysis_page import analysis_sections
 from iac_lightning.evaluation.predictions import find_predictions, read_prediction
 from iac_lightning.evaluation.report import ExtraFigure, ModelResult, Overlay, ReportContext, write_report
 from iac_lightning.evaluation.summary import example_series, read_series_table
+from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import Run, load_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows.external import SEED, ExternalModel
+
+SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
+"""What the evaluations of a model on two splits share, unless it has changed in between."""
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
 
 
 def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
     """Write the page from what `iac evaluate` left in each run.
+
+    Where every model was evaluated on the development split too, an analysis follows from it (`analysis.json`): risk
+    groups, volume intervals, slopes over slice thickness, detection. The model given last is its baseline.
 
     Args:
         entries: evaluated segmentation runs and predictions of other programs, in the order of the tables.
@@ -65,6 +74,7 @@ def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat
     if len(runs) < len(entries):
         others = ", ".join(entry.label for entry in entries if isinstance(entry, ExternalModel))
         about.append(f"Predicted elsewhere, so that the patients it was trained on cannot be checked here: {others}.")
+    dev_tables, missing, mend = development(dict(zip(names, entries, strict=True)), split)
     context = ReportContext(
         title="Intracranial arterial calcification: models compared",
         question=QUESTION,
@@ -80,13 +90,67 @@ def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat
             *(training_curves(run, label) for run, label in zip(runs, labels, strict=True)),
             *reconstructions(runs),
         ],
+        missing=missing,
+        mend=mend,
     )
-    return write_report(out, models, context)
+    path = out / "analysis.json"
+    if not dev_tables:
+        path.unlink(missing_ok=True)  # of an earlier page
+        return write_report(out, models, context)
+    tables = {name: model.table for name, model in models.items()}
+    analysis = analyse(tables, dev_tables, baseline=names[-1] if len(names) > 1 else None, seed=context.seed)
+    page = write_report(out, models, context, analysis_sections(models, dev_tables, analysis, context))
+    write_json_atomic(path, analysis)
+    return page
+
+
+def development(
+    entries: Mapping[str, Run | ExternalModel], split: str
+) -> tuple[dict[str, pd.DataFrame], str, tuple[str, ...]]:
+    """Tables of the development split, by which the models are analysed.
+
+    Args:
+        entries: name to evaluated model.
+        split: that the page is about; on the development split itself nothing can be analysed.
+
+    Returns:
+        Name to table, or none of them; a sentence that says what is missing; the commands that make it.
+    """
+    if split == "dev":
+        return {}, "", ()
+    left_out = "Risk groups, volume intervals, slopes over slice thickness and detection per patient are left out"
+    lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
+    if lacking:
+        sentence = (
+            f"{left_out} until {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} evaluated on the "
+            f"development split, with the weights and thresholds of the {split} split"
+        )
+        return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
+    tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
+    if small := shortage(tables):
+        sentence = f"{left_out} because of {small}; with more of them labelled, evaluate again"
+        return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
+    return tables, "", ()
+
+
+def has_development(folder: Path, split: str) -> bool:
+    """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
+    if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
+        return False
+    dev, other = (json.loads((folder / f"{name}.json").read_text()) for name in ("dev", split))
+    return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
+
+
+def evaluate_command(entry: Run | ExternalModel, split: str) -> str:
+    """How a model is evaluated on a split."""
+    if isinstance(entry, Run):
+        return f"iac evaluate {entry.directory} --split {split}"
+    return f"iac evaluate --predictions DIR --cohort {entry.cohort} --split {split} --out {entry.directory}"
 
 
 def model_result(run: Run, label: str, split: str) -> ModelResult:
     """What the page needs of one run."""
-    table, summary = evaluation(run.directory, split, f"iac evaluate {run.directory} --split {split}")
+    table, summary = evaluation(run.directory, split, evaluate_command(run, split))
     predictions = run.directory / "predictions" / split
     finished = run.finished
     return ModelResult(
@@ -108,7 +172,7 @@ def model_result(run: Run, label: str, split: str) -> ModelResult:
 
 def external_result(model: ExternalModel, split: str) -> ModelResult:
     """What the page needs of another program's predictions."""
-    again = f"iac evaluate --predictions DIR --cohort {model.cohort} --split {split} --out {model.directory}"
+    again = evaluate_command(model, split)
     table, summary = evaluation(model.directory, split, again)
 
     def mask(series: Series, grid: Grid) -> Volume:

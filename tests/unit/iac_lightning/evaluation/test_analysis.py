@@ -144,9 +144,15 @@ def test_development_tables_may_be_too_small():
     eight, nine = (DEV["vit"][DEV["vit"]["patient_id"].isin(patients[:n])] for n in (8, 9))
     assert shortage(DEV) == ""
     assert shortage({"vit": nine}) == ""
-    assert shortage(DEV | {"vit": eight}).startswith("8 labelled development patients cannot promise 90% coverage")
-    assert "too few different labelled volumes" in shortage({"vit": DEV["vit"].assign(label_volume_mm3=7.0)})
-    assert "too few different labelled volumes" in shortage({"vit": DEV["vit"].assign(label_volume_mm3=0.0)})
+    assert shortage(DEV | {"vit": eight}) == (
+        "only 8 development patients, where intervals of 90% coverage need at least 9"
+    )
+    assert "too few development patients with calcification" in shortage(
+        {"vit": DEV["vit"].assign(label_volume_mm3=7.0)}
+    )
+    assert "too few development patients with calcification" in shortage(
+        {"vit": DEV["vit"].assign(label_volume_mm3=0.0)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
+from iac_lightning.evaluation.analysis import analyse
+from iac_lightning.evaluation.analysis_page import analysis_sections
 from iac_lightning.evaluation.bootstrap import Interval, PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.report import (
     Comparison,
@@ -29,10 +31,13 @@ PNG = b"\x89PNG\r\n\x1a\nnot a real picture"
 CONTEXT = ReportContext(title="ViT <b>against</b> CNN", question="Which is better?", split="test", seed=0)
 
 
+QUALITY = {"vit": 0.8, "scratch": 0.62, "cnn": 0.79}
+
+
 @pytest.fixture(scope="module")
 def models(make_table):
     results = {}
-    for k, (name, quality) in enumerate({"vit": 0.8, "scratch": 0.62, "cnn": 0.79}.items()):
+    for k, (name, quality) in enumerate(QUALITY.items()):
         table = make_table(quality, k)
         results[name] = ModelResult(
             name=name,
@@ -46,6 +51,20 @@ def models(make_table):
             train_seconds=400,
         )
     return results
+
+
+@pytest.fixture(scope="module")
+def dev_tables(make_table):
+    tables = {name: make_table(quality, k, patients=30) for k, (name, quality) in enumerate(QUALITY.items())}
+    return {
+        name: t.assign(patient_id="d" + t["patient_id"], series_id="d" + t["series_id"]) for name, t in tables.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def analysis(models, dev_tables):
+    tables = {name: model.table for name, model in models.items()}
+    return analyse(tables, dev_tables, baseline="cnn", seed=0, resamples=100)
 
 
 class Page(HTMLParser):
@@ -213,3 +232,79 @@ def test_words_for_numbers():
     assert interval(None, None, None) == "–"
     assert [p_value(p) for p in (0.0004, 0.0321, float("nan"))] == ["p < 0.001", "p = 0.032", "p –"]
     assert [duration(s) for s in (None, 42, 400, 12240)] == ["–", "42 s", "7 min", "3.4 h"]
+
+
+def test_analysis_follows_the_rest_and_leaves_the_first_screen_alone(models, dev_tables, analysis, tmp_path):
+    sections = analysis_sections(models, dev_tables, analysis, CONTEXT)
+    before = write_report(tmp_path / "before", models, CONTEXT).read_text()
+    after = write_report(tmp_path / "after", models, CONTEXT, sections).read_text()
+    first_figure = before.index("<img")
+    assert after[:first_figure] == before[:first_figure]
+    titles = ["Risk groups", "Volume intervals", "Slice thickness", "Detection per patient"]
+    headings = re.findall(r"<h2>(.*?)</h2>", after)
+    assert headings == [*re.findall(r"<h2>(.*?)</h2>", before)[:-1], *titles, "How this was made"]
+    assert "<h3>Slice thickness</h3>" in before
+    assert "<h3>Slice thickness</h3>" not in after  # drawn once, with its slope
+    page = Page(after)
+    assert page.tags.count("img") == 3 + 3 + 1 + 1 + 3 + 1 + 1  # charts, overlays; confusion, coverage, intervals, …
+    assert "analysis.json" in page.sources
+    assert "analysis.json" not in before
+    words = re.sub(r"<[^>]*>", " ", after)
+    assert not re.search(r"\b(nan|None|inf)\b", words)
+    for section in sections:
+        assert all("scans of" in t.legend and "test split, seed 0" in t.legend for t in section.tables)
+
+
+def test_tables_of_the_analysis_say_what_was_computed(models, dev_tables, analysis):
+    risk, volumes, thickness, detection = analysis_sections(models, dev_tables, analysis, CONTEXT)
+    found = analysis["models"]["vit"]
+    limits = [f"up to {analysis['cutoffs'][key]:.3g}\u00a0mm³" for key in ("low_mm3", "medium_mm3")]
+    assert all(limit in risk.text for limit in limits)
+    wrong = {name: m["risk"]["misclassified"] for name, m in analysis["models"].items()}
+    kappa = found["risk"]["kappa"]
+    low, high = kappa["ci95"]
+    row = risk.tables[0].rows[0]
+    assert row[:2] == ["VIT", f"{wrong['vit']} of 48"]
+    assert row[3] == (f"{kappa['value']:.3f}", f"{low:.3f}; {high:.3f}")
+    row = risk.tables[1].rows[1]
+    assert row[:2] == ["SCRATCH against CNN", f"{wrong['scratch']} against {wrong['cnn']}"]
+    change = f"{(wrong['scratch'] - wrong['cnn']) / wrong['cnn']:+.0%}".replace("-", "−").replace("%", "\u00a0%")
+    assert row[2][0] == change
+    whole = found["conformal"]["coverage"][0]
+    assert volumes.tables[0].rows[0][1][0] == f"{whole['coverage']:.0%}".replace("%", "\u00a0%")
+    assert volumes.tables[0].rows[1][:2] == ["+ mean width, mm³", f"{whole['mean_width_mm3']:.1f}"]
+    n = len(dev_tables["vit"])
+    assert f"fitted on {n} scans of 30 patients of the development split" in volumes.tables[0].legend
+    assert "merged for want of 20" in volumes.tables[0].legend
+    lesions = {name: m.table[m.table["has_lesion"]] for name, m in models.items()}
+    slope = {name: np.polyfit(t["slice_thickness_mm"], t["dice"], 1)[0] for name, t in lesions.items()}
+    rows = {row[0]: row[1][0].replace("−", "-") for row in thickness.tables[0].rows}
+    assert float(rows["VIT"]) == pytest.approx(slope["vit"], abs=5e-4)
+    assert float(rows["+ VIT − CNN"]) == pytest.approx(slope["vit"] - slope["cnn"], abs=5e-4)
+    thin = lesions["vit"].loc[lesions["vit"]["slice_thickness_mm"] <= 1, "dice"]
+    assert float(thickness.tables[1].rows[0][1][0]) == pytest.approx(thin.mean(), abs=5e-4)
+    assert "19 of 24 patients have calcification" in detection.text
+
+
+def test_an_analysis_of_one_model_with_one_kind_of_patient(make_table):
+    """Nothing to compare, no curve, too few patients for upper ends: said, not drawn empty."""
+    table = make_table(0.7, 0)
+    model = ModelResult(name="m", label="M", table=table, summary=summarise(table, 0, resamples=20), threshold=0.5)
+    with_lesions = table[table["has_lesion"]].reset_index(drop=True)
+    model = ModelResult(**{**vars(model), "table": with_lesions})
+    dev = {"m": with_lesions.assign(patient_id="d" + with_lesions["patient_id"])[:8]}
+    found = analyse({"m": with_lesions}, dev, seed=0, resamples=20)
+    risk, volumes, _, detection = analysis_sections({"m": model}, dev, found, CONTEXT)
+    assert len(risk.tables) == 1
+    assert volumes.tables[0].rows[1][1] == f"– ({len(with_lesions)} open)"
+    assert "no upper end" in volumes.tables[0].legend
+    assert not detection.figures
+    assert "there is no curve" in detection.text
+
+
+def test_what_is_missing_takes_one_paragraph(models, tmp_path):
+    text = "Risk groups are left out until A is evaluated"
+    context = ReportContext(**{**vars(CONTEXT), "missing": text, "mend": ("iac evaluate <a>", "iac evaluate b")})
+    plain, page = (write_report(tmp_path / str(c.missing), models, c).read_text() for c in (CONTEXT, context))
+    paragraph = f'<p class="legend">{text}: <code>iac evaluate &lt;a&gt;</code>, <code>iac evaluate b</code>.</p>\n'
+    assert page.replace(paragraph, "") == plain
