@@ -51,8 +51,12 @@ class EpochHistory(Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and print the line; runs after validation."""
-        values = sorted(trainer.callback_metrics.items())
-        metrics = {k: round(float(v), 5) for k, v in values if not k.endswith(("_step", "_epoch"))}
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        metrics = {
+            k: round(float(v), 5)
+            for k, v in sorted(trainer.callback_metrics.items())
+            if not k.endswith(("_step", "_epoch")) and not k.startswith("lr-") and (validated or not k.startswith("dev/"))
+        }
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         row["seconds"] = round(time.monotonic() - self._start, 1)
         with self.path.open("a") as file:

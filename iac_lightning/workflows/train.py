@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -43,6 +44,7 @@ def train(config: ExperimentConfig) -> Run:
         if run.is_finished:
             print(f"{config.name} is finished already: {run.directory}")
             return run
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)

@@ -29,9 +29,15 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path, ExperimentConfig(name="demo/a"))
 
 
-def trainer(epoch: int, **metrics: float) -> Any:
+def trainer(epoch: int, every: int = 1, **metrics: float) -> Any:
     values = {k.replace("__", "/"): torch.tensor(v) for k, v in metrics.items()}
-    return SimpleNamespace(current_epoch=epoch, max_epochs=4, global_step=10 * (epoch + 1), callback_metrics=values)
+    return SimpleNamespace(
+        current_epoch=epoch,
+        max_epochs=4,
+        global_step=10 * (epoch + 1),
+        callback_metrics=values,
+        check_val_every_n_epoch=every,
+    )
 
 
 def train(history: EpochHistory, first: int, stop: int, loss: float) -> None:
@@ -54,6 +60,17 @@ def test_a_line_an_epoch_on_disk_and_on_screen(run: Run, capsys: pytest.CaptureF
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("demo/a: epoch 1/4  dev/dice 0.25  train/loss 0.5  ")
     assert second.startswith("demo/a: epoch 2/4  ")
+
+
+def test_development_figures_stand_only_where_they_were_measured(run: Run) -> None:
+    history = EpochHistory(run)
+    for epoch in range(2):
+        state = trainer(epoch, every=2, train__loss=0.5, dev__dice=0.25, **{"lr-AdamW": 0.1})
+        history.on_train_epoch_end(state, None)  # type: ignore[arg-type]
+    first, second = read_history(run.directory / "logs/history.jsonl")
+    assert "dev/dice" not in first  # Lightning would repeat the last validation's
+    assert second["dev/dice"] == 0.25
+    assert not any(key.startswith("lr-") for key in second)
 
 
 def test_epochs_that_run_again_are_written_once(run: Run) -> None:
