@@ -340,7 +340,8 @@ def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison],
             f"{p_value(c.adjusted_p)})."
         )
     if sure and len(sure) < len(comparisons):
-        sentences.append(f"The other {len(comparisons) - len(sure)} paired differences may be chance.")
+        rest = len(comparisons) - len(sure)
+        sentences.append(f"The other {f'{rest} paired differences' if rest > 1 else 'paired difference'} may be chance.")
     return sentences
 
 

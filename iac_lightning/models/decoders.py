@@ -97,6 +97,11 @@ class ConvBlock(nn.Sequential):
         )
 
 
+def double_block(in_channels: int, out_channels: int, stride: Factor = (1, 1, 1)) -> nn.Sequential:
+    """Two convolution blocks, the first with the stride."""
+    return nn.Sequential(ConvBlock(in_channels, out_channels, stride), ConvBlock(out_channels, out_channels))
+
+
 class LinearDecoder(nn.Module):
     """One linear map from each token to the logits of its voxels; knows no upsampling and no skip.
 
@@ -118,13 +123,13 @@ class LinearDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Tokens enlarged step by step, a convolution block after each step.
+    """Tokens enlarged step by step, two convolution blocks after each step.
 
     Level 0 is full resolution; the tokens are at level L, one level a step of `upsampling_steps`. Level i has
     ``min(channels · 2^i, max_channels)`` channels. Features of the image itself are concatenated, for lesions are
-    smaller than a token: at level 0 those of a convolution block, and with `pyramid` also at each level below the
-    tokens', from a further block with a stride each (a convolutional stem beside the ViT, Xiao et al. 2021). With
-    `skips` (UNETR, Hatamizadeh et al. 2022) each level i between gets the encoder's features from depth
+    smaller than a token: at level 0 those of two convolution blocks, and with `pyramid` also at each level below the
+    tokens', from two further blocks each, the first with a stride (a convolutional stem beside the ViT, Xiao et al.
+    2021). With `skips` (UNETR, Hatamizadeh et al. 2022) each level i between gets the encoder's features from depth
     ``round(depth · i / L)``, shallow for fine, enlarged by the same kind of upsampling and concatenated.
 
     Attributes:
@@ -164,11 +169,11 @@ class ConvDecoder(nn.Module):
             for s in range(len(self.depths))
         )
         # Level i of the image's features comes from level i − 1 by the factor of the step that leads back there.
-        self.stem = nn.ModuleList([ConvBlock(encoder.in_channels, width[0])])
+        self.stem = nn.ModuleList([double_block(encoder.in_channels, width[0])])
         if pyramid:
-            self.stem += [ConvBlock(width[i - 1], width[i], steps[top - i]) for i in range(1, top)]
+            self.stem += [double_block(width[i - 1], width[i], steps[top - i]) for i in range(1, top)]
         self.merge = nn.ModuleList(
-            ConvBlock(width[i] * (1 + (i < len(self.stem)) + (skips and i > 0)), width[i])
+            double_block(width[i] * (1 + (i < len(self.stem)) + (skips and i > 0)), width[i])
             for i in range(top - 1, -1, -1)
         )
         self.head = nn.Conv3d(width[0], out_channels, 1)

@@ -137,7 +137,7 @@ def test_unetr_takes_evenly_spaced_depths_shallow_for_fine() -> None:
 def test_channels_double_up_to_the_limit() -> None:
     encoder = ViTEncoder(crop=(16, 16, 16), patch_size=(16, 16, 16), dim=12, depth=2, heads=2)
     decoder: Any = build_decoder("progressive", "transposed", encoder, channels=3, max_channels=10)
-    assert [decoder.project.out_channels, *(block[0].out_channels for block in decoder.merge)] == [10, 10, 10, 6, 3]
+    assert [decoder.project.out_channels, *(block[0][0].out_channels for block in decoder.merge)] == [10, 10, 10, 6, 3]
 
 
 @pytest.mark.parametrize(("name", "count"), [("linear", 0), ("progressive", 0), ("unetr", 1)])
@@ -164,8 +164,8 @@ def test_the_pyramid_brings_the_image_to_every_level_below_the_tokens() -> None:
         details.append(block(details[-1]))
     assert [tuple(d.shape[1:]) for d in details] == [(2, 16, 16, 8), (4, 8, 8, 8), (8, 4, 4, 4)]
     # widths where they meet: what was enlarged, the tokens' features (not at full resolution), the image's
-    assert [block[0].in_channels for block in plain.merge] == [16, 8, 4]
-    assert [block[0].in_channels for block in full.merge] == [24, 12, 4]
+    assert [block[0][0].in_channels for block in plain.merge] == [16, 8, 4]
+    assert [block[0][0].in_channels for block in full.merge] == [24, 12, 4]
 
 
 @pytest.mark.parametrize(("name", "upsampling"), KINDS)
