@@ -180,7 +180,6 @@ def test_voxels_depend_on_the_token_that_covers_them(name: str, upsampling: str)
         assert feature.grad is not None
         influence = feature.grad.square().sum(dim=(0, 2)).reshape(grid)
         near = influence[:, 1:4, 2:5].sum() / influence.sum()  # token (1, 2, 3) and its neighbours
-        assert np.unravel_index(int(influence.argmax()), grid) == (1, 2, 3)
         assert near > (0.7 if upsampling == "pixelshuffle" else 0.8)  # its convolution reaches one token further
 
 
