@@ -55,7 +55,9 @@ class EpochHistory(Callback):
         metrics = {
             k: round(float(v), 5)
             for k, v in sorted(trainer.callback_metrics.items())
-            if not k.endswith(("_step", "_epoch")) and not k.startswith("lr-") and (validated or not k.startswith("dev/"))
+            if not k.endswith(("_step", "_epoch"))
+            and not k.startswith("lr-")
+            and (validated or not k.startswith("dev/"))
         }
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         row["seconds"] = round(time.monotonic() - self._start, 1)

@@ -341,7 +341,9 @@ def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison],
         )
     if sure and len(sure) < len(comparisons):
         rest = len(comparisons) - len(sure)
-        sentences.append(f"The other {f'{rest} paired differences' if rest > 1 else 'paired difference'} may be chance.")
+        sentences.append(
+            f"The other {f'{rest} paired differences' if rest > 1 else 'paired difference'} may be chance."
+        )
     return sentences
 
 
