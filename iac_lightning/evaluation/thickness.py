@@ -8,30 +8,15 @@ thicknesses, are free of that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_modules.errors import UserError
 from iac_lightning.evaluation.bootstrap import RESAMPLES, Interval, mean_ci, ratio, sums_ci
 from iac_lightning.evaluation.summary import THICKNESS_STRATA
 
 Stratum = tuple[str, float, float]
 """Name, lower limit (excluded) and upper limit (included) in mm."""
-
-
-def strata_from_edges(edges_mm: Sequence[float]) -> tuple[Stratum, ...]:
-    """Strata between rising edges, the first from 0 and the last open; edges 1, 2, 4, 6 make `THICKNESS_STRATA`.
-
-    Raises:
-        UserError: when edges do not rise from above 0.
-    """
-    if not edges_mm or any(not low < high for low, high in pairwise([0.0, *edges_mm, float("inf")])):
-        raise UserError(f"thickness edges {list(edges_mm)} must be finite, positive and rising, such as [1, 2, 4, 6]")
-    between = [(f"{low:g}–{high:g} mm", float(low), float(high)) for low, high in pairwise(edges_mm)]
-    first, last = float(edges_mm[0]), float(edges_mm[-1])
-    return (f"≤ {first:g} mm", 0.0, first), *between, (f"> {last:g} mm", last, float("inf"))
 
 
 def stratum_index(thickness_mm: ArrayLike, strata: Sequence[Stratum] = THICKNESS_STRATA) -> NDArray[np.intp]:

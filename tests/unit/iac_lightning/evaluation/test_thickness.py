@@ -3,13 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_modules.errors import UserError
 from iac_lightning.evaluation.bootstrap import mean_ci, statistic_ci
-from iac_lightning.evaluation.summary import THICKNESS_STRATA
 from iac_lightning.evaluation.thickness import (
     by_stratum,
     slope_ci,
-    strata_from_edges,
     stratum_index,
     within_patient_slope_ci,
 )
@@ -18,17 +15,6 @@ RNG = np.random.default_rng(0)
 THICKNESS = RNG.choice([0.6, 1.0, 2.5, 5.0, 8.0], 70)
 DICE = 0.8 - 0.03 * THICKNESS + RNG.normal(0, 0.1, 70)
 PATIENTS = RNG.permutation(70) % 25
-
-
-def test_default_strata_come_from_their_edges():
-    assert strata_from_edges([1, 2, 4, 6]) == THICKNESS_STRATA
-    assert strata_from_edges([2.5]) == (("≤ 2.5 mm", 0.0, 2.5), ("> 2.5 mm", 2.5, float("inf")))
-
-
-@pytest.mark.parametrize("edges", [[], [2, 1], [0, 1], [1, float("inf")]])
-def test_edges_that_make_no_strata(edges):
-    with pytest.raises(UserError, match="rising"):
-        strata_from_edges(edges)
 
 
 def test_edges_belong_to_the_thinner_stratum():
