@@ -42,7 +42,7 @@ PATCH = (96, 96, 48)
 NNUNET_PATCHES_PER_S = {"bare": 241.0, "augmented": 18.5}
 """nnU-Net v2's loader for 96 × 96 × 48 patches on one core, bare and with its default augmentation; measured once,
 elsewhere: a landmark, not a peer of this run."""
-MAE_SIZES = {"dim": 192, "depth": 6, "heads": 3, "decoder_dim": 96, "decoder_depth": 2, "decoder_heads": 3}
+MAE_SIZES = {"dim": 384, "depth": 6, "heads": 6, "decoder_dim": 192, "decoder_depth": 2, "decoder_heads": 6}
 MAE_CROP, MAE_PATCH = (128, 128, 64), (8, 8, 8)
 
 
