@@ -208,11 +208,7 @@ def read_mask(path: Path, like: Grid | None = None) -> Volume:
         UserError: not a readable 3D mask, or on another grid than `like` (more than 5 % of a voxel away).
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Expected the NIfTI file of a mask.")
-    image = _load_nifti(path)
-    _check_affine(image.affine, path)
-    raw, slope, intercept = _stored(image, path)
+    raw, slope, intercept, affine = _stored_companion(path, "mask")
     if (slope, intercept) == (1.0, 0.0) and raw.dtype.kind in "ub":
         mask = raw != 0
     else:
@@ -226,11 +222,7 @@ def read_mask(path: Path, like: Grid | None = None) -> Volume:
                     "numbers from 0 up that a mask holds. Give the mask itself, not an image or probabilities."
                 )
             mask[..., k] = np.rint(values) > 0
-    grid = Grid(mask.shape, image.affine)
-    if like is None:
-        return Volume(mask, grid)
-    _check_same_grid(grid, like, path, "mask")
-    return Volume(mask, like)
+    return _on_scan_grid(Volume(mask, Grid(mask.shape, affine)), like, path, "mask")
 
 
 def read_probability(path: Path, like: Grid | None = None) -> Volume:
@@ -247,30 +239,34 @@ def read_probability(path: Path, like: Grid | None = None) -> Volume:
         UserError: not a readable 3D map of values from 0 to 1, or on another grid than `like`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Expected the NIfTI file of a probability map.")
-    image = _load_nifti(path)
-    _check_affine(image.affine, path)
-    raw, slope, intercept = _stored(image, path)
+    raw, slope, intercept, affine = _stored_companion(path, "probability map")
     data = (raw * np.float32(slope) + np.float32(intercept)).astype(np.float32, copy=False)
     if not np.isfinite(data).all() or data.min() < 0 or data.max() > 1:
         raise UserError(
             f"{path}: holds values from {data.min():g} to {data.max():g}. Expected probabilities from 0 to 1."
         )
-    grid = Grid(data.shape, image.affine)
+    return _on_scan_grid(Volume(data, Grid(data.shape, affine)), like, path, "probability map")
+
+
+def _stored_companion(path: Path, what: str) -> tuple[NDArray[Any], float, float, NDArray[np.float64]]:
+    """Stored values, slope, intercept and affine of a file that belongs to a scan."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Expected the NIfTI file of a {what}.")
+    image = _load_nifti(path)
+    _check_affine(image.affine, path)
+    return *_stored(image, path), image.affine
+
+
+def _on_scan_grid(volume: Volume, like: Grid | None, path: Path, what: str) -> Volume:
+    """The volume on the scan's very grid; an error where it lies more than 5 % of a voxel elsewhere."""
     if like is None:
-        return Volume(data, grid)
-    _check_same_grid(grid, like, path, "probability map")
-    return Volume(data, like)
-
-
-def _check_same_grid(grid: Grid, like: Grid, path: Path, what: str) -> None:
-    """Raise where a companion of a scan lies elsewhere than the scan, by more than 5 % of a voxel."""
-    if not grid.same_as(like, tolerance_mm=0.05 * min(like.spacing_mm)):
+        return volume
+    if not volume.grid.same_as(like, tolerance_mm=0.05 * min(like.spacing_mm)):
         raise UserError(
-            f"{path}: the {what} lies on another grid than its scan. {what.capitalize()}: {_describe(grid)}. Scan: "
-            f"{_describe(like)}. Expected the scan's own voxels: draw it on the scan, or resample it there first."
+            f"{path}: the {what} lies on another grid than its scan. {what.capitalize()}: {_describe(volume.grid)}. "
+            f"Scan: {_describe(like)}. Expected the scan's own voxels: draw it on the scan, or resample it there first."
         )
+    return Volume(volume.data, like)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
