@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from data_modules.ct_data_module import CTDataModule
 from data_modules.geometry import Volume
 from data_modules.store import PreparedSeries
+from iac_lightning import launch
 from iac_lightning.evaluation.figures import overlay_figure, reconstruction_figure
 from iac_lightning.files import write_text_atomic
 from iac_lightning.inference import predict_prepared
@@ -79,6 +80,48 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+class RequeueCallback(Callback):
+    """Inside a SLURM job: after its signal, saves `last.ckpt` at the end of a training batch and leaves (`launch`).
+
+    The ranks agree on the batch, since all of them write a checkpoint. The last batch of an epoch and validation are
+    left out: resuming there would skip or repeat them. A signal that meets validation costs the steps since the last
+    checkpoint (`trainer.checkpoint_every_n_steps` bounds them).
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.checkpoints_dir / "last.ckpt"
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Everything before is saved."""
+        if self._agreed(trainer):
+            launch.requeue()
+        launch.training_batches(True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and leave, where the signal has come to any rank."""
+        if not trainer.is_last_batch and self._agreed(trainer):
+            trainer.save_checkpoint(self.path)
+            launch.requeue()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the signal is answered at once."""
+        launch.training_batches(False)
+        if launch.asked():
+            launch.requeue()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for what follows training."""
+        launch.training_batches(False)
+        if launch.asked():
+            launch.requeue()
+
+    @staticmethod
+    def _agreed(trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(launch.asked(), all=False)
 
 
 class ReconstructionFigure(Callback):

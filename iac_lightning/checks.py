@@ -94,6 +94,14 @@ RANGES: dict[str, Rule] = {
     "trainer.threads": _at_least_one,
     "inference.overlap": _share_below_one,
     "inference.window_batch": _at_least_one,
+    "launcher.at_once": _at_least_one,
+    "launcher.nodes": _at_least_one,
+    "launcher.gpus_per_node": (lambda v: v >= 0, "a whole number of 0 or more"),
+    "launcher.tasks_per_node": _at_least_one,
+    "launcher.cpus_per_task": _at_least_one,
+    "launcher.mem_gb": _positive,
+    "launcher.time_min": _at_least_one,
+    "launcher.signal_delay_s": _at_least_one,
 }
 """The rule of every numeric setting; null, where a setting allows it, is always fine."""
 

@@ -6,12 +6,14 @@ Experiments are read and checked before torch is imported, so that a typing mist
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_modules.errors import UserError
+from iac_lightning.launch import RequeuedError, requeue_on_signal
 
 if TYPE_CHECKING:
     from iac_lightning.schema import ExperimentConfig
@@ -21,10 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a `UserError` is printed without traceback and gives status 2."""
     arguments = parse(argv)
     try:
-        status = arguments.command(arguments)
+        with requeue_on_signal():
+            status = arguments.command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RequeuedError:
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
@@ -212,9 +217,24 @@ def run_training(arguments: argparse.Namespace, task: str) -> None:
     if arguments.dry_run:
         run_plan(arguments)
         return
+    if config.launcher.name == "slurm":
+        submit_training(arguments, config)
+        return
     from iac_lightning.workflows.train import train
 
     train(config)
+
+
+def submit_training(arguments: argparse.Namespace, config: ExperimentConfig) -> None:
+    """`iac pretrain` and `iac finetune` with `launcher=slurm`."""
+    from iac_lightning.launch import submit, training_command
+    from iac_lightning.runs import JOBS
+
+    name = "pretrain" if config.task == "pretrain" else "finetune"
+    command = training_command([name, str(arguments.experiment), *arguments.overrides], config.launcher)
+    folder = Path(config.runs_dir) / config.name / JOBS
+    (job,) = submit([command], config.launcher, folder, config.name.replace("/", "-"))
+    print(f"job {job}; its output: {folder}/{job}_0_log.out and {job}_0_log.err")
 
 
 def run_calibrate(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -52,6 +52,7 @@ UNDECISIVE = (
     "trainer.checkpoint_every_n_steps",
     "tracking",
     "inference",
+    "launcher",
 )
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
 
@@ -122,7 +123,7 @@ def config_hash(config: ExperimentConfig) -> str:
 @cache
 def _fields(cls: type) -> dict[str, Any]:
     """Field name → type of a dataclass."""
-    return typing.get_type_hints(cls)
+    return {name: hint for name, hint in typing.get_type_hints(cls).items() if typing.get_origin(hint) is not ClassVar}
 
 
 @cache
@@ -299,6 +300,8 @@ class _Reading:
         elif dataclasses.is_dataclass(hint):
             if isinstance(node, yaml.MappingNode):
                 self.read_section(node, typing.cast(type, hint), key + ".", source)
+            elif (short := getattr(hint, "SHORTHAND", None)) and isinstance(_python(node), str):
+                self.read_entry(short, node, typing.cast(type, hint), key + ".", source, key_node)
             elif _python(node) is not None or source.name == COMMAND_LINE:  # an empty section in a file is fine
                 names = ", ".join(_fields(typing.cast(type, hint)))
                 self.problem(where, f"{key} = {_show(_python(node))}: expected a section with keys among {names}")

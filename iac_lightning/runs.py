@@ -28,6 +28,8 @@ from iac_lightning.files import remove_leftovers, write_json_atomic, write_text_
 from iac_lightning.schema import ExperimentConfig
 
 FOLDERS = ("checkpoints", "logs", "figures", "predictions", "evaluation")
+JOBS = "slurm"
+"""Folder of a run submitted to SLURM: batch script and logs, there before the run itself."""
 LOCK_WAIT_S = 8.0
 """Loader processes of a killed run hold its lock for the seconds until they notice (torch looks every 5 s)."""
 
@@ -216,7 +218,8 @@ def _check_place(directory: Path, runs_dir: Path) -> None:
         raise UserError(f"{directory}: is a file, expected a place for a run. Give this run another name.")
     if not directory.is_dir() or (directory / "config.yaml").exists():
         return
-    others = sorted(p.name for p in directory.iterdir() if p.name != "run.lock" and not p.name.endswith(".tmp"))
+    known = ("run.lock", JOBS)
+    others = sorted(p.name for p in directory.iterdir() if p.name not in known and not p.name.endswith(".tmp"))
     if others:
         raise UserError(
             f"{directory}: exists and is not a run (no config.yaml, but {', '.join(others[:3])}). Give this run "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from data_modules.config import DataConfig
 
@@ -176,6 +177,44 @@ class TrackingConfig:
     """Tracking server or store; by default `sqlite:///<runs_dir>/mlflow.db`."""
     experiment: str = "iac"
     """MLflow experiment."""
+    parent_run_id: str | None = None
+    """MLflow run that this one is a child of; a sweep sets it."""
+
+
+@dataclass(kw_only=True)
+class LauncherConfig:
+    """Where a command runs. `launcher=slurm` is short for `launcher.name=slurm`."""
+
+    SHORTHAND: ClassVar[str] = "name"
+
+    name: str = field(default="local", metadata={"choices": ("local", "slurm")})
+    """local: here and now; slurm: as a batch job, or a job array of a sweep's cells."""
+    at_once: int = 2
+    """Cells of a sweep that run at the same time."""
+    nodes: int = 1
+    """Nodes of one job."""
+    gpus_per_node: int = 0
+    """GPUs a node, each with a process of its own (trainer.devices follows)."""
+    tasks_per_node: int | None = None
+    """Processes a node where there are no GPUs; null: one."""
+    cpus_per_task: int | None = None
+    """Processor cores a process; null: SLURM's default. Count data.num_workers."""
+    mem_gb: float | None = None
+    """Memory a node; null: SLURM's default."""
+    partition: str | None = None
+    """SLURM partition; null: SLURM's default."""
+    account: str | None = None
+    """SLURM account."""
+    qos: str | None = None
+    """SLURM quality of service."""
+    constraint: str | None = None
+    """Features that nodes must have."""
+    time_min: int = 1440
+    """Time limit of one job in minutes; a run that needs longer is requeued and continues."""
+    signal_delay_s: int = 120
+    """How long before the time limit SLURM asks to save and requeue; longer than a training step takes."""
+    setup: str | None = None
+    """A line of shell before the command, such as `module load cuda`."""
 
 
 @dataclass(kw_only=True)
@@ -213,3 +252,4 @@ class ExperimentConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)

@@ -250,6 +250,8 @@ def _continue_or_create(run: Run, experiment_id: str) -> tuple[str, bool]:
             run.config.name,
         )
     tags = {"task": run.config.task, "model": run.config.model.name, "config_hash": config_hash(run.config)}
+    if run.config.tracking.parent_run_id:
+        tags["mlflow.parentRunId"] = run.config.tracking.parent_run_id
     created = client.create_run(experiment_id, run_name=run.config.name, tags=tags)
     run.mlflow_run_id = created.info.run_id
     return created.info.run_id, True

@@ -10,16 +10,24 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.cohort import seen_patients, split_salt
 from data_modules.ct_data_module import CTDataModule
 from data_modules.errors import UserError
 from iac_lightning import tracking
-from iac_lightning.callbacks import EpochHistory, OverlayFigure, ReconstructionFigure, read_history
+from iac_lightning.callbacks import (
+    EpochHistory,
+    OverlayFigure,
+    ReconstructionFigure,
+    RequeueCallback,
+    read_history,
+)
 from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
 from iac_lightning.config import from_dict
 from iac_lightning.files import write_text_atomic
+from iac_lightning.launch import RequeuedError, slurm_job
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
@@ -65,8 +73,9 @@ def train(config: ExperimentConfig) -> Run:
                 print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
         except BaseException as error:
             stopped = trainer.interrupted or isinstance(error, KeyboardInterrupt)  # Lightning turns Ctrl-C into an exit
-            tracking.finish(logger, "KILLED" if stopped else "FAILED")
-            if stopped:
+            waits = isinstance(error, (RequeuedError, SIGTERMException))  # SLURM starts the job again
+            tracking.finish(logger, "KILLED" if stopped or waits else "FAILED")
+            if stopped and not waits:
                 raise KeyboardInterrupt from None
             raise
         run.mark_finished(
@@ -102,6 +111,8 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if config.optimizer.ema_decay > 0:
         callbacks.append(EMAWeightAveraging(decay=config.optimizer.ema_decay))
+    if slurm_job():
+        callbacks.append(RequeueCallback(run))  # after all that change the weights at the end of a batch
     settings = config.trainer
     return L.Trainer(
         accelerator=settings.accelerator,
