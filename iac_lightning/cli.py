@@ -87,6 +87,22 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--dry-run", action="store_true", help="the plan only")
         command.set_defaults(command=EXPERIMENT_COMMANDS[name])
 
+    sweep = commands.add_parser("sweep", help="an ablation: many runs from one file, here or on SLURM, and its report")
+    sweep.add_argument("sweep", type=Path, help="YAML file, such as experiments/sweeps/mask_ratio.yaml, or its folder")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="name=, seeds=, launcher…=, or any setting")
+    sweep.add_argument("--dry-run", action="store_true", help="the plan only")
+    sweep.add_argument("--status", action="store_true", help="the state of each cell")
+    sweep.add_argument("--retry", action="store_true", help="run failed cells again")
+    sweep.add_argument("--finish", action="store_true", help="write the report of a sweep's folder as it is")
+    sweep.set_defaults(command=run_sweep)
+
+    cell = commands.add_parser("cell", help="one cell of a sweep (`iac sweep` starts it)")
+    cell.add_argument("sweep", type=Path, help="folder of the sweep")
+    cell.add_argument("name")
+    cell.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
+    cell.add_argument("overrides", nargs="*", metavar="key=value", help="settings that do not decide the result")
+    cell.set_defaults(command=run_one_cell)
+
     calibrate = commands.add_parser("calibrate", help="temperature, bias and thresholds of a run, on its dev split")
     calibrate.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
     calibrate.set_defaults(command=run_calibrate)
@@ -235,6 +251,27 @@ def submit_training(arguments: argparse.Namespace, config: ExperimentConfig) -> 
     folder = Path(config.runs_dir) / config.name / JOBS
     (job,) = submit([command], config.launcher, folder, config.name.replace("/", "-"))
     print(f"job {job}; its output: {folder}/{job}_0_log.out and {job}_0_log.err")
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """`iac sweep`."""
+    from iac_lightning.workflows.sweep import finish, status, sweep
+
+    if arguments.status:
+        print(status(arguments.sweep, arguments.overrides))
+        return 0
+    if arguments.finish:
+        return finish(arguments.sweep)
+    return sweep(arguments.sweep, arguments.overrides, dry_run=arguments.dry_run, retry=arguments.retry)
+
+
+def run_one_cell(arguments: argparse.Namespace) -> None:
+    """`iac cell`."""
+    from iac_lightning.workflows.cell import end_with_parent, run_cell
+
+    if arguments.with_parent:
+        end_with_parent()
+    run_cell(arguments.sweep, arguments.name, tuple(arguments.overrides))
 
 
 def run_calibrate(arguments: argparse.Namespace) -> None:

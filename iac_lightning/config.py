@@ -37,6 +37,7 @@ __all__ = [
     "diff",
     "from_dict",
     "load_experiment",
+    "read_yaml",
     "resolved_vit",
     "to_yaml",
     "value_at",
@@ -170,6 +171,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
+
+
+def read_yaml(text: str) -> Any:
+    """Plain types of a YAML text, numbers read as in settings files.
+
+    Raises:
+        yaml.YAMLError: when it is not YAML.
+    """
+    return yaml.load(text, _Loader)
 
 
 @dataclass(frozen=True)

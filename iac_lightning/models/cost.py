@@ -1,0 +1,41 @@
+"""What a training costs in floating-point operations, counted without computing anything."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from iac_lightning.models.build import build_model, count_parameters
+from iac_lightning.models.mae import MAEOutput
+from iac_lightning.schema import ExperimentConfig
+
+
+def step_flops(config: ExperimentConfig) -> tuple[int, int]:
+    """Floating-point operations of one sample forward and backward, and the network's trainable parameters.
+
+    Matrix products, convolutions and attention count, a multiplication and an addition as two; element-wise work does
+    not. Runs on fake tensors.
+    """
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model = build_model(config).train()
+        output = model(torch.zeros(1, 1, *config.data.sampling.crop))
+        if isinstance(output, MAEOutput):
+            loss = output.loss
+        else:
+            loss = output.sum() if isinstance(output, Tensor) else torch.stack([o.sum() for o in output]).sum()
+        loss.backward()
+        return int(counter.get_total_flops()), count_parameters(model)
+
+
+def training_steps(config: ExperimentConfig) -> int:
+    """Weight updates of a whole run."""
+    trainer = config.trainer
+    batches = math.ceil(
+        config.data.sampling.samples_per_epoch / (config.data.batch_size * trainer.devices * trainer.num_nodes)
+    )
+    return math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs

@@ -1,0 +1,151 @@
+"""The cells of a sweep: one run each, with its settings, its place and the pre-training it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iac_lightning.config import ConfigError, config_hash, load_experiment
+from iac_lightning.schema import ExperimentConfig
+from iac_lightning.sweeps.spec import SHARED, SPECIAL, SweepSpec, as_override, slug
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: unique in the sweep; also its folder.
+        kind: ``pretrain`` or ``finetune``.
+        levels: axis to level; of a pre-training those that its users share.
+        seed: of the run.
+        experiment: YAML file it starts from.
+        overrides: `key=value` over that file: everything that makes this cell.
+        needs: names of the cells that must be finished first.
+        config: the checked settings.
+    """
+
+    name: str
+    kind: str
+    levels: dict[str, str]
+    seed: int
+    experiment: Path
+    overrides: tuple[str, ...]
+    needs: tuple[str, ...]
+    config: ExperimentConfig
+
+    @property
+    def hash(self) -> str:
+        """Of the settings that decide the result."""
+        return config_hash(self.config)
+
+
+def cells(spec: SweepSpec) -> list[Cell]:
+    """All cells, pre-trainings first, each checked.
+
+    A fine-tuning cell is pre-trained where its level says so (`pretrain: true`), or where no level says anything and
+    the sweep names a pre-training. Cells whose pre-trainings have equal settings share one.
+
+    Raises:
+        ConfigError: naming every cell that cannot run, and why.
+    """
+    problems: dict[str, list[str]] = {}
+    pretrainings: dict[str, Cell] = {}
+    found: list[Cell] = []
+    for levels in spec.combinations():
+        for seed in spec.seeds:
+            name = "_".join([*(slug(level) for level in levels.values()), f"seed{seed}"])
+            settings = _merged(spec, levels)
+            try:
+                source = None
+                if settings.get("pretrain", spec.pretrain is not None):
+                    source = _pretraining(spec, levels, settings, seed, pretrainings)
+                found.append(_finetuning(spec, name, levels, settings, seed, source))
+            except ConfigError as error:
+                for line in str(error).splitlines()[1:] or [str(error)]:
+                    problems.setdefault(line.strip(), []).append(name)
+    if problems:
+        rows = [
+            f"{line}\n    in {len(names)} cells, such as {names[0]}" if len(names) > 1 else f"{line} (cell {names[0]})"
+            for line, names in problems.items()
+        ]
+        raise ConfigError("\n  ".join([f"{spec.path}: not every cell can run:", *rows]))
+    if not found:
+        raise ConfigError(f"{spec.path}: no cell is left; look at axes, points and exclude")
+    return [*pretrainings.values(), *found]
+
+
+def _merged(spec: SweepSpec, levels: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of the sweep, then of the levels; later axes win."""
+    merged = dict(spec.settings)
+    for axis, level in levels.items():
+        merged |= spec.axes[axis][level]
+    return merged
+
+
+def _finetuning(
+    spec: SweepSpec, name: str, levels: Mapping[str, str], settings: Mapping[str, Any], seed: int, source: Cell | None
+) -> Cell:
+    own = {k: v for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")}
+    init = [f"init_from={spec.directory / source.name}"] if source else ["init_from=null"]
+    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *init, *spec.overrides)
+    experiment = Path(settings.get("base", spec.base))
+    return Cell(
+        name=name,
+        kind="finetune",
+        levels=dict(levels),
+        seed=seed,
+        experiment=experiment,
+        overrides=overrides,
+        needs=(source.name,) if source else (),
+        config=_load(experiment, overrides, "segment"),
+    )
+
+
+def _pretraining(
+    spec: SweepSpec, levels: Mapping[str, str], settings: Mapping[str, Any], seed: int, known: dict[str, Cell]
+) -> Cell:
+    """The pre-training that a cell needs, one for all cells with the same settings of it."""
+    if spec.pretrain is None:
+        raise ConfigError("\npretrain: true, but the sweep names no pre-training experiment (key pretrain)")
+    own = {k: v for k, v in settings.items() if k.startswith(SHARED)}
+    own |= spec.pretrain_settings
+    own |= {k.removeprefix("pretrain."): v for k, v in settings.items() if k.startswith("pretrain.")}
+    shared = {
+        axis: level
+        for axis, level in levels.items()
+        if any(k.startswith((*SHARED, "pretrain.")) for k in spec.axes[axis][level])
+    }
+    seed = spec.seeds[0] if spec.pretrain_seeds == "shared" else seed
+    name = "_".join(["pretrain", *(slug(level) for level in shared.values()), f"seed{seed}"])
+    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *_shared(spec.overrides))
+    cell = Cell(
+        name=name,
+        kind="pretrain",
+        levels=shared,
+        seed=seed,
+        experiment=spec.pretrain,
+        overrides=overrides,
+        needs=(),
+        config=_load(spec.pretrain, overrides, "pretrain"),
+    )
+    return known.setdefault(cell.hash, cell)
+
+
+def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
+    phantom = [f"data.cohort={Path(spec.phantom['folder']) / 'cohort.csv'}"] if spec.phantom else []
+    return (*phantom, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
+
+
+def _shared(overrides: Sequence[str]) -> list[str]:
+    """Those of the command line that a pre-training takes: all but the settings of segmentation."""
+    return [o for o in overrides if not o.startswith(("model.decoder.", "model.cnn.", "model.name", "loss."))]
+
+
+def _load(experiment: Path, overrides: Sequence[str], task: str) -> ExperimentConfig:
+    config = load_experiment(experiment, overrides)
+    if config.task != task:
+        raise ConfigError(f"\n{experiment}: task is {config.task}, expected {task}")
+    return config

@@ -1,0 +1,91 @@
+"""One cell of a sweep: train, evaluate, note how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from filelock import Timeout
+
+from data_modules.errors import UserError
+from iac_lightning.config import load_experiment
+from iac_lightning.runs import LOCK_WAIT_S
+from iac_lightning.sweeps.parent_run import parent_run_id
+from iac_lightning.sweeps.state import PlannedCell, open_sweep
+
+GRACE_S = 60.0
+"""After this long without its parent, a cell that has not ended by itself is ended."""
+
+
+def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
+    """Train and evaluate a cell, continuing where an earlier process stopped.
+
+    Whatever stops a process (a signal, Ctrl-C, the queue) leaves nothing noted; an error is noted and raised.
+
+    Args:
+        directory: of the sweep.
+        name: of the cell.
+        extra: settings that do not decide the result.
+
+    Raises:
+        UserError: when another process works on the cell, or a pre-training is missing.
+    """
+    sweep = open_sweep(directory)
+    cell = sweep.cell(name)
+    try:
+        lock = sweep.lock(cell).acquire(timeout=LOCK_WAIT_S)
+    except Timeout:
+        raise UserError(f"{directory}: another process works on cell {name}") from None
+    with lock:
+        if sweep.record(cell).get("state") == "finished":
+            print(f"{name} is finished already")
+            return
+        lacking = [n for n in cell.needs if sweep.record(sweep.cell(n)).get("state") != "finished"]
+        if lacking:
+            raise UserError(f"{directory}: cell {name} needs {', '.join(lacking)}, which is not finished")
+        start = time.monotonic()
+        try:
+            train_and_evaluate(cell, sweep.plan["split"], parent_run_id(directory), extra)
+        except Exception as error:
+            sweep.note(cell, "failed", reason=one_line(error), seconds=round(time.monotonic() - start, 1))
+            raise
+        sweep.note(cell, "finished", seconds=round(time.monotonic() - start, 1))
+
+
+def train_and_evaluate(cell: PlannedCell, split: str, parent: str | None, extra: tuple[str, ...]) -> None:
+    """The run of a cell, and of a fine-tuning its evaluation on the development split and on `split`."""
+    overrides = [*cell.overrides, *extra, *([f"tracking.parent_run_id={parent}"] if parent else [])]
+    config = load_experiment(Path(cell.experiment), overrides)
+    from iac_lightning.workflows.evaluate import evaluate
+    from iac_lightning.workflows.train import train
+
+    run = train(config)
+    if cell.kind == "finetune":
+        for name in dict.fromkeys(("dev", split)):
+            evaluate(run, name)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without folders."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+    return text.replace(str(Path.cwd()) + os.sep, "")[:300]
+
+
+def end_with_parent() -> None:
+    """Stop this process as Ctrl-C does when the one that started it is gone: its end of standard input closes.
+
+    A sweep that is killed leaves no training behind that nobody watches.
+    """
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

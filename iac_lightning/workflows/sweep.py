@@ -1,0 +1,108 @@
+"""A sweep from its file to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iac_lightning.config import load_experiment
+from iac_lightning.schema import ExperimentConfig
+from iac_lightning.sweeps.cells import Cell, cells
+from iac_lightning.sweeps.cluster import submit_sweep
+from iac_lightning.sweeps.local import run_here
+from iac_lightning.sweeps.parent_run import finish_parent, start_parent
+from iac_lightning.sweeps.spec import SweepSpec, read_sweep
+from iac_lightning.sweeps.state import Sweep, open_sweep, states, status_table, write_plan
+
+
+def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry: bool = False) -> int:
+    """Run a sweep, or go on with it: finished cells are skipped, failed ones run again only with `retry`.
+
+    Args:
+        path: the sweep's file.
+        overrides: see `read_sweep`.
+        dry_run: the plan only.
+        retry: run failed cells again, from their last checkpoint.
+
+    Returns:
+        0 when every cell is finished or in the queue, 1 when some failed.
+    """
+    spec = read_sweep(path, overrides)
+    planned = cells(spec)
+    from iac_lightning.sweeps.plan import plan_table  # torch, after the checks
+
+    print(plan_table(spec, planned))
+    if dry_run:
+        return 0
+    found = write_plan(spec, planned)
+    if retry:
+        for cell in found.cells:
+            if found.record(cell).get("state") == "failed":
+                found.forget(cell)
+    config = planned[0].config
+    prepare(spec, planned)
+    start_parent(found, config)
+    if spec.launcher.name == "slurm":
+        lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"])
+        print("\n".join([*lines, f"output: {found.directory / 'slurm'}; state: iac sweep --status {path}"]))
+        return 0
+    try:
+        run_here(found, spec.launcher.at_once)
+    except BaseException:
+        finish_parent(found, config, "KILLED")
+        raise
+    return end(found, config)
+
+
+def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
+    """Make the phantom cohort and the volumes on every common grid once, before cells that start at once would."""
+    from data_modules.phantom.cohort import make_phantom_cohort
+    from data_modules.store import prepare_cohort
+
+    if spec.phantom:
+        phantom = spec.phantom
+        make_phantom_cohort(
+            Path(phantom["folder"]),
+            phantom.get("patients", 60),
+            seed=phantom.get("seed", 0),
+            workers=planned[0].config.data.prepare_workers,
+            max_series=phantom.get("max_series", 3),
+        )
+    for config in {repr((c.config.data.cohort, c.config.data.grid)): c.config for c in planned}.values():
+        prepare_cohort(config.data)
+
+
+def end(found: Sweep, config: ExperimentConfig) -> int:
+    """The report, the states, and the status of the whole."""
+    from iac_lightning.workflows.sweep_report import sweep_report
+
+    page = None
+    now = states(found)
+    if any(now[c.name] == "finished" for c in found.cells if c.kind == "finetune"):
+        page = sweep_report([found.directory], report_of(found))
+    done = all(state == "finished" for state in now.values())
+    finish_parent(found, config, "FINISHED" if done else "FAILED", report_of(found) if page else None)
+    print(status_table(found))
+    if page:
+        print(f"report: {page}")
+    if not done:
+        print("failed cells run again with --retry")
+    return 0 if done else 1
+
+
+def finish(directory: Path) -> int:
+    """The end of a sweep whose cells ran elsewhere: report, states, MLflow."""
+    found = open_sweep(directory)
+    first = found.cells[0]
+    return end(found, load_experiment(Path(first.experiment), first.overrides))
+
+
+def status(path: Path, overrides: Sequence[str]) -> str:
+    """States of the cells of a sweep, given by its file or its folder."""
+    directory = path if path.is_dir() else read_sweep(path, overrides).directory
+    return status_table(open_sweep(directory))
+
+
+def report_of(found: Sweep) -> Path:
+    """Where a sweep's report goes."""
+    return found.directory / "report"
