@@ -267,7 +267,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 def run_one_cell(arguments: argparse.Namespace) -> None:
     """`iac cell`."""
-    from iac_lightning.workflows.cell import end_with_parent, run_cell
+    from iac_lightning.sweeps.local import end_with_parent
+    from iac_lightning.workflows.cell import run_cell
 
     if arguments.with_parent:
         end_with_parent()

@@ -9,7 +9,7 @@ from typing import Any
 
 from iac_lightning.config import ConfigError, config_hash, load_experiment
 from iac_lightning.schema import ExperimentConfig
-from iac_lightning.sweeps.spec import SHARED, SPECIAL, SweepSpec, as_override, slug
+from iac_lightning.sweeps.spec import SEGMENTATION, SHARED, SPECIAL, SweepSpec, as_override, slug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,8 @@ def _pretraining(
     """The pre-training that a cell needs, one for all cells with the same settings of it."""
     if spec.pretrain is None:
         raise ConfigError("\npretrain: true, but the sweep names no pre-training experiment (key pretrain)")
-    own = {k: v for k, v in settings.items() if k.startswith(SHARED)}
+    own = {k: v for k, v in spec.settings.items() if not k.startswith((*SEGMENTATION, *SPECIAL, "pretrain."))}
+    own |= {k: v for k, v in settings.items() if k.startswith(SHARED)}
     own |= spec.pretrain_settings
     own |= {k.removeprefix("pretrain."): v for k, v in settings.items() if k.startswith("pretrain.")}
     shared = {
@@ -119,8 +120,9 @@ def _pretraining(
         if any(k.startswith((*SHARED, "pretrain.")) for k in spec.axes[axis][level])
     }
     seed = spec.seeds[0] if spec.pretrain_seeds == "shared" else seed
+    typed = [o for o in spec.overrides if not o.startswith(SEGMENTATION)]
     name = "_".join(["pretrain", *(slug(level) for level in shared.values()), f"seed{seed}"])
-    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *_shared(spec.overrides))
+    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *typed)
     cell = Cell(
         name=name,
         kind="pretrain",
@@ -137,11 +139,6 @@ def _pretraining(
 def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
     phantom = [f"data.cohort={Path(spec.phantom['folder']) / 'cohort.csv'}"] if spec.phantom else []
     return (*phantom, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
-
-
-def _shared(overrides: Sequence[str]) -> list[str]:
-    """Those of the command line that a pre-training takes: all but the settings of segmentation."""
-    return [o for o in overrides if not o.startswith(("model.decoder.", "model.cnn.", "model.name", "loss."))]
 
 
 def _load(experiment: Path, overrides: Sequence[str], task: str) -> ExperimentConfig:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from tqdm import tqdm
 from iac_lightning.sweeps.state import PlannedCell, Sweep, states
 
 POLL_S = 0.3
+GRACE_S = 60.0
+"""A cell that has lost its parent and does not end by itself is ended after this long."""
 STOP_S = 90.0
 """How long stopped cells may take to end before they are killed."""
 
@@ -63,13 +67,19 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
         bar.close()
 
 
+def command(sweep: Sweep, cell: PlannedCell, extra: Sequence[str]) -> list[str]:
+    """What runs a cell in a process of its own."""
+    program = [sys.executable, "-m", "iac_lightning.cli", "cell", str(sweep.directory), cell.name]
+    return [*program, *extra, "--with-parent"]
+
+
 def _start(sweep: Sweep, cell: PlannedCell, at_once: int, extra: Sequence[str]) -> _Process:
     path = sweep.log(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")
     threads = max(1, len(os.sched_getaffinity(0)) // at_once) if hasattr(os, "sched_getaffinity") else 1
     process = subprocess.Popen(
-        [sys.executable, "-m", "iac_lightning.cli", "cell", str(sweep.directory), cell.name, *extra, "--with-parent"],
+        command(sweep, cell, extra),
         env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **os.environ},
         stdin=subprocess.PIPE,  # its end tells the cell that this process is gone, however it went
         stdout=log,
@@ -105,3 +115,18 @@ def _stop(running: dict[str, _Process]) -> None:
         except subprocess.TimeoutExpired:
             entry.process.kill()
         entry.log.close()
+
+
+def end_with_parent() -> None:
+    """Stop this process as Ctrl-C does when the one that started it is gone: its end of standard input closes.
+
+    A sweep that is killed leaves no training behind that nobody watches.
+    """
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

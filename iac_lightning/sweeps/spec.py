@@ -43,6 +43,9 @@ SHARED = ("model.vit.", "data.cohort", "data.prepared_dir", "data.grid.", "data.
 """Settings of a level that its pre-training follows, since they decide the encoder or what it sees. What concerns the
 pre-training alone is written with the prefix `pretrain.`."""
 
+SEGMENTATION = ("model.decoder.", "model.cnn.", "model.name", "loss.", "data.labelled_fraction", "evaluation.")
+"""Settings of the whole sweep that mean nothing to a pre-training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:

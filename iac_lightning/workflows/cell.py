@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,11 +11,7 @@ from filelock import Timeout
 from data_modules.errors import UserError
 from iac_lightning.config import load_experiment
 from iac_lightning.runs import LOCK_WAIT_S
-from iac_lightning.sweeps.parent_run import parent_run_id
 from iac_lightning.sweeps.state import PlannedCell, open_sweep
-
-GRACE_S = 60.0
-"""After this long without its parent, a cell that has not ended by itself is ended."""
 
 
 def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
@@ -47,6 +40,8 @@ def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
         lacking = [n for n in cell.needs if sweep.record(sweep.cell(n)).get("state") != "finished"]
         if lacking:
             raise UserError(f"{directory}: cell {name} needs {', '.join(lacking)}, which is not finished")
+        from iac_lightning.sweeps.parent_run import parent_run_id  # torch, after everything that may be refused
+
         start = time.monotonic()
         try:
             train_and_evaluate(cell, sweep.plan["split"], parent_run_id(directory), extra)
@@ -74,18 +69,3 @@ def one_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
     return text.replace(str(Path.cwd()) + os.sep, "")[:300]
-
-
-def end_with_parent() -> None:
-    """Stop this process as Ctrl-C does when the one that started it is gone: its end of standard input closes.
-
-    A sweep that is killed leaves no training behind that nobody watches.
-    """
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(GRACE_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

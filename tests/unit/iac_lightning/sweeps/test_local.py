@@ -1,0 +1,170 @@
+"""Cells that stand in for trainings: small programs that keep the rules of `iac cell`, so that a run takes a second."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from data_modules.errors import UserError
+from iac_lightning.sweeps import local
+from iac_lightning.sweeps.state import Sweep, open_sweep, states, status_table
+from tests.integration.settings import REPOSITORY
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from iac_lightning.sweeps.state import open_sweep
+from iac_lightning.sweeps.local import end_with_parent
+
+end_with_parent()
+sweep = open_sweep(Path(sys.argv[1]))
+cell = sweep.cell(sys.argv[2])
+with sweep.lock(cell).acquire(timeout=5):
+    with (sweep.directory / "events.txt").open("a") as file:
+        file.write(f"begin {cell.name}\\n")
+    what = cell.overrides[0]
+    try:
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "fails":
+            sweep.note(cell, "failed", reason="it had to")
+            sys.exit(2)
+        time.sleep(float(what))
+    except KeyboardInterrupt:
+        with (sweep.directory / "events.txt").open("a") as file:
+            file.write(f"stopped {cell.name}\\n")
+        sys.exit(130)
+    sweep.note(cell, "finished", seconds=1.0)
+    with (sweep.directory / "events.txt").open("a") as file:
+        file.write(f"end {cell.name}\\n")
+"""
+
+
+def planned(name: str, what: str = "0.1", needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    kind = "pretrain" if name.startswith("pretrain") else "finetune"
+    facts = {"levels": {}, "seed": 0, "run": name, "experiment": "x.yaml", "config_hash": "h"}
+    return {"name": name, "kind": kind, "overrides": [what], "needs": list(needs), **facts}
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
+    program = tmp_path / "cell.py"
+    program.write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(
+        local,
+        "command",
+        lambda sweep, cell, extra: [sys.executable, str(program), str(sweep.directory), cell.name],
+    )
+
+    def sweep(*cells: dict[str, Any]) -> Sweep:
+        plan = {"name": "s", "cells": list(cells)}
+        directory = tmp_path / "s"
+        directory.mkdir(exist_ok=True)
+        (directory / "sweep.json").write_text(json.dumps(plan))
+        return open_sweep(directory)
+
+    return sweep
+
+
+def events(sweep: Sweep) -> list[str]:
+    path = sweep.directory / "events.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_order_limits_and_skips(make: Callable[..., Sweep]) -> None:
+    sweep = make(planned("pretrain_a"), planned("b", needs=("pretrain_a",)), planned("c"), planned("d"))
+    local.run_here(sweep, at_once=2)
+    assert set(states(sweep).values()) == {"finished"}
+    log = events(sweep)
+    assert log.index("end pretrain_a") < log.index("begin b")
+    open_now = 0
+    for line in log:
+        open_now += 1 if line.startswith("begin") else -1
+        assert open_now <= 2
+    local.run_here(sweep, at_once=2)
+    assert events(sweep) == log, "finished cells ran again"
+
+
+def test_a_failure_stops_only_what_needs_it(make: Callable[..., Sweep]) -> None:
+    sweep = make(
+        planned("pretrain_a", "fails"), planned("b", needs=("pretrain_a",)), planned("c", "killed"), planned("d")
+    )
+    local.run_here(sweep, at_once=1)
+    assert states(sweep) == {"pretrain_a": "failed", "b": "blocked", "c": "failed", "d": "finished"}
+    table = status_table(sweep)
+    assert "it had to" in table
+    assert "killed by signal 9 (out of memory?); see logs/c.log" in table
+    assert "4 cells: 1 finished, 2 failed, 1 blocked" in table
+    for cell in sweep.cells:  # as --retry does
+        if sweep.record(cell).get("state") == "failed":
+            sweep.forget(cell)
+    assert states(sweep)["pretrain_a"] == "pending"
+    assert states(sweep)["b"] == "waiting"
+
+
+def driver(sweep: Sweep, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """`run_here` in a process of its own, to be stopped."""
+    program = str(tmp_path / "cell.py")
+    text = f"""
+import sys
+from pathlib import Path
+from iac_lightning.sweeps import local
+from iac_lightning.sweeps.state import open_sweep
+local.command = lambda sweep, cell, extra: [sys.executable, {program!r}, str(sweep.directory), cell.name]
+local.run_here(open_sweep(Path({str(sweep.directory)!r})), 2)
+"""
+    return subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_killed_sweeps_leave_no_cell_behind(
+    number: signal.Signals, make: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    sweep = make(planned("quick"), planned("slow", "30"), planned("late", "30"))
+    process = driver(sweep, tmp_path)
+    wait_for(lambda: {"begin slow", "begin late"} <= set(events(sweep)))
+    process.send_signal(number)
+    process.wait(timeout=60)
+    wait_for(lambda: "running" not in states(sweep).values())
+    assert states(sweep) == {"quick": "finished", "slow": "pending", "late": "pending"}
+    assert {"stopped slow", "stopped late"} <= set(events(sweep))
+
+
+def test_what_another_process_runs_is_waited_for(make: Callable[..., Sweep]) -> None:
+    sweep = make(planned("a"), planned("b"))
+    lock = FileLock(sweep.lock(sweep.cells[0]).lock_file, thread_local=False)
+    lock.acquire()
+    assert states(sweep)["a"] == "running"
+    threading.Timer(2.0, lock.release).start()
+    local.run_here(sweep, at_once=2)
+    assert set(states(sweep).values()) == {"finished"}
+    assert events(sweep)[0] == "begin b", "the locked cell was started beside the process that holds it"
+
+
+def test_a_cell_of_other_settings_is_not_taken_for_this_one(make: Callable[..., Sweep]) -> None:
+    sweep = make(planned("a"))
+    local.run_here(sweep, at_once=1)
+    other = Sweep(sweep.directory, sweep.plan, (dataclasses.replace(sweep.cells[0], config_hash="other"),))
+    assert states(other) == {"a": "pending"}
+    with pytest.raises(UserError, match="no cell is called x"):
+        other.cell("x")
