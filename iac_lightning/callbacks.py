@@ -108,13 +108,17 @@ class RequeueCallback(Callback):
             launch.requeue()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on the signal is answered at once."""
+        """Nothing can be saved while it runs: the signal is answered at once."""
         launch.training_batches(False)
         if launch.asked():
             launch.requeue()
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint of the epoch follows: wait for it."""
+        launch.training_batches(True)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for what follows training."""
+        """Nothing of a training is left to wait for."""
         launch.training_batches(False)
         if launch.asked():
             launch.requeue()

@@ -81,12 +81,12 @@ def run_in_job(command: Sequence[str], folder: str) -> None:
 
 def training_command(command: Sequence[str], launcher: LauncherConfig) -> list[str]:
     """A training command as it runs inside a job: not submitted again, with the ranks that `srun` starts."""
-    return [
-        *command,
-        "launcher=local",
-        f"trainer.devices={tasks_per_node(launcher)}",
-        f"trainer.num_nodes={launcher.nodes}",
-    ]
+    return [*command, "launcher=local", *ranks_of(launcher)]
+
+
+def ranks_of(launcher: LauncherConfig) -> tuple[str, ...]:
+    """Settings of the trainer that fit the processes of a job."""
+    return f"trainer.devices={tasks_per_node(launcher)}", f"trainer.num_nodes={launcher.nodes}"
 
 
 def tasks_per_node(launcher: LauncherConfig) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from iac_lightning.config import config_dict
 from iac_lightning.models.build import build_model
+from iac_lightning.models.cost import training_steps
 from iac_lightning.modules.optimisers import build_optimizer
 from iac_lightning.schema import ExperimentConfig
 
@@ -40,8 +41,12 @@ class ExperimentModule(L.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule from the config, over all steps of the run."""
-        return build_optimizer(self.model, self.config.optimizer, int(self.trainer.estimated_stepping_batches))
+        """Optimiser and schedule from the config, over all steps of the run.
+
+        `trainer.estimated_stepping_batches` would make Lightning open the loader before it has read the checkpoint, and
+        then forget where in the epoch the loader was.
+        """
+        return build_optimizer(self.model, self.config.optimizer, training_steps(self.config))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain types only, so that the file loads with ``weights_only=True``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iac_lightning.config import ConfigError, config_hash, load_experiment
+from iac_lightning.launch import ranks_of
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.sweeps.spec import SEGMENTATION, SHARED, SPECIAL, SweepSpec, as_override, slug
 
@@ -138,7 +139,8 @@ def _pretraining(
 
 def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
     phantom = [f"data.cohort={Path(spec.phantom['folder']) / 'cohort.csv'}"] if spec.phantom else []
-    return (*phantom, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
+    ranks = ranks_of(spec.launcher) if spec.launcher.name == "slurm" else ()
+    return (*phantom, *ranks, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
 
 
 def _load(experiment: Path, overrides: Sequence[str], task: str) -> ExperimentConfig:

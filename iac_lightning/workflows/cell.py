@@ -10,7 +10,7 @@ from filelock import Timeout
 
 from data_modules.errors import UserError
 from iac_lightning.config import load_experiment
-from iac_lightning.runs import LOCK_WAIT_S
+from iac_lightning.runs import LOCK_WAIT_S, is_main_process
 from iac_lightning.sweeps.state import PlannedCell, open_sweep
 
 
@@ -29,6 +29,9 @@ def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
     """
     sweep = open_sweep(directory)
     cell = sweep.cell(name)
+    if not is_main_process():  # another rank of the same job: the first one locks and notes
+        train_and_evaluate(cell, sweep.plan["split"], None, extra)
+        return
     try:
         lock = sweep.lock(cell).acquire(timeout=LOCK_WAIT_S)
     except Timeout:
