@@ -18,7 +18,7 @@ from iac_lightning.evaluation.calibration import apply
 from iac_lightning.evaluation.ceiling import bound_dice, protocol_label
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import SeriesMetrics, dice, series_metrics
-from iac_lightning.evaluation.summary import series_row, write_series_table
+from iac_lightning.evaluation.summary import COLUMNS, series_row, write_series_table
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.calibrate import threshold_for
 from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
@@ -57,7 +57,7 @@ def stress_series(
         **prediction_key(model, item),
         "calibration": {key: calibration[key] for key in ("temperature", "bias")},
         "true_volume_mm3": item.series.true_volume_mm3,
-        "version": [VERSION, PREPARATION_VERSION],
+        "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
     }
 
     def key(thickness_mm: float) -> str:

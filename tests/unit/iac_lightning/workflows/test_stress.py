@@ -19,9 +19,9 @@ from scipy import special
 from torch import nn
 
 from data_modules.cohort import read_cohort, seen_patients, split_salt
-from data_modules.ct import read_mask, read_scan
+from data_modules.ct import Scan, read_mask, read_scan
 from data_modules.errors import UserError
-from data_modules.geometry import Volume
+from data_modules.geometry import Grid, Volume
 from data_modules.reimaging import finest_mm
 from data_modules.store import prepare_cohort
 from iac_lightning.config import load_experiment
@@ -220,6 +220,10 @@ def test_a_killed_run_computes_only_what_is_missing(
     seen.clear()
     run_stress([model], monkeypatch, (*WANTED, 9.0))
     assert seen == [9.0] * 3
+    # gaps between the slices: the native versions stay
+    seen.clear()
+    run_stress([model], monkeypatch, WANTED, None, 1.25)
+    assert len(seen) == len(before.splitlines()) - 1 - 3
     # another threshold of the stratum above 6 mm
     seen.clear()
     calibration = json.loads(json.dumps(CALIBRATION))
@@ -328,6 +332,33 @@ def test_the_thinnest_labelled_series_of_each_patient_is_taken() -> None:
     assert [i.series.series_id for i in thinnest(store, "test")] == ["A3", "B1"]
     with pytest.raises(UserError, match="Evaluation needs labels"):
         thinnest(SimpleNamespace(split=lambda name: (items[3],)), "test")
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "profile_mm", "finest"), [(1, 4, 4.0, 4.0), (4, 5, 7.0, 7.0), (2, 4, 4.0, 7.0)]
+)
+def test_where_thickness_changes_the_region_decides(
+    monkeypatch: pytest.MonkeyPatch, first: int, count: int, profile_mm: float, finest: float
+) -> None:
+    """A skull base of 4 mm slices below a vault of 7 mm slices, on one grid: which of them the region shows counts."""
+    hu = np.full((20, 20, 9), 40, dtype=np.int16)
+    scan = Scan(
+        hu=hu,
+        grid=Grid(hu.shape, np.diag([1.0, 1.0, 4.0, 1.0])),
+        slice_thickness_mm=4.0,
+        slice_thicknesses_mm=(4.0,) * 5 + (7.0,) * 4,
+    )
+    region = scan.grid.crop((2, 2, first), (10, 10, count))
+    item: Any = SimpleNamespace(
+        series=SimpleNamespace(image=Path("scan.nii.gz"), label=Path("label"), slice_thickness_mm=4.0, extra={}),
+        native_grid=region,
+    )
+    monkeypatch.setattr(series_workflow, "read_scan", lambda *_, **__: scan)
+    monkeypatch.setattr(series_workflow, "read_mask", lambda *_, **__: Volume(hu > 100, scan.grid))
+    thin, _, center = series_workflow.read_thin(item)
+    assert (thin.slice_thickness_mm, finest_mm(thin)) == (profile_mm, finest)
+    np.testing.assert_allclose(center, region.center_ras_mm)
+    assert thin.grid is scan.grid
 
 
 def test_a_reason_is_one_line_without_folders(tmp_path: Path) -> None:
