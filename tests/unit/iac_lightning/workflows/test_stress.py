@@ -22,7 +22,7 @@ from data_modules.cohort import read_cohort, seen_patients, split_salt
 from data_modules.ct import Scan, read_mask, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
-from data_modules.reimaging import finest_mm
+from data_modules.reimaging import finest_mm, thicker
 from data_modules.store import prepare_cohort
 from iac_lightning.config import load_experiment
 from iac_lightning.runs import Run
@@ -332,6 +332,28 @@ def test_the_thinnest_labelled_series_of_each_patient_is_taken() -> None:
     assert [i.series.series_id for i in thinnest(store, "test")] == ["A3", "B1"]
     with pytest.raises(UserError, match="Evaluation needs labels"):
         thinnest(SimpleNamespace(split=lambda name: (items[3],)), "test")
+
+
+def test_overlap_is_measured_on_the_thin_slices_and_volume_on_the_thick_ones() -> None:
+    """Five slices of 1 mm make slices of 2 mm; the third of them ends beyond the scan."""
+    hu = np.full((3, 1, 5), 300, dtype=np.int16)
+    thin = Scan(hu=hu, grid=Grid(hu.shape, np.diag([0.5, 2.0, 1.0, 1.0])), slice_thickness_mm=1.0)
+    thick = thicker(thin, 2.0)
+    label = np.zeros(hu.shape, dtype=bool)
+    label[0, 0, 0] = label[1, 0, 4] = True
+    mask = np.zeros(thick.hu.shape, dtype=bool)
+    mask[0, 0, 0] = mask[1, 0, 2] = mask[2, 0, 2] = True
+    found = series_workflow.against_thin(Volume(mask, thick.grid), thin.volume.with_data(label), thick, thin)
+    # on thin slices: 2 + 1 + 1 predicted voxels, of which both labelled ones are hit
+    assert found.dice == pytest.approx(2 * 2 / (4 + 2))
+    assert (found.sensitivity, found.ppv) == (1.0, 0.5)
+    assert found.label_volume_mm3 == pytest.approx(2.0)
+    assert found.volume_mm3 == pytest.approx(3 * 0.5 * 2.0 * 2.0)
+    # 300 HU: factor 3; areas of 1 mm² and 2 mm² in slices 2 mm apart
+    assert found.agatston == pytest.approx((1 + 2) * 3 * 2 / 3)
+    assert found.label_agatston == pytest.approx((1 + 1) * 3 * 1 / 3)
+    own = series_workflow.against_thin(thin.volume.with_data(label), thin.volume.with_data(label), thin, thin)
+    assert (own.dice, own.volume_mm3) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(
