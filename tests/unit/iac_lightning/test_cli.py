@@ -309,7 +309,7 @@ def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("a_run")
 def test_stress_takes_runs_thicknesses_and_a_page(
-    monkeypatch: pytest.MonkeyPatch, a_run: None, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stress = Recorder([{"run": "a"}])
     monkeypatch.setattr("iac_lightning.workflows.stress.stress", stress)
@@ -326,6 +326,7 @@ def test_stress_takes_runs_thicknesses_and_a_page(
         assert word in text
 
 
+@pytest.mark.usefixtures("a_run")
 def test_report_demo_and_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report, demo, bench = Recorder(Path("page/index.html")), Recorder(), Recorder()
     monkeypatch.setattr("iac_lightning.workflows.report.report", report)
