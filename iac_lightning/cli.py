@@ -135,6 +135,18 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--split", choices=("dev", "test"), default="test")
     report.set_defaults(command=run_report)
 
+    stress = commands.add_parser("stress", help="the same heads through thicker and thicker slices")
+    stress.add_argument("runs", type=Path, nargs="+", help="run directories; the last is the baseline")
+    stress.add_argument(
+        "--thickness", type=float, nargs="+", metavar="MM", default=[1.0, 2.0, 3.0, 5.0, 8.0], help="slices to make"
+    )
+    stress.add_argument("--split", choices=("dev", "test"), default="test")
+    stress.add_argument("--out", type=Path, help="folder of the page that compares the runs")
+    stress.add_argument(
+        "--spacing-ratio", type=float, default=1.0, help="distance of the slices over their thickness (1: they touch)"
+    )
+    stress.set_defaults(command=run_stress)
+
     demo = commands.add_parser("demo", help="the whole path on a phantom cohort")
     demo.add_argument("--experiments", type=Path, default=Path("experiments/demo"))
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -341,6 +353,20 @@ def run_report(arguments: argparse.Namespace) -> None:
 
     models = [load_external(path) if is_external(path) else load_run(path) for path in arguments.runs]
     print(report(models, arguments.out, arguments.split))
+
+
+def run_stress(arguments: argparse.Namespace) -> None:
+    """`iac stress`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.stress import describe, stress
+
+    runs = [load_run(path) for path in arguments.runs]
+    for summary in stress(runs, arguments.split, arguments.thickness, arguments.out, arguments.spacing_ratio):
+        print(describe(summary))
+    for path in arguments.runs:
+        print(f"  scan by scan: {path / 'stress' / arguments.split}.csv")
+    if arguments.out:
+        print(arguments.out / "index.html")
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

@@ -308,6 +308,25 @@ def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("a_run")
+def test_stress_takes_runs_thicknesses_and_a_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stress = Recorder([{"run": "a"}])
+    monkeypatch.setattr("iac_lightning.workflows.stress.stress", stress)
+    monkeypatch.setattr("iac_lightning.workflows.stress.describe", lambda summary: f"{summary['run']}: 3 heads")
+    assert main(["stress", "runs/a", "runs/b", "--thickness", "2", "5.5", "--split", "dev", "--out", "page"]) == 0
+    assert main(["stress", "runs/a"]) == 0
+    runs = [("run", Path("runs/a")), ("run", Path("runs/b"))]
+    assert stress.calls == [
+        (runs, "dev", [2.0, 5.5], Path("page"), 1.0),
+        (runs[:1], "test", [1.0, 2.0, 3.0, 5.0, 8.0], None, 1.0),
+    ]
+    text = capsys.readouterr().out
+    for word in ("a: 3 heads", "runs/b/stress/dev.csv", "page/index.html", "runs/a/stress/test.csv"):
+        assert word in text
+
+
+@pytest.mark.usefixtures("a_run")
 def test_report_demo_and_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report, demo, bench = Recorder(Path("page/index.html")), Recorder(), Recorder()
     monkeypatch.setattr("iac_lightning.workflows.report.report", report)

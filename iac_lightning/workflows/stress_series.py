@@ -1,0 +1,183 @@
+"""One scan through thicker and thicker slices: re-imaged, predicted, and measured against the label of the thin one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.ct import Scan, canonical_scan, read_mask, read_scan
+from data_modules.geometry import Volume, place
+from data_modules.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
+from data_modules.store import PREPARATION_VERSION, PreparedSeries
+from iac_lightning.evaluation.agatston import agatston
+from iac_lightning.evaluation.calibration import apply
+from iac_lightning.evaluation.ceiling import bound_dice, protocol_label
+from iac_lightning.evaluation.lesions import protocol_prior
+from iac_lightning.evaluation.overlap import SeriesMetrics, dice, series_metrics
+from iac_lightning.evaluation.summary import COLUMNS, series_row, write_series_table
+from iac_lightning.inference import predict_scan
+from iac_lightning.workflows.calibrate import threshold_for
+from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
+
+VERSION = 1
+"""Raised whenever the code re-images or measures differently, so that old rows are not taken for new ones."""
+
+TRUTH = (
+    "The label of the thin scan, on the thin scan's own voxels: re-imaging changes what is seen, not what is there. "
+    "A mask of thick slices is brought back by giving each thin voxel the value of the thick one that covers most of "
+    "it. Volumes are read on the thick slices, as in the clinic, and held against the thin label's."
+)
+
+
+def stress_series(
+    model: TrainedModel,
+    item: PreparedSeries,
+    calibration: dict[str, Any],
+    thicknesses_mm: Sequence[float],
+    spacing_ratio: float,
+    folder: Path,
+) -> pd.DataFrame:
+    """The native version of a series and each thicker one, predicted and measured; known rows are read.
+
+    Args:
+        model: the network.
+        item: the series.
+        calibration: of the run.
+        thicknesses_mm: slices to make; only those thicker than the scan's own are made.
+        spacing_ratio: distance over thickness of the new slices.
+        folder: where the rows are kept, one file a series.
+    """
+    path = folder / f"{item.series.series_id}.csv"
+    own_mm = item.series.slice_thickness_mm
+    settings = {
+        **prediction_key(model, item),
+        "calibration": {key: calibration[key] for key in ("temperature", "bias")},
+        "true_volume_mm3": item.series.true_volume_mm3,
+        "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
+    }
+
+    def key(thickness_mm: float) -> str:
+        thresholds = [threshold_for(calibration, thickness_mm, prior=prior) for prior in (False, True)]
+        ratio = 0.0 if thickness_mm == own_mm else spacing_ratio  # the native version has its own distance
+        return digest({**settings, "thresholds": thresholds, "thickness_mm": thickness_mm, "spacing_ratio": ratio})
+
+    known = read_rows(path)
+    wanted = {mm: key(mm) for mm in (own_mm, *thicknesses_mm) if mm == own_mm or mm > own_mm + TOLERANCE_MM}
+    missing = [mm for mm, name in wanted.items() if name not in set(known["key"])]
+    if missing:
+        thin, label, center_ras_mm = read_thin(item)
+        for mm in missing:
+            row: dict[str, Any] = {"key": wanted[mm]}
+            if mm == own_mm:
+                row |= measure(model, item, calibration, thin, thin, label, center_ras_mm)
+            elif min(mm, mm * spacing_ratio) >= finest_mm(thin) - TOLERANCE_MM:
+                thick = thicker(thin, mm, mm * spacing_ratio)
+                row |= measure(model, item, calibration, thin, thick, label, center_ras_mm)
+            else:
+                continue
+            known = pd.concat([*([] if known.empty else [known]), pd.DataFrame([row])], ignore_index=True)
+            write_series_table(known, path)
+        known = read_rows(path)  # as a continued run sees them, to the last digit
+    return known[known["key"].isin(set(wanted.values()))].drop(columns="key")
+
+
+def read_thin(item: PreparedSeries) -> tuple[Scan, Volume, Any]:
+    """A series as it came, its label on the same voxels, and the middle of its region of interest (RAS mm).
+
+    Where the slice thickness changes within the scan, it is that of the region: its median for the profile, and each
+    slice's for what may be made of it.
+    """
+    series = item.series
+    scan = read_scan(
+        series.image,
+        series=series.extra.get("dicom_series") or None,
+        slice_thickness_mm=None if series.image.is_dir() else series.slice_thickness_mm,
+    )
+    assert series.label is not None
+    label = read_mask(series.label, like=scan.grid)
+    center_ras_mm = item.native_grid.center_ras_mm
+    region = canonical_scan(scan).crop(center_ras_mm, item.native_grid.size_mm)
+    if region.slice_thicknesses_mm is not None:
+        thickest = max(region.slice_thicknesses_mm)
+        per_slice = tuple(min(t, thickest) for t in scan.slice_thicknesses_mm or ())
+        scan = replace(scan, slice_thickness_mm=region.slice_thickness_mm, slice_thicknesses_mm=per_slice)
+    return scan, label, center_ras_mm
+
+
+def measure(
+    model: TrainedModel,
+    item: PreparedSeries,
+    calibration: dict[str, Any],
+    thin: Scan,
+    scan: Scan,
+    label: Volume,
+    center_ras_mm: Any,
+) -> dict[str, Any]:
+    """One version of a scan through the path that every scan takes, against the label of the thin one.
+
+    The native grid is the truth: a prediction on thick slices is brought back to the thin ones and held against the
+    thin label there. The alternative, a label on the thick grid, moves the goal with the thickness: occupancy cut at
+    one half loses small lesions, so that a model that finds them is punished for it, and a label by the protocol
+    (≥ 130 HU) forgives whatever averaging has darkened. The protocol's label is the ceiling instead: it says how much
+    of the decay is loss of information. Dice on the thin grid and volume in mm³ can be compared over thicknesses.
+
+    Args:
+        model: the network.
+        item: the series.
+        calibration: of the run; thresholds are those for the thickness of `scan`.
+        thin: the scan as it came.
+        scan: the version to predict, of `thicker`, or `thin` itself.
+        label: on the grid of `thin`.
+        center_ras_mm: middle of the region of interest, found once in the thin scan.
+
+    Returns:
+        A row as of an evaluation, with `native_thickness_mm`, `is_native`, `ceiling_dice`, `bound_dice` and
+        `ceiling_volume_mm3`.
+    """
+    series, config = item.series, model.run.config
+    is_native = scan is thin
+    thickness_mm = series.slice_thickness_mm if is_native else scan.slice_thickness_mm
+    region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
+    raw = place(predict_scan(model.network, scan, region, config, model.device), scan.grid, 0.0)
+    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
+
+    def above(prior: bool) -> Volume:
+        return probability.with_data(probability.data >= threshold_for(calibration, thickness_mm, prior=prior))
+
+    metrics = against_thin(above(False), label, scan, thin)
+    prior = None
+    if config.inference.protocol_prior:
+        prior = against_thin(protocol_prior(above(True), scan.volume), label, scan, thin)
+    ceiling = protocol_label(label, scan.volume)
+    row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, prior, series.true_volume_mm3)
+    return {
+        **row,
+        "native_thickness_mm": float(series.slice_thickness_mm),
+        "is_native": is_native,
+        "ceiling_dice": dice(on_thin_slices(ceiling, thin.grid, thin.slice_axis).data, label.data),
+        "bound_dice": bound_dice(label, scan.grid, thin.slice_axis),
+        "ceiling_volume_mm3": float(ceiling.data.sum() * scan.grid.voxel_volume_mm3),
+    }
+
+
+def against_thin(mask: Volume, label: Volume, scan: Scan, thin: Scan) -> SeriesMetrics:
+    """Figures of a mask of `scan` on the thin slices; its volume and its Agatston-style score are read on its own."""
+    if scan is thin:
+        return series_metrics(mask, label, thin)
+    metrics = series_metrics(on_thin_slices(mask, thin.grid, thin.slice_axis), label, thin)
+    return replace(
+        metrics,
+        volume_mm3=float(mask.data.sum() * scan.grid.voxel_volume_mm3),
+        agatston=agatston(mask, scan.volume, scan.slice_axis),
+    )
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a series that an earlier call kept; none where there are none."""
+    if not path.exists():
+        return pd.DataFrame({"key": []})
+    return pd.read_csv(path, dtype={"series_id": str, "patient_id": str, "key": str}, float_precision="round_trip")
