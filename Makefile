@@ -3,6 +3,8 @@ PYTHON     ?= python3
 VENV       ?= .venv
 EXPERIMENT ?=
 ARGS       ?=
+SWEEP      ?= experiments/sweeps/patch_size_x_upsampling_cpu.yaml
+LAUNCHER   ?=
 RUN        ?= runs/vit_mae
 SPLIT      ?= test
 INPUT      ?=
@@ -10,18 +12,20 @@ OUT        ?= prediction
 PHANTOM     = $(if $(EXPERIMENT)$(findstring --dry-run,$(ARGS)),,$(COHORT))
 TEMPLATE   ?= $(wildcard ../shared/data/scct_template_hu.nii.gz)
 SCAN       ?= $(wildcard ../shared/data/ge_head_dicom)
+TRAIN_ARGS  = $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 COHORT     := data/phantom/cohort.csv
 BIN        := $(VENV)/bin
 IAC        := $(BIN)/iac
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo pretrain finetune baseline evaluate predict ui bench lint format types test test-all clean
+.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types test test-all clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo '  EXPERIMENT=experiments/…yaml ARGS="key=value …" choose what pretrain, finetune and baseline run.'
+	@echo '  EXPERIMENT=experiments/…yaml ARGS="key=value …" choose what pretrain, finetune and baseline run;'
+	@echo '  LAUNCHER=slurm sends them, and sweep, to a cluster.'
 
 setup: $(VENV)/.runtime ## virtual environment with everything needed to run
 setup-dev: $(VENV)/.dev ## the same with tests, linter and type checker
@@ -44,14 +48,17 @@ demo: $(VENV)/.runtime ## phantom cohort, MAE, two ViTs and a CNN, compared in o
 
 # Without EXPERIMENT the defaults run on the phantom cohort, which is made on first use (ARGS=--dry-run needs none).
 pretrain: $(VENV)/.runtime $(PHANTOM) ## pre-train a masked autoencoder
-	$(IAC) pretrain $(or $(EXPERIMENT),experiments/pretrain/mae.yaml) $(ARGS)
+	$(IAC) pretrain $(or $(EXPERIMENT),experiments/pretrain/mae.yaml) $(TRAIN_ARGS)
 
 finetune: $(VENV)/.runtime $(PHANTOM) ## fine-tune the ViT (without EXPERIMENT: after the default pre-training)
-	$(if $(PHANTOM),$(IAC) pretrain experiments/pretrain/mae.yaml)
-	$(IAC) finetune $(or $(EXPERIMENT),experiments/finetune/vit_mae.yaml) $(ARGS)
+	$(if $(PHANTOM),$(IAC) pretrain experiments/pretrain/mae.yaml $(if $(LAUNCHER),launcher=$(LAUNCHER)))
+	$(IAC) finetune $(or $(EXPERIMENT),experiments/finetune/vit_mae.yaml) $(TRAIN_ARGS)
 
 baseline: $(VENV)/.runtime $(PHANTOM) ## train the nnU-Net-style CNN
-	$(IAC) finetune $(or $(EXPERIMENT),experiments/baselines/cnn.yaml) $(ARGS)
+	$(IAC) finetune $(or $(EXPERIMENT),experiments/baselines/cnn.yaml) $(TRAIN_ARGS)
+
+sweep: $(VENV)/.runtime ## an ablation and its report: SWEEP=experiments/sweeps/….yaml
+	$(IAC) sweep $(SWEEP) $(TRAIN_ARGS)
 
 evaluate: $(VENV)/.runtime ## measure RUN=runs/… on SPLIT=test
 	$(IAC) evaluate $(RUN) --split $(SPLIT) $(ARGS)

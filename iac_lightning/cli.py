@@ -255,14 +255,10 @@ def run_training(arguments: argparse.Namespace, task: str) -> None:
 
 def submit_training(arguments: argparse.Namespace, config: ExperimentConfig) -> None:
     """`iac pretrain` and `iac finetune` with `launcher=slurm`."""
-    from iac_lightning.launch import submit, training_command
-    from iac_lightning.runs import JOBS
+    from iac_lightning.launch import submit_run
 
     name = "pretrain" if config.task == "pretrain" else "finetune"
-    command = training_command([name, str(arguments.experiment), *arguments.overrides], config.launcher)
-    folder = Path(config.runs_dir) / config.name / JOBS
-    (job,) = submit([command], config.launcher, folder, config.name.replace("/", "-"))
-    print(f"job {job}; its output: {folder}/{job}_0_log.out and {job}_0_log.err")
+    print(submit_run([name, str(arguments.experiment), *arguments.overrides], config))
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:

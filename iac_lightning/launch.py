@@ -20,10 +20,16 @@ from types import FrameType
 from typing import Any
 
 from data_modules.errors import UserError
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.files import write_text_atomic
+from iac_lightning.schema import ExperimentConfig, LauncherConfig
 
 SIGNAL = "USR1"
 """Sent by SLURM `launcher.signal_delay_s` before the end, and by `scancel --signal=USR1`: save, requeue, continue."""
+
+
+JOBS = "slurm"
+"""Folder of a run or sweep for batch scripts and logs; it is there before the run itself."""
+_JOB = "job"
 
 
 class RequeuedError(BaseException):
@@ -67,6 +73,42 @@ def submit(
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         raise UserError(f"sbatch refused the job {name}: {str(error).strip().splitlines()[-1]}") from error
     return [job.job_id for job in jobs]
+
+
+def submit_run(command: Sequence[str], config: ExperimentConfig) -> str:
+    """Send one training to SLURM; returns a line for the terminal.
+
+    A run that starts from a pre-training which is still in the queue waits for it.
+
+    Args:
+        command: arguments of `iac`.
+        config: what they mean.
+    """
+    directory = Path(config.runs_dir) / config.name
+    if (directory / "finished.json").exists():
+        return f"{config.name} is finished already: {directory}"
+    folder = directory / JOBS
+    job = _job_of(directory)
+    if job in queued([job] if job else []):
+        return f"{config.name} is job {job} already; its output: {folder}"
+    source = _job_of(Path(config.init_from)) if config.init_from else None
+    dependency = f"afterok:{source}" if source in queued([source] if source else []) else None
+    (job,) = submit(
+        [training_command(command, config.launcher)],
+        config.launcher,
+        folder,
+        config.name.replace("/", "-"),
+        dependency,
+    )
+    write_text_atomic(folder / _JOB, job + "\n")
+    after = f", after job {source}" if dependency else ""
+    return f"job {job}{after}; its output: {folder}/{job}_0_log.out and {job}_0_log.err"
+
+
+def _job_of(directory: Path) -> str | None:
+    """The job that a run was submitted as."""
+    path = directory / JOBS / _JOB
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
 def run_in_job(command: Sequence[str], folder: str) -> None:

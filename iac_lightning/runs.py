@@ -25,11 +25,10 @@ from filelock import FileLock, Timeout
 from data_modules.errors import UserError
 from iac_lightning.config import ConfigError, diff, is_decisive, load_experiment, to_yaml, value_at
 from iac_lightning.files import remove_leftovers, write_json_atomic, write_text_atomic
+from iac_lightning.launch import JOBS
 from iac_lightning.schema import ExperimentConfig
 
 FOLDERS = ("checkpoints", "logs", "figures", "predictions", "evaluation")
-JOBS = "slurm"
-"""Folder of a run submitted to SLURM: batch script and logs, there before the run itself."""
 LOCK_WAIT_S = 8.0
 """Loader processes of a killed run hold its lock for the seconds until they notice (torch looks every 5 s)."""
 

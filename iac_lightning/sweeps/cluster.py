@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iac_lightning.launch import submit
+from iac_lightning.launch import JOBS, submit
 from iac_lightning.schema import LauncherConfig
 from iac_lightning.sweeps.state import PlannedCell, Sweep, states
 
@@ -28,7 +28,7 @@ def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], r
 
     def send(cells: list[PlannedCell], name: str, dependency: str | None) -> None:
         commands = [["cell", str(sweep.directory), cell.name, "launcher=local", *extra] for cell in cells]
-        ids = submit(commands, launcher, sweep.directory / "slurm", f"{sweep.plan['name']}-{name}", dependency)
+        ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{name}", dependency)
         for cell, job in zip(cells, ids, strict=True):
             sweep.note(cell, "queued", job=job)
             jobs[cell.name] = job
@@ -46,6 +46,6 @@ def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], r
     if jobs:
         one = LauncherConfig(**{**vars(launcher), "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})
         arrays = ":".join(sorted({job.split("_")[0] for job in jobs.values()}))
-        (job,) = submit([list(report)], one, sweep.directory / "slurm", "report", f"afterany:{arrays}")
+        (job,) = submit([list(report)], one, sweep.directory / JOBS, "report", f"afterany:{arrays}")
         lines.append(f"the report: job {job}, after all of them")
     return lines

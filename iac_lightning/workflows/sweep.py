@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iac_lightning.config import load_experiment
+from iac_lightning.launch import JOBS
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.cluster import submit_sweep
@@ -44,7 +45,7 @@ def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry:
     start_parent(found, config)
     if spec.launcher.name == "slurm":
         lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"])
-        print("\n".join([*lines, f"output: {found.directory / 'slurm'}; state: iac sweep --status {path}"]))
+        print("\n".join([*lines, f"output: {found.directory / JOBS}; state: iac sweep --status {path}"]))
         return 0
     try:
         run_here(found, spec.launcher.at_once)

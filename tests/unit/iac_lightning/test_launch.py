@@ -10,8 +10,10 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning import launch
-from iac_lightning.launch import RequeuedError, queued, requeue_on_signal, submit, training_command
+from iac_lightning.config import load_experiment
+from iac_lightning.launch import RequeuedError, queued, requeue_on_signal, submit, submit_run, training_command
 from iac_lightning.schema import LauncherConfig
+from tests.integration.settings import experiment
 
 
 @pytest.fixture
@@ -141,3 +143,16 @@ def test_training_batches_are_finished_first(commands: Path, monkeypatch: pytest
             launch.requeue()
     with requeue_on_signal():
         assert not launch.asked(), "the next command in this process begins anew"
+
+
+def test_a_fine_tuning_waits_for_the_pretraining_in_the_queue(commands: Path, tmp_path: Path) -> None:
+    common = [f"runs_dir={tmp_path}", "launcher=slurm"]
+    mae = load_experiment(experiment("mae"), ["name=mae", *common])
+    assert submit_run(["pretrain", "mae.yaml"], mae).startswith("job 41; its output: ")
+    (commands.parent / "bin" / "squeue").write_text('#!/bin/sh\necho "41 RUNNING"\n')
+    assert "mae is job 41 already" in submit_run(["pretrain", "mae.yaml"], mae)
+    vit = load_experiment(experiment("vit_mae"), ["name=vit", f"init_from={tmp_path}/mae", *common])
+    assert submit_run(["finetune", "vit.yaml"], vit).startswith("job 41, after job 41; ")
+    assert "#SBATCH --dependency=afterok:41\n" in commands.read_text()
+    (tmp_path / "mae" / "finished.json").write_text("{}")
+    assert "is finished already" in submit_run(["pretrain", "mae.yaml"], mae)
