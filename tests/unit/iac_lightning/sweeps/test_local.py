@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -12,15 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from data_modules.errors import UserError
 from iac_lightning.sweeps import local
-from iac_lightning.sweeps.state import Sweep, open_sweep, states, status_table
+from iac_lightning.sweeps.state import Sweep, states, status_table
 from tests.integration.settings import REPOSITORY
+from tests.unit.iac_lightning.sweeps.conftest import planned
 
 PROGRAM = """
 import os, signal, sys, time
@@ -52,14 +51,8 @@ with sweep.lock(cell).acquire(timeout=5):
 """
 
 
-def planned(name: str, what: str = "0.1", needs: tuple[str, ...] = ()) -> dict[str, Any]:
-    kind = "pretrain" if name.startswith("pretrain") else "finetune"
-    facts = {"levels": {}, "seed": 0, "run": name, "experiment": "x.yaml", "config_hash": "h"}
-    return {"name": name, "kind": kind, "overrides": [what], "needs": list(needs), **facts}
-
-
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_sweep: Callable[..., Sweep]) -> Callable[..., Sweep]:
     program = tmp_path / "cell.py"
     program.write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
@@ -68,15 +61,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep
         "command",
         lambda sweep, cell, extra: [sys.executable, str(program), str(sweep.directory), cell.name],
     )
-
-    def sweep(*cells: dict[str, Any]) -> Sweep:
-        plan = {"name": "s", "cells": list(cells)}
-        directory = tmp_path / "s"
-        directory.mkdir(exist_ok=True)
-        (directory / "sweep.json").write_text(json.dumps(plan))
-        return open_sweep(directory)
-
-    return sweep
+    return make_sweep
 
 
 def events(sweep: Sweep) -> list[str]:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iac_lightning import launch
+from iac_lightning.schema import LauncherConfig
+from iac_lightning.sweeps import cluster
+from iac_lightning.sweeps.state import Sweep, states
+from tests.unit.iac_lightning.sweeps.conftest import planned
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is submitted; all of it stays in the queue."""
+    jobs: list[dict[str, Any]] = []
+
+    def submit(
+        commands: Sequence[Sequence[str]],
+        launcher: LauncherConfig,
+        folder: Path,
+        name: str,
+        dependency: str | None = None,
+    ) -> list[str]:
+        jobs.append({"commands": [list(c) for c in commands], "dependency": dependency, "launcher": launcher})
+        number = len(jobs)
+        return [f"{number}_{k}" for k in range(len(commands))] if len(commands) > 1 else [str(number)]
+
+    monkeypatch.setattr(cluster, "submit", submit)
+    monkeypatch.setattr(launch, "queued", lambda ids: dict.fromkeys(ids, "PENDING"))
+    return jobs
+
+
+def names(job: dict[str, Any]) -> list[str]:
+    return [command[2] for command in job["commands"]]
+
+
+def test_arrays_and_what_they_depend_on(make_sweep: Callable[..., Sweep], sent: list[dict[str, Any]]) -> None:
+    sweep = make_sweep(
+        planned("pretrain_a"),
+        planned("pretrain_b"),
+        planned("a1", needs=("pretrain_a",)),
+        planned("a2", needs=("pretrain_a",)),
+        planned("b1", needs=("pretrain_b",)),
+        planned("scratch"),
+    )
+    launcher = LauncherConfig(name="slurm", nodes=2, gpus_per_node=4)
+    lines = cluster.submit_sweep(sweep, launcher, (), ["sweep", "s", "--finish"])
+    assert [(names(job), job["dependency"]) for job in sent[:-1]] == [
+        (["pretrain_a", "pretrain_b"], None),
+        (["a1", "a2"], "afterok:1_0"),
+        (["b1"], "afterok:1_1"),
+        (["scratch"], None),
+    ]
+    assert sent[0]["commands"][0] == ["cell", str(sweep.directory), "pretrain_a", "launcher=local"]
+    report = sent[-1]
+    assert report["commands"] == [["sweep", "s", "--finish"]]
+    assert report["dependency"] == "afterany:1:2:3:4"
+    assert (report["launcher"].nodes, report["launcher"].gpus_per_node) == (1, 0)
+    assert len(lines) == 5
+    assert set(states(sweep).values()) == {"queued"}
+
+    sent.clear()
+    cluster.submit_sweep(sweep, launcher, (), ["report"])
+    assert [job["commands"] for job in sent] == [[["report"]]], "what is in the queue was sent again"
+
+
+def test_only_what_is_left_is_sent(make_sweep: Callable[..., Sweep], sent: list[dict[str, Any]]) -> None:
+    sweep = make_sweep(
+        planned("pretrain_a"), planned("a1", needs=("pretrain_a",)), planned("b"), planned("c"), planned("d")
+    )
+    sweep.note(sweep.cell("pretrain_a"), "finished", seconds=1.0)
+    sweep.note(sweep.cell("b"), "finished", seconds=1.0)
+    sweep.note(sweep.cell("c"), "failed", reason="x")
+    cluster.submit_sweep(sweep, LauncherConfig(name="slurm"), (), ["report"])
+    assert [(names(job), job["dependency"]) for job in sent[:-1]] == [(["a1", "d"], None)]
