@@ -172,6 +172,14 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--run", type=Path, help="run that predicts it")
     bench.set_defaults(command=run_bench)
 
+    training = commands.add_parser("bench-training", help="speed, memory and waiting of a real training")
+    training.add_argument("experiment", type=Path, help="such as experiments/sweeps/gpu/mae.yaml")
+    training.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+    training.add_argument("--patches", nargs="+", type=int, default=[8, 4], help="edges of the ViT's patches")
+    training.add_argument("--peak-tflops", type=float, help="of the device at this precision: H100 SXM, bf16: 989")
+    training.add_argument("--out", type=Path, default=Path("bench_training.json"))
+    training.set_defaults(command=run_bench_training)
+
     ui = commands.add_parser("ui", help="show tracked runs in the browser (127.0.0.1)")
     ui.add_argument("--runs-dir", type=Path, default=Path("runs"))
     ui.set_defaults(command=run_ui)
@@ -386,6 +394,13 @@ def run_bench(arguments: argparse.Namespace) -> None:
     from iac_lightning.workflows.bench import bench
 
     bench(arguments.out, arguments.scan, arguments.template, arguments.run)
+
+
+def run_bench_training(arguments: argparse.Namespace) -> None:
+    """`iac bench-training`."""
+    from iac_lightning.workflows.bench_training import bench_training
+
+    bench_training(arguments.experiment, arguments.overrides, arguments.patches, arguments.peak_tflops, arguments.out)
 
 
 def run_ui(arguments: argparse.Namespace) -> int:
