@@ -112,7 +112,9 @@ def test_figures_of_the_uncalibrated_network_stand_apart():
     assert (found["dice"]["mean"], found["uncalibrated"]["dice"]["mean"]) == (1.0, 0.8)  # 2·2 / (3 + 2)
     assert rows[0]["uncalibrated_volume_error_mm3"] == rows[0]["uncalibrated_volume_mm3"] - rows[0]["label_volume_mm3"]
     assert {c.removeprefix("uncalibrated_") for c in rows[0] if c.startswith("uncalibrated_")} == set(METRICS)
-    assert "uncalibrated" not in summarise(series_table([series_row("a", "a", 1.0, series_metrics(mask(2), mask(2)))]), 0)
+    assert "uncalibrated" not in summarise(
+        series_table([series_row("a", "a", 1.0, series_metrics(mask(2), mask(2)))]), 0
+    )
 
 
 def test_without_a_known_true_volume():
