@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 
 from iac_lightning.config import config_hash, load_experiment, to_yaml
 from iac_lightning.evaluation.summary import COLUMNS, METRICS
+from iac_lightning.schema import ExperimentConfig
 
 REPOSITORY = Path(__file__).parent.parent
 PATCHES = {"4×4×4": [4, 4, 4], "8×8×4": [8, 8, 4], "8×8×8": [8, 8, 8], "16×16×8": [16, 16, 8]}
@@ -78,10 +81,17 @@ def invented(
     return table
 
 
-def write_run(directory: Path, table: pd.DataFrame, experiment: str, overrides: Sequence[str], seconds: float) -> str:
+@cache
+def _loaded(experiment: str, overrides: tuple[str, ...]) -> ExperimentConfig:
+    return load_experiment(REPOSITORY / "experiments" / experiment, overrides)
+
+
+def write_run(
+    directory: Path, table: pd.DataFrame, experiment: str, overrides: Sequence[str], seed: int, seconds: float
+) -> str:
     """A finished, evaluated run; returns the hash of its settings."""
     (directory / "evaluation").mkdir(parents=True)
-    config = load_experiment(REPOSITORY / "experiments" / experiment, [*overrides, f"name={directory.name}"])
+    config = replace(_loaded(experiment, tuple(overrides)), name=directory.name, seed=seed)
     (directory / "config.yaml").write_text(to_yaml(config))
     table.to_csv(directory / "evaluation" / "test.csv", index=False)
     (directory / "evaluation" / "test.json").write_text(json.dumps({"split": "test", "threshold": 0.3}))
@@ -123,9 +133,9 @@ def write_sweep(
             run = f"cell_{k:02d}_seed{seed}"
             cell = {"name": name, "kind": "finetune", "levels": levels, "seed": seed, "run": run, "needs": []}
             if not missing(levels, seed):
-                overrides = [o for _, settings in chosen for o in settings] + [f"seed={seed}"]
+                overrides = [o for _, settings in chosen for o in settings]
                 cell["config_hash"] = write_run(
-                    folder / run, make(mean(levels), (k, seed), levels), experiment, overrides, 600 + 60 * k
+                    folder / run, make(mean(levels), (k, seed), levels), experiment, overrides, seed, 600 + 60 * k
                 )
             cells.append(cell)
     data = {"name": folder.name, "question": "Which patch size and which upsampling?", "split": "test"}

@@ -51,6 +51,7 @@ from iac_lightning.evaluation.two_level import (
 )
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested here"
+VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,6 +226,48 @@ def trend(sample: Sample, factor: str, numeric: Mapping[str, float]) -> Effect |
     return contrast(sample, weights, kind="trend", factor=factor, contexts=len(contexts), contexts_of=total)
 
 
+def two_way_means(sample: Sample, a: str, b: str) -> tuple[dict[tuple[str, str], Effect], int, int]:
+    """Mean of each combination of two factors, averaged over the contexts that hold every combination trained at all.
+
+    Returns:
+        (level of a, level of b) to mean, combinations without a training left out; how many contexts it is averaged
+        over, and how many the design has. Without a context in common there are no means.
+    """
+    names = list(sample.factors)
+    i, j = names.index(a), names.index(b)
+    rest = [k for k in range(len(names)) if k not in (i, j)]
+    held: dict[Combination, set[tuple[str, str]]] = {}
+    for cell in sample.cells:
+        held.setdefault(tuple(cell[k] for k in rest), set()).add((cell[i], cell[j]))
+    pairs = set().union(*held.values())
+    contexts = [context for context, found in held.items() if found == pairs]
+    total = int(np.prod([len(sample.factors[names[k]]) for k in rest], initial=1))
+    means = {}
+    for x, y in product(sample.factors[a], sample.factors[b]):
+        if contexts and (x, y) in pairs:
+            weights = np.array(
+                [(cell[i], cell[j]) == (x, y) and tuple(cell[k] for k in rest) in contexts for cell in sample.cells]
+            )
+            facts: dict[str, Any] = {"level": x, "other": b, "other_level": y, "contexts": len(contexts)}
+            means[x, y] = contrast(
+                sample, weights / len(contexts), tested=False, kind="mean", factor=a, contexts_of=total, **facts
+            )
+    return means, len(contexts), total
+
+
+def seed_means(sample: Sample, factor: str) -> dict[str, dict[int, float]]:
+    """Marginal mean of each level for single seeds: level to seed to mean, seeds lacking in a cell left out."""
+    contexts, levels, _ = complete_contexts(sample, factor)
+    at = list(sample.factors).index(factor)
+    place = {cell: k for k, cell in enumerate(sample.cells)}
+    found: dict[str, dict[int, float]] = {}
+    for level in levels if contexts else ():
+        cells = [sample.seeds[place[(*c[:at], level, *c[at:])]] for c in contexts]
+        common = sorted(set.intersection(*(set(cell) for cell in cells)))
+        found[level] = {seed: float(np.mean([cell[seed] for cell in cells])) for seed in common}
+    return found
+
+
 def slope_weights(x: Sequence[float]) -> NDArray[np.float64]:
     """Weights of the ordinates in a least-squares slope."""
     centred = np.asarray(x, dtype=np.float64) - np.mean(x)
