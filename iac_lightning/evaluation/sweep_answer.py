@@ -28,6 +28,7 @@ class CellResult:
         reason: why it failed.
         seconds: training time; None where unknown.
         parameters: trained weights; None where unknown.
+        needs: names of the pre-trainings it starts from.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CellResult:
     reason: str = ""
     seconds: float | None = None
     parameters: int | None = None
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +156,19 @@ def caveats(sweep: SweepResult) -> list[str]:
             )
     if not sweep.ablation.sample.draws.seed_df:
         found.append(seed_remark(sweep.ablation.sample.draws))
+    elif any(_shares_pretraining(sweep.of(c)) for c in sweep.combinations):
+        found.append(
+            "All seeds of a cell start from one pre-training, so intervals do not cover what another pre-training "
+            "would change."
+        )
     if sweep.ablation.sample.n_patients < 2:
         found.append("One patient with lesions does not tell how patients differ: there are no intervals.")
     return found
+
+
+def _shares_pretraining(cells: Sequence[CellResult]) -> bool:
+    starts = [name for cell in cells for name in cell.needs]
+    return len(set(starts)) < len(starts)
 
 
 def _repeated(sweep: SweepResult) -> bool:

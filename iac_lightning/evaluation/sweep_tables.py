@@ -273,13 +273,21 @@ def write_tables(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Clai
         write_text_atomic(out / f"{name}.tex", f"% {command}\n% needs \\usepackage{{booktabs}}\n{text}")
 
 
+_WRAPPED = 34
+"""Columns of LaTeX tables with more characters than this are set in lines."""
+
+
 def latex(table: SweepTable, title: str, label: str) -> str:
     """A table as LaTeX with booktabs' rules; its legend is the caption."""
     names = [f"{name} ({remark})" if remark else name for name, remark in table.header]
     rows = [[cell if isinstance(cell, str) else f"{cell[0]} [{cell[1]}]" for cell in row] for row in table.rows]
     columns = [_tex(name) for name in names]
     frame = pd.DataFrame([[_tex(cell) for cell in row] for row in rows])
-    aligned = "".join("l" if name in table.words else "r" for name, _ in table.header)
+    longest = [max(len(row[k]) for row in rows) for k in range(len(names))]
+    aligned = "".join(
+        r"p{0.19\linewidth}" if n > _WRAPPED else "l" if name in table.words else "r"
+        for (name, _), n in zip(table.header, longest, strict=True)
+    )
     styler = frame.style.hide(axis="index").format_index(lambda k: columns[int(str(k))], axis="columns")
     return styler.to_latex(
         hrules=True,

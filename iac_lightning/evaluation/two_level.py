@@ -121,8 +121,10 @@ def patient_sums(
         values: `[..., n_scans]`.
         patients: `[n_scans]`, whose scan it is.
     """
-    names, codes = np.unique(patients, return_inverse=True)
-    return values @ (codes[:, None] == np.arange(len(names))).astype(np.float64), np.bincount(codes).astype(np.float64)
+    _, codes = np.unique(patients, return_inverse=True)
+    counts = np.bincount(codes)
+    grouped = values[..., np.argsort(codes, kind="stable")]
+    return np.add.reduceat(grouped, np.cumsum(counts) - counts, axis=-1), counts.astype(np.float64)
 
 
 def percentile_interval(resampled: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:

@@ -147,8 +147,8 @@ def result(folder: Path, plan: Mapping[str, Any]) -> SweepResult:
 
 
 def ablation(trainings: Sequence[Training], plan: Mapping[str, Any]) -> Ablation:
-    """Effects of the factors; calibration is one where every table holds both of its figures."""
-    wanted = list(VARIANTS) if plan["variants"] is None else [v for v in VARIANTS if v in plan["variants"]]
+    """Effects of the factors; calibration is one where the sweep names its variants and every table has both."""
+    wanted = [v for v in VARIANTS if v in (plan["variants"] or ())]
     both = all(f"{VARIANTS[v]}dice" in t.table for t in trainings for v in wanted)
     return analyse_ablation(
         trainings,
@@ -185,6 +185,7 @@ def cell_result(folder: Path, cell: Mapping[str, Any], split: str) -> CellResult
         reason=str(note.get("reason", "")) if state == "failed" else "",
         seconds=None if seconds is None else float(seconds),
         parameters=finished.get("parameters"),
+        needs=tuple(cell["needs"]),
     )
 
 

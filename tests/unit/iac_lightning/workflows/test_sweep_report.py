@@ -41,6 +41,9 @@ def _few_resamples():
         yield
 
 
+REPORT = {"baseline": {"upsampling": "interpolation"}, "variants": ["calibrated", "uncalibrated"]}
+
+
 def expected(levels) -> float:
     return 0.7 - 0.05 * (levels["patch size"] == "8×8×8") + 0.03 * (levels["upsampling"] == "interpolation")
 
@@ -56,7 +59,7 @@ def models_table(mean, key, levels) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "ablation"
-    return write_sweep(folder, AXES, expected, table=small, report={"baseline": {"upsampling": "interpolation"}})
+    return write_sweep(folder, AXES, expected, table=small, report=REPORT)
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +166,28 @@ def test_one_patient_without_variants(tmp_path):
         return table[[c for c in table if not c.startswith("uncalibrated_")]]
 
     axes = {"schedule": {"fast": ("finetune/vit_scratch.yaml", []), "slow": ("", ["trainer.max_epochs=20"])}}
-    folder = write_sweep(tmp_path / "one", axes, lambda levels: 0.6, table=one)
+    folder = write_sweep(tmp_path / "one", axes, lambda levels: 0.6, table=one, report=REPORT)
     text = text_of(sweep_report([folder], tmp_path / "out").parent)
     assert "there are no intervals" in text
     assert "calibration" not in text.split("Claims")[0]
     effects = pd.read_csv(tmp_path / "out/effects.csv")
     assert set(effects["kind"]) == {"cell", "level", "difference"}  # no number, no second factor
     assert effects["low"].isna().all()
+
+
+def test_a_pretraining_that_all_seeds_share_is_said(sweep, tmp_path):
+    folder = tmp_path / "shared"
+    shutil.copytree(sweep, folder)
+    plan = json.loads((folder / "sweep.json").read_text())
+    before = {"name": "pretrain-0", "kind": "pretrain", "levels": {}, "seed": 0, "run": "pretrain-0"}
+    plan |= {"cells": [before, *(cell | {"needs": ["pretrain-0"]} for cell in plan["cells"])]}
+    (folder / "sweep.json").write_text(json.dumps(plan))
+    said = "All seeds of a cell start from one pre-training"
+    assert said in text_of(sweep_report([folder], tmp_path / "out").parent)
+    assert said not in text_of(sweep / "report")
+    cells = pd.read_csv(tmp_path / "out/cells.csv")
+    assert cells["kind"].tolist() == ["pretrain", *["finetune"] * 8]
+    assert cells["state"].tolist() == ["not run", *["evaluated"] * 8]
 
 
 def test_nothing_evaluated_yet(tmp_path):
