@@ -72,6 +72,7 @@ class Claim:
         n_trainings: trained networks.
         n_scans: scans.
         n_patients: patients.
+        remark: what the interval does not cover.
     """
 
     claim: str
@@ -87,6 +88,7 @@ class Claim:
     n_trainings: int = 0
     n_scans: int = 0
     n_patients: int = 0
+    remark: str = ""
 
 
 def assess_claims(
@@ -304,6 +306,7 @@ class _Measured:
             "n_trainings": sum(len(r.trainings) for r in self.recipes),
             "n_scans": self.n_scans,
             "n_patients": self.n_patients,
+            "remark": "" if self.draws.seed_df else "one seed a cell: the interval covers patients only",
         }
 
 

@@ -223,7 +223,7 @@ def claims_table(claims: Sequence[Claim], where: str) -> SweepTable:
             c.paper,
             c.ours or "–",
             c.verdict,
-            c.compared[:1].upper() + c.compared[1:],
+            c.compared[:1].upper() + c.compared[1:] + (f"; {c.remark}" if c.remark else ""),
             f"{c.n_cells}, {c.n_trainings}, {c.n_scans}, {c.n_patients}" if c.verdict != NOT_TESTED else "–",
         ]
         for c in claims

@@ -63,6 +63,7 @@ def test_one_vit_and_one_cnn_give_the_figures_of_the_paired_functions():
         rtol=1e-9,
     )
     assert thick.verdict == SUPPORTED
+    assert "patients only" in thick.remark
     change = compare_risk(vit.table, cnn.table, cutoffs_from_development(vit.dev), **DRAW).relative_change
     np.testing.assert_allclose(
         [risk.estimate, risk.low, risk.high], 100 * np.array([change.estimate, change.low, change.high])
@@ -111,6 +112,7 @@ def test_patches_and_upsampling_average_over_sets_alike_in_all_else():
     assert upsampling.estimate == pytest.approx(100 * np.mean(gains))
     assert (patches.n_cells, patches.n_trainings) == (upsampling.n_cells, upsampling.n_trainings) == (4, 8)
     assert "2 sets" in patches.compared
+    assert patches.remark == ""
     assert "2 pairs" in upsampling.compared
 
 
