@@ -19,13 +19,20 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from iac_lightning.evaluation.bootstrap import RESAMPLES, ratio
 from iac_lightning.evaluation.cells import identity
 from iac_lightning.evaluation.effects import slope_weights
+from iac_lightning.evaluation.recipe_figures import (
+    figure_of,
+    mean_dice,
+    misclassified_shares,
+    pair_weights,
+    same_stress,
+    thickness_slopes,
+)
 from iac_lightning.evaluation.recipes import (
     CNN,
     MAE_VIT,
@@ -40,14 +47,9 @@ from iac_lightning.evaluation.recipes import (
     need_families,
     same_patch_before,
 )
-from iac_lightning.evaluation.risk import RiskCutoffs, cutoffs_from_development, risk_groups
+from iac_lightning.evaluation.risk import RiskCutoffs, cutoffs_from_development
 from iac_lightning.evaluation.two_level import (
-    Draws,
-    Statistic,
-    patient_sums,
     percentile_interval,
-    two_level,
-    weighted_means,
 )
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested here"
@@ -141,10 +143,10 @@ def _ahead(recipes: Sequence[Recipe], **draw: int) -> Claim:
     pairs = family_pairs(recipes, MAE_VIT)
     if not pairs:
         return Claim(**text, compared=need_families(recipes, MAE_VIT))
-    found = _dice([r for pair in pairs for r in pair], **draw)
-    vit, cnn = _pair_weights(found, pairs)
-    own = _figure(found, 100 * vit)
-    figure = _figure(found, 100 * (vit - cnn))
+    found = mean_dice([r for pair in pairs for r in pair], **draw)
+    vit, cnn = pair_weights(found, pairs)
+    own = figure_of(found, 100 * vit)
+    figure = figure_of(found, 100 * (vit - cnn))
     return Claim(
         **text,
         ours=f"Dice {_words(own, 1)}, {_words(figure, 1, signed=True)} points ahead",
@@ -172,12 +174,12 @@ def _patches(recipes: Sequence[Recipe], **draw: int) -> Claim:
     if not sets:
         need = "ViT cells that differ in model.vit.patch_size alone (and in that of their pre-training)"
         return Claim(**text, compared=f"needs {need}, in two volumes at least")
-    found = _dice([r for rows in sets for r in rows], **draw)
+    found = mean_dice([r for rows in sets for r in rows], **draw)
     weights = np.zeros(len(found.recipes))
     for rows in sets:
         for recipe, weight in zip(rows, slope_weights([np.log2(voxels(r)) for r in rows]), strict=True):
             weights[found.place(recipe)] += weight / len(sets)
-    figure = _figure(found, 100 * weights)
+    figure = figure_of(found, 100 * weights)
     volumes = sorted({voxels(r) for r in found.recipes})
     return Claim(
         **text,
@@ -203,9 +205,9 @@ def _upsampling(recipes: Sequence[Recipe], **draw: int) -> Claim:
     if not pairs:
         need = "ViT cells with model.decoder.upsampling interpolation and transposed that differ in nothing else"
         return Claim(**text, compared=f"needs {need}")
-    found = _dice([r for pair in pairs for r in pair], **draw)
-    first, second = _pair_weights(found, pairs)
-    figure = _figure(found, 100 * (first - second))
+    found = mean_dice([r for pair in pairs for r in pair], **draw)
+    first, second = pair_weights(found, pairs)
+    figure = figure_of(found, 100 * (first - second))
     return Claim(
         **text,
         ours=f"{_words(figure, 1, signed=True)} points",
@@ -226,13 +228,13 @@ def _thick_slices(recipes: Sequence[Recipe], **draw: int) -> Claim:
     if not pairs:
         return Claim(**text, compared=need_families(recipes, MAE_VIT))
     used = [r for pair in pairs for r in pair]
-    stressed = all(t.stress is not None for r in used for t in r.trainings)
-    found = _slopes(used, stressed, **draw)
+    stressed = same_stress(used)
+    found = thickness_slopes(used, stressed, **draw)
     if found is None:
         return Claim(**text, compared="needs scans with lesions of at least two slice thicknesses")
-    vit, cnn = _pair_weights(found, pairs)
-    each = [_words(_figure(found, 100 * w), 2, signed=True) for w in (vit, cnn)]
-    figure = _figure(found, 100 * (vit - cnn))
+    vit, cnn = pair_weights(found, pairs)
+    each = [_words(figure_of(found, 100 * w), 2, signed=True) for w in (vit, cnn)]
+    figure = figure_of(found, 100 * (vit - cnn))
     where = "the same heads at simulated thicknesses (iac stress)" if stressed else "scans as they were acquired"
     return Claim(
         **text,
@@ -262,8 +264,8 @@ def _risk(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -
             cutoffs = cutoffs_from_development(dev)
         except UserError as error:
             return Claim(**text, compared=f"needs cut-offs: {error}")
-    found = _misclassified(used, cutoffs, **draw)
-    vit, cnn = _pair_weights(found, pairs)
+    found = misclassified_shares(used, cutoffs, **draw)
+    vit, cnn = pair_weights(found, pairs)
 
     def change(shares: NDArray[np.float64]) -> NDArray[np.float64]:
         before = np.maximum(shares @ cnn, 0)  # seeds' deviations may carry a small share below 0
@@ -283,105 +285,6 @@ def _risk(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -
         ),
         **found.facts(),
     )
-
-
-# --- figures ---
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Recipes with draws of a figure."""
-
-    recipes: Sequence[Recipe]
-    draws: Draws
-    n_scans: int
-    n_patients: int
-
-    def place(self, recipe: Recipe) -> int:
-        return [id(r) for r in self.recipes].index(id(recipe))
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "n_cells": len(self.recipes),
-            "n_trainings": sum(len(r.trainings) for r in self.recipes),
-            "n_scans": self.n_scans,
-            "n_patients": self.n_patients,
-            "remark": "" if self.draws.seed_df else "one seed a cell: the interval covers patients only",
-        }
-
-
-def _dice(recipes: Sequence[Recipe], **draw: int) -> _Measured:
-    tables, unique = _tables(recipes, "table")
-    kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
-    values = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
-    sums, counts = patient_sums(values[:, None], tables[0]["patient_id"].to_numpy(dtype=str)[kept])
-    return _measured(unique, weighted_means(sums, counts), int(kept.sum()), len(counts), **draw)
-
-
-def _slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> _Measured | None:
-    """Least-squares slopes of Dice per mm, of simulated thicknesses within patients; None without two thicknesses."""
-    tables, unique = _tables(recipes, "stress" if stressed else "table")
-    kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
-    x = tables[0]["slice_thickness_mm"].to_numpy(dtype=float)[kept]
-    if len(np.unique(x)) < 2:
-        return None
-    y = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
-    patients = tables[0]["patient_id"].to_numpy(dtype=str)[kept]
-    if stressed:  # what thicker slices do to the same head: deviations from each patient's means
-        x, y = (v - _patient_means(v, patients) for v in (x, y))
-    (sx, sxx), counts = patient_sums(np.stack([x, x**2]), patients)
-    sy, sxy = (patient_sums(v, patients)[0] for v in (y, x * y))
-
-    def slopes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        n, mean, square = weights @ counts, weights @ sx, weights @ sxx
-        spread = square - mean**2 / n
-        figure = weights @ sxy.T - (mean / n)[:, None] * (weights @ sy.T)
-        return ratio(figure, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])[..., None]
-
-    return _measured(unique, slopes, int(kept.sum()), len(counts), **draw)
-
-
-def _patient_means(values: NDArray[np.float64], patients: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Each scan's value replaced by the mean over its patient's scans, `[..., n_scans]`."""
-    sums, counts = patient_sums(values, patients)
-    means: NDArray[np.float64] = (sums / counts)[..., np.unique(patients, return_inverse=True)[1]]
-    return means
-
-
-def _misclassified(recipes: Sequence[Recipe], cutoffs: RiskCutoffs, **draw: int) -> _Measured:
-    tables, unique = _tables(recipes, "table")
-    right = risk_groups(tables[0]["label_volume_mm3"].to_numpy(dtype=float), cutoffs)
-    wrong = np.array([risk_groups(t["volume_mm3"].to_numpy(dtype=float), cutoffs) != right for t in tables])
-    sums, counts = patient_sums(wrong[:, None].astype(np.float64), tables[0]["patient_id"].to_numpy(dtype=str))
-    return _measured(unique, weighted_means(sums, counts), len(right), len(counts), **draw)
-
-
-def _measured(recipes: Sequence[Recipe], statistic: Statistic, n_scans: int, n_patients: int, **draw: int) -> _Measured:
-    draws = two_level(statistic, [len(r.trainings) for r in recipes], n_patients, **draw)
-    return _Measured(recipes, draws, n_scans, n_patients)
-
-
-def _tables(recipes: Sequence[Recipe], name: str) -> tuple[list[pd.DataFrame], list[Recipe]]:
-    """Tables of the trainings, rows in the same order, and the recipes, each once."""
-    unique = list({id(r): r for r in recipes}.values())
-    order = ["series_id", "slice_thickness_mm"]
-    return [getattr(t, name).sort_values(order) for r in unique for t in r.trainings], unique
-
-
-def _pair_weights(
-    found: _Measured, pairs: Sequence[tuple[Recipe, Recipe]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights `[n_recipes]` of the means over the pairs' first and second recipes."""
-    weights = np.zeros((2, len(found.recipes)))
-    for pair in pairs:
-        for side, recipe in enumerate(pair):
-            weights[side, found.place(recipe)] += 1 / len(pairs)
-    return weights[0], weights[1]
-
-
-def _figure(found: _Measured, weights: NDArray[np.float64]) -> tuple[float, float, float]:
-    resampled = found.draws.resampled[:, :, 0] @ weights
-    return float(found.draws.estimate[:, 0] @ weights), *percentile_interval(resampled)
 
 
 def _values(figure: tuple[float, float, float], direction: int) -> dict[str, Any]:

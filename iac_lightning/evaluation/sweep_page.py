@@ -16,6 +16,7 @@ from iac_lightning.evaluation.claims import VERDICTS, Claim
 from iac_lightning.evaluation.effects import seed_means, two_way_means
 from iac_lightning.evaluation.report import ExtraFigure, page_template
 from iac_lightning.evaluation.sweep_answer import SweepResult, answer, caveats, source
+from iac_lightning.evaluation.sweep_files import write_tables
 from iac_lightning.evaluation.sweep_tables import (
     SweepTable,
     claims_table,
@@ -25,7 +26,6 @@ from iac_lightning.evaluation.sweep_tables import (
     interactions_table,
     leads_table,
     trends_table,
-    write_tables,
 )
 from iac_lightning.files import write_text_atomic
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -154,6 +156,8 @@ def test_simulated_thicknesses_are_taken_within_patients():
     assert (thick.low, thick.high) == pytest.approx((100 * expected.low, 100 * expected.high))
     assert thick.estimate == pytest.approx(1.0, abs=0.3)
     assert "simulated" in thick.compared
+    found[0] = replace(found[0], stress=found[0].stress.iloc[1:])  # other scans than the CNN's: as they were acquired
+    assert "simulated" not in assess_claims(found, **DRAW)[3].compared
 
 
 def test_risk_needs_cutoffs_or_a_development_split():
