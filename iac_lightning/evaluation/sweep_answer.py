@@ -123,8 +123,8 @@ def answer(sweep: SweepResult) -> list[str]:
             (sure if established(found.lead) else unsure).append(f"{found.best.level} ({factor})")
     sentences = []
     if sure:
-        how = "established" if _repeated(sweep) else "by more than patients differ, though of single trainings"
-        sentences.append(f"Highest Dice, and {how}: {', '.join(sure)}.")
+        how = ", and established" if _repeated(sweep) else " beyond chance of patients, of networks of a single seed"
+        sentences.append(f"Highest Dice{how}: {', '.join(sure)}.")
     if unsure:
         sentences.append(f"Highest Dice here, but the lead over the second may be chance: {', '.join(unsure)}.")
     if unknown:

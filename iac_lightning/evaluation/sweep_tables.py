@@ -59,8 +59,9 @@ def leads_table(sweep: SweepResult) -> SweepTable | None:
         ("ahead of the baseline", "95\u00a0% CI"),
     ]
     legend = (
-        "Established: the interval excludes 0 and Wilcoxon's p over patients, after Holm, is below 0.05. The highest "
-        "level was picked on the scans that judge it, so its lead is on the favourable side."
+        "Established: the interval excludes 0 and Wilcoxon's p over patients, after Holm, is below 0.05; for these "
+        "networks: the same, with one seed. The highest level was picked on the scans that judge it, so its lead is on "
+        "the favourable side."
     )
     return SweepTable(header=header, rows=rows, words=("factor", "highest"), legend=legend)
 
