@@ -89,15 +89,11 @@ def _cell_rows(sweep: SweepResult) -> pd.DataFrame:
         key = tuple(cell.levels.get(name, "") for name in sweep.factors)
         mean = means.get(key) if cell.kind != "pretrain" else None
         row["dice"] = seeds[key].get(cell.seed) if mean else None
-        row |= {"cell_dice": mean.estimate, "cell_dice_low": mean.low, "cell_dice_high": mean.high} if mean else {}
+        figure = (mean.estimate, mean.low, mean.high) if mean else (np.nan,) * 3
+        row |= dict(zip(("cell_dice", "cell_dice_low", "cell_dice_high"), figure, strict=True))
         row |= {"train_seconds": cell.seconds, "parameters": cell.parameters}
         rows.append(row)
-    columns = ["cell_dice", "cell_dice_low", "cell_dice_high"]
-    frame = pd.DataFrame(rows)
-    for column in columns:
-        if column not in frame:
-            frame[column] = np.nan
-    return frame
+    return pd.DataFrame(rows)
 
 
 def _effect_rows(sweep: SweepResult) -> pd.DataFrame:
