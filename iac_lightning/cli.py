@@ -130,9 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=run_predict)
 
     report = commands.add_parser("report", help="compare evaluated runs in one HTML page")
-    report.add_argument("runs", type=Path, nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote")
+    report.add_argument(
+        "runs", type=Path, nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote; or sweeps"
+    )
     report.add_argument("--out", type=Path, required=True)
-    report.add_argument("--split", choices=("dev", "test"), default="test")
+    report.add_argument("--split", choices=("dev", "test"), help="default: test; a sweep has its own")
     report.set_defaults(command=run_report)
 
     stress = commands.add_parser("stress", help="the same heads through thicker and thicker slices")
@@ -354,9 +356,15 @@ def run_report(arguments: argparse.Namespace) -> None:
     from iac_lightning.runs import load_run
     from iac_lightning.workflows.external import is_external, load_external
     from iac_lightning.workflows.report import report
+    from iac_lightning.workflows.sweep_report import all_sweeps, sweep_report
 
+    if all_sweeps(arguments.runs):
+        if arguments.split:
+            raise UserError("--split: a sweep compares its cells on the split that its file names; leave --split out")
+        print(sweep_report(arguments.runs, arguments.out))
+        return
     models = [load_external(path) if is_external(path) else load_run(path) for path in arguments.runs]
-    print(report(models, arguments.out, arguments.split))
+    print(report(models, arguments.out, arguments.split or "test"))
 
 
 def run_stress(arguments: argparse.Namespace) -> None:

@@ -207,11 +207,7 @@ def sums_ci(
     estimate = float(statistic(sums.sum(axis=0))) if n else float("nan")
     low = high = float("nan")
     if n >= 2:
-        results = []
-        for draws in _draws(n, resamples, seed):
-            cells = draws + n * np.arange(len(draws))[:, None]
-            times = np.bincount(cells.ravel(), minlength=n * len(draws)).reshape(len(draws), n)
-            results.append(statistic(times.astype(np.float64) @ sums))
+        results = [statistic(counts @ sums) for counts in patient_counts(n, resamples, seed)]
         figures = np.concatenate(results)
         if not np.isnan(figures).all():
             low, high = _percentiles(figures[~np.isnan(figures)], confidence)
@@ -268,6 +264,14 @@ def _draws(n_patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.in
     chunk = max(1, _DRAWS_AT_ONCE // n_patients)
     for start in range(0, resamples, chunk):
         yield rng.integers(n_patients, size=(min(chunk, resamples - start), n_patients))
+
+
+def patient_counts(n_patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each patient is drawn, `[chunk, n_patients]` at a time, `resamples` rows in all."""
+    for draws in _draws(n_patients, resamples, seed):
+        places = draws + n_patients * np.arange(len(draws))[:, None]
+        times = np.bincount(places.ravel(), minlength=n_patients * len(draws))
+        yield times.reshape(len(draws), n_patients).astype(np.float64)
 
 
 def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:

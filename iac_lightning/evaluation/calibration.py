@@ -74,6 +74,15 @@ def apply(probability: NDArray[np.floating], temperature: float, bias: float) ->
     return np.where(probability > 0, calibrated, np.float32(0))
 
 
+def calibrated_half(temperature: float, bias: float) -> float:
+    """Where the calibrated probability lies of a voxel whose uncalibrated one is 0.5.
+
+    `apply` keeps order and rounds alike wherever it is called, so a calibrated map at or above this is the mask of the
+    uncalibrated network at 0.5, but for probabilities that float32 no longer tells from 0.5 after scaling.
+    """
+    return float(apply(np.array([0.5], np.float32), temperature, bias)[0])
+
+
 def sample(
     parts: Sequence[Part], seed: int, limit: int = FIT_VOXELS
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:

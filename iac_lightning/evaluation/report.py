@@ -261,7 +261,7 @@ def write_report(
     prior = compare(models, "prior_dice", context.seed, context.reference) if every_prior else []
     rows = model_rows(models)
     first = next(iter(models.values())).summary
-    page = _template().render(
+    page = page_template("report.html.j2").render(
         context=context,
         models=list(models.values()),
         first=first,
@@ -462,7 +462,8 @@ def _data_uri(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _template() -> jinja2.Template:
+def page_template(name: str) -> jinja2.Template:
+    """A template of this folder, with the filters of the pages; a name it does not get is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -472,4 +473,4 @@ def _template() -> jinja2.Template:
     )
     environment.filters.update(png=_data_uri, number=number, p_value=p_value, duration=duration)
     environment.globals["interval"] = interval
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

@@ -36,7 +36,8 @@ METRICS = {
     "n_predicted": "components of the prediction",
     "n_predicted_hit": "those that hit",
 }
-"""Columns that depend on the prediction, and what they hold; after the protocol prior they appear as `prior_…`."""
+"""Columns that depend on the prediction, and what they hold; after the protocol prior they appear as `prior_…`, of the
+uncalibrated network at probability 0.5 as `uncalibrated_…`."""
 
 COLUMNS = {
     "series_id": "name of the series in the cohort",
@@ -71,6 +72,7 @@ def series_row(
     metrics: SeriesMetrics,
     prior: SeriesMetrics | None = None,
     true_volume_mm3: float | None = None,
+    uncalibrated: SeriesMetrics | None = None,
 ) -> dict[str, Any]:
     """One row of the table of series.
 
@@ -81,6 +83,7 @@ def series_row(
         metrics: figures of the plain prediction.
         prior: figures after `protocol_prior`; becomes `prior_…` columns.
         true_volume_mm3: volume known from the phantom, which no label shows exactly.
+        uncalibrated: figures of the network as trained, at probability 0.5; becomes `uncalibrated_…` columns.
     """
     true_volume = float("nan") if true_volume_mm3 is None else float(true_volume_mm3)
     row = {
@@ -91,9 +94,10 @@ def series_row(
         **_with_errors(metrics, true_volume),
     }
     row = {column: row[column] for column in COLUMNS}
-    if prior is not None:
-        after = _with_errors(prior, true_volume)
-        row |= {f"prior_{name}": after[name] for name in METRICS}
+    for prefix, other in (("prior_", prior), ("uncalibrated_", uncalibrated)):
+        if other is not None:
+            figures = _with_errors(other, true_volume)
+            row |= {prefix + name: figures[name] for name in METRICS}
     return row
 
 
@@ -172,7 +176,8 @@ def summarise(
         `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (Dice by stratum). A mean is
         `{"mean", "ci95": [low, high], "n", "n_patients"}`, a coefficient `{"value", "ci95", "n", "n_patients"}`,
         whatever is undefined is None. Figures after the protocol prior stand under `protocol_prior` in the same form
-        when the table has them; agreement with the volumes that a phantom knows, under `true_volume`.
+        when the table has them, those of the uncalibrated network under `uncalibrated`; agreement with the volumes that
+        a phantom knows, under `true_volume`.
 
     Raises:
         UserError: when the table is empty.
@@ -193,6 +198,8 @@ def summarise(
     }
     if "prior_dice" in table:
         summary["protocol_prior"] = _figures(table, "prior_", seed, resamples)
+    if "uncalibrated_dice" in table:
+        summary["uncalibrated"] = _figures(table, "uncalibrated_", seed, resamples)
     return summary
 
 

@@ -12,7 +12,7 @@ from data_modules.ct import read_mask, read_scan, write_nifti
 from data_modules.geometry import Grid, Volume, place
 from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning import tracking
-from iac_lightning.evaluation.calibration import apply
+from iac_lightning.evaluation.calibration import apply, calibrated_half
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
@@ -102,6 +102,7 @@ def evaluate_series(
         prior_threshold = threshold_for(calibration, series.slice_thickness_mm, prior=True)
         bright = probability.with_data(probability.data >= prior_threshold)
         prior = series_metrics(protocol_prior(bright, scan.volume), label, scan)
+    half = calibrated_half(calibration["temperature"], calibration["bias"])
     return series_row(
         series.series_id,
         series.patient_id,
@@ -109,6 +110,7 @@ def evaluate_series(
         series_metrics(prediction, label, scan),
         prior,
         series.true_volume_mm3,
+        series_metrics(probability.with_data(probability.data >= half), label, scan),
     )
 
 
@@ -140,7 +142,11 @@ def calibrated_probability(
 def describe(summary: dict[str, Any]) -> str:
     """The summary in a few lines, for the terminal."""
     lines = [f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients"]
-    for name, figures in (("plain", summary), ("after the protocol prior", summary.get("protocol_prior"))):
+    for name, figures in (
+        ("plain", summary),
+        ("after the protocol prior", summary.get("protocol_prior")),
+        ("uncalibrated, at probability 0.5", summary.get("uncalibrated")),
+    ):
         if figures:
             parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
             lines.append(f"  {name}: {'; '.join(parts)}")

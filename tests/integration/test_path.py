@@ -93,6 +93,10 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
         logit = np.log(raw[inside] / (1 - raw[inside])) / calibration["temperature"] + calibration["bias"]
         np.testing.assert_allclose(calibrated[inside], 1 / (1 + np.exp(-logit)), rtol=1e-5)
         label = np.asarray(nib.load(series.label).dataobj) > 0
+        row = table.set_index("series_id").loc[series.series_id]
+        half = raw >= 0.5
+        total = half.sum() + label.sum()
+        assert row["uncalibrated_dice"] == pytest.approx(2 * (half & label).sum() / total if total else 1)
         squares.append((calibrated[inside] - label[inside]) ** 2)
     assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
 

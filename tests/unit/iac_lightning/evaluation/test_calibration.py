@@ -10,7 +10,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
 from iac_lightning.evaluation import calibration
-from iac_lightning.evaluation.calibration import THRESHOLDS, Part, apply, fit, quality, sample, threshold_at
+from iac_lightning.evaluation.calibration import (
+    THRESHOLDS,
+    Part,
+    apply,
+    calibrated_half,
+    fit,
+    quality,
+    sample,
+    threshold_at,
+)
 from iac_lightning.evaluation.calibration_figures import reliability_figure
 from iac_lightning.evaluation.figures import png
 
@@ -32,6 +41,15 @@ def names(n: int) -> list[str]:
 
 
 # --- temperature and bias ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("temperature", "bias"), [(1.0, 0.0), (0.3, -4.0), (2.5, 1.7), (20.0, -9.0), (0.05, 9.0)])
+def test_the_uncalibrated_mask_is_found_in_the_calibrated_map(temperature, bias):
+    rng = np.random.default_rng([8])
+    p = np.concatenate([rng.random(20_000), [0, 0.5, 0.499, 0.501, 1e-30, 1]]).astype(np.float32)
+    half = calibrated_half(temperature, bias)
+    assert half == pytest.approx(special.expit(bias), rel=1e-6)
+    np.testing.assert_array_equal(apply(p, temperature, bias) >= half, p >= 0.5)
 
 
 def test_apply_by_hand():

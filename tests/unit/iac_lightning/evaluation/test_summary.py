@@ -11,6 +11,7 @@ from data_modules.geometry import Grid, Volume
 from iac_lightning.evaluation.agreement import icc_2_1
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.summary import (
+    METRICS,
     example_series,
     read_series_table,
     series_row,
@@ -100,6 +101,20 @@ def test_prior_figures_stand_apart(table):
     assert found["protocol_prior"]["ppv"]["mean"] is None
     plain = table.drop(columns=[c for c in table if c.startswith("prior_")])
     assert "protocol_prior" not in summarise(plain, seed=0, resamples=50)
+
+
+def test_figures_of_the_uncalibrated_network_stand_apart():
+    rows = [
+        series_row(name, name, 1.0, series_metrics(mask(2), mask(2)), None, 1.0, series_metrics(mask(3), mask(2)))
+        for name in "ab"
+    ]
+    found = summarise(series_table(rows), seed=0, resamples=50)
+    assert (found["dice"]["mean"], found["uncalibrated"]["dice"]["mean"]) == (1.0, 0.8)  # 2·2 / (3 + 2)
+    assert rows[0]["uncalibrated_volume_error_mm3"] == rows[0]["uncalibrated_volume_mm3"] - rows[0]["label_volume_mm3"]
+    assert {c.removeprefix("uncalibrated_") for c in rows[0] if c.startswith("uncalibrated_")} == set(METRICS)
+    assert "uncalibrated" not in summarise(
+        series_table([series_row("a", "a", 1.0, series_metrics(mask(2), mask(2)))]), 0
+    )
 
 
 def test_without_a_known_true_volume():
