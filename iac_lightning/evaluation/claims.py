@@ -14,7 +14,7 @@ judges it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -53,6 +53,8 @@ from iac_lightning.evaluation.two_level import (
 )
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested here"
+MIN_PATIENTS = 6
+"""With fewer, no sign pattern reaches p < 0.05 in a two-sided Wilcoxon signed-rank test (2/2⁵ = 0.063)."""
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
 
 
@@ -115,13 +117,22 @@ def assess_claims(
             )
     recipes = group_recipes(candidates)
     draw = {"seed": seed, "resamples": resamples}
-    return [
+    claims = (
         _ahead(recipes, **draw),
         _patches(recipes, **draw),
         _upsampling(recipes, **draw),
         _thick_slices(recipes, **draw),
         _risk(recipes, cutoffs, **draw),
-    ]
+    )
+    return [with_enough_patients(claim) for claim in claims]
+
+
+def with_enough_patients(claim: Claim) -> Claim:
+    """The claim, undecided where too few patients speak: a bootstrap of few patients is far too sure."""
+    if claim.verdict not in (SUPPORTED, CONTRADICTED) or claim.n_patients >= MIN_PATIENTS:
+        return claim
+    few = f"{claim.n_patients} patients are too few to decide (at least {MIN_PATIENTS})"
+    return replace(claim, verdict=UNDECIDED, remark="; ".join(filter(None, (claim.remark, few))))
 
 
 def verdict(low: float, high: float, direction: int) -> str:

@@ -14,8 +14,10 @@ from iac_lightning.evaluation.claims import (
     NOT_TESTED,
     SUPPORTED,
     UNDECIDED,
+    Claim,
     assess_claims,
     verdict,
+    with_enough_patients,
 )
 from iac_lightning.evaluation.recipes import Candidate, group_recipes
 from iac_lightning.evaluation.risk import RiskCutoffs, compare_risk, cutoffs_from_development
@@ -182,3 +184,11 @@ def test_other_scans_are_refused():
 
 def test_nothing_evaluated():
     assert {c.verdict for c in assess_claims([], **DRAW)} == {NOT_TESTED}
+
+
+def test_few_patients_decide_nothing():
+    one = Claim(claim="c", paper="p", measure="m", verdict=SUPPORTED, compared="a, b", n_patients=5, remark="one seed")
+    few = with_enough_patients(one)
+    assert few.verdict == UNDECIDED
+    assert few.remark == "one seed; 5 patients are too few to decide (at least 6)"
+    assert with_enough_patients(replace(one, n_patients=6)).verdict == SUPPORTED
