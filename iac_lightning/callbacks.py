@@ -19,12 +19,12 @@ from data_modules.geometry import Volume
 from data_modules.store import PreparedSeries
 from iac_lightning import launch
 from iac_lightning.evaluation.figures import overlay_figure, reconstruction_figure
-from iac_lightning.files import write_text_atomic
+from iac_lightning.files import on_disk, write_text_atomic
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import masking_noise
 from iac_lightning.runs import Run
-from iac_lightning.tracking import log_figure
+from iac_lightning.tracking import RunLogger, log_figure
 
 
 class EpochHistory(Callback):
@@ -40,9 +40,11 @@ class EpochHistory(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget epochs that will run again."""
+        """Forget epochs that will run again; send to MLflow what it lacks of the others."""
         rows = [r for r in read_history(self.path) if r["epoch"] < trainer.current_epoch]
         write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in rows))
+        if isinstance(trainer.logger, RunLogger):
+            trainer.logger.restore(rows)
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,7 +64,7 @@ class EpochHistory(Callback):
         }
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         row["seconds"] = round(time.monotonic() - self._start, 1)
-        with self.path.open("a") as file:
+        with on_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         print(

@@ -26,6 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint; it must hold tensors and plain types only.
 
         Raises:
+            DiskFull: when there is no room; the previous checkpoint is as it was.
             TypeError: naming the entries that could not be read back with ``weights_only=True``, such as a dataclass
                 or an OmegaConf node that `save_hyperparameters` put there. Found when saving, not when resuming.
         """
@@ -38,7 +39,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{', '.join(foreign[:5])}"
             )
         with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError:  # torch's own words do not say that the disk is full; writing on does
+                with temporary.open("ab") as file:
+                    file.write(bytes(2**20))
+                raise
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = None

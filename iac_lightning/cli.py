@@ -33,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
+    except OSError as error:
+        from iac_lightning.files import FULL, disk_full
+
+        if error.errno not in FULL:
+            raise
+        print(f"error: {disk_full(Path(error.filename or '.'), error)}", file=sys.stderr)
+        return 2
     return int(status or 0)
 
 

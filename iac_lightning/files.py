@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from data_modules.errors import UserError
+
+FULL = {
+    errno.ENOSPC: "the disk has no room for it",
+    errno.EDQUOT: "the disk quota has no room for it",
+    errno.EFBIG: "it is larger than a file may be here",
+}
+"""What the system says where there is no room for a file, in words."""
+
+
+class DiskFull(UserError):  # noqa: N818 (an errno's name, not a kind of Error)
+    """There is no room for a file; nothing that was written before is lost."""
+
+
+def disk_full(path: Path, error: OSError) -> DiskFull:
+    """The one line for a user: which file, how much is free, what to do."""
+    free = next(shutil.disk_usage(p).free for p in (path, *path.absolute().parents) if p.exists())
+    return DiskFull(
+        f"{path}: {FULL[error.errno or errno.ENOSPC]} ({free / 1e6:,.1f} MB are free), so it was not written. What was "
+        "finished before is kept: free space and run the same command again."
+    )
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Writing to `path`; where there is no room, `DiskFull` is raised instead of what the system says."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(path, error) from error
+        raise
 
 
 @contextmanager
@@ -16,19 +51,58 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary file lies in the same folder (a move across file systems is not atomic) and is removed on failure;
     `remove_leftovers` removes those of killed processes.
+
+    Raises:
+        DiskFull: when there is no room; `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill; it takes the place of `path`, a folder or nothing, when the block ends well.
+
+    Raises:
+        DiskFull: when there is no room; `path` is as it was.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "old."))
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            if path.exists():
+                os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Flush a folder: a new name itself must survive a power cut too."""
+    folder = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut too
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -49,6 +123,9 @@ def write_json_atomic(path: Path, data: Any) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder."""
+    """Remove the temporary files and folders that a killed process left in a folder."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """MLflow: what a run was made from, its curves and figures, where other runs can be compared with it.
 
-Tracking serves training and never stops it: where the store fails, one line says so and training goes on; the run
-directory holds everything that matters. Only the first process of a job tracks.
+Tracking serves training and never stops it: where the store fails, one line says so, training goes on, and what was
+to be stored waits in the run directory until the store is back. Only the first process of a job tracks.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 
 from data_modules.errors import UserError
 from iac_lightning.config import config_dict, config_hash
-from iac_lightning.files import replacing
+from iac_lightning.files import DiskFull, replacing
 from iac_lightning.runs import Run, is_main_process
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.tracking_spool import Spool, spool_file, stored_steps
 
 log = logging.getLogger(__name__)
 
@@ -32,49 +33,116 @@ PAUSE_S = 60.0
 """After a failure the store is left alone for at least this long: attempts on a dead server cost training time."""
 _PARAMETER_LENGTH = 250
 _PARAMETERS_AT_ONCE = 100
-_METRICS_AT_ONCE = 500
+SEND_S = 5.0
+"""What has waited is sent in portions of about this long while training runs."""
+FINISH_S = 300.0
+"""The longest that the end of a run takes to send it."""
 
 
-class RunLogger(MLFlowLogger):
-    """Lightning's MLflow logger for one run directory, which survives failures of its store.
+class RunLogger(Logger):
+    """A run's way into MLflow, which survives failures of its store.
 
-    Parameters are logged once, by `start_logger`, and the status is set by `finish`: what Lightning sends at the end
-    of each `fit` or `validate` says nothing about the run.
+    What cannot be stored waits (`Spool`) and is sent when the store is back: after a pause, at `finish`, or when the
+    run is started again. Lightning's `MLFlowLogger` opens the store in its constructor and in each of its properties,
+    so it cannot outlive one that is away.
+
+    Parameters are logged once, on connecting, and the status is set by `finish`: what Lightning sends at the end of
+    each `fit` or `validate` says nothing about the run.
     """
 
-    def __init__(self, run: Run, run_id: str) -> None:
-        super().__init__(
-            experiment_name=run.config.tracking.experiment, tracking_uri=tracking_uri(run.config), run_id=run_id
-        )
+    def __init__(self, run: Run) -> None:
+        super().__init__()
         self.run = run
+        self.spool = Spool(run.directory)
+        self._client: Any = None
         self._quiet_until = 0.0
-        self._warned = False
+        self._away = False
+        self._full = False
 
-    def attempt(self, what: str, action: Callable[[], Any]) -> None:
-        """Do something with the store; on failure warn (the first time) and pause."""
+    @property
+    def name(self) -> str:
+        """Of the MLflow experiment."""
+        return self.run.config.tracking.experiment
+
+    @property
+    def version(self) -> str | None:
+        """Id of the MLflow run."""
+        return self.run.mlflow_run_id
+
+    @property
+    def experiment(self) -> Any:
+        """The client; None until the store was reached, so use it inside `attempt`."""
+        return self._client
+
+    def _connect(self) -> Any:
+        """A client, once the run and its settings are in the store."""
+        experiment_id = create_store(self.run.config)
+        run_id, is_new = _continue_or_create(self.run, experiment_id)
+        client = _client(tracking_uri(self.run.config))
+        if is_new:
+            _log_parameters(client, run_id, self.run.config)
+        client.log_artifact(run_id, str(self.run.directory / "config.yaml"))
+        _log_provenance(client, run_id, self.run)
+        self.spool.stored = stored_steps(client, run_id, list(client.get_run(run_id).data.metrics))
+        return client
+
+    def attempt(self, what: str, action: Callable[[], Any]) -> bool:
+        """Do something with the store, and whether it succeeded; on failure warn (once an outage) and pause."""
         start = time.monotonic()
         if start < self._quiet_until:
-            return
+            return False
         try:
-            action()
+            if self._client is None:
+                self._client = self._connect()
+            done = action()
+            if self._away:
+                sent = self.spool.send(self._client, str(self.run.mlflow_run_id), SEND_S)
+                sent += done if isinstance(done, int) else 0
+                self._away = False
+                log.warning("tracking: MLflow is back; %d values and files that waited are stored", sent)
         except Exception as error:  # whatever a store or a network may throw: none of it may end a training
             now = time.monotonic()
             self._quiet_until = now + max(PAUSE_S, 20 * (now - start))
-            if not self._warned:
-                self._warned = True
+            if not self._away:
+                self._away = True
                 log.warning(
-                    "tracking: %s failed (%s); training goes on, and MLflow is tried again later",
+                    "tracking: %s failed (%s); training goes on, and what is to be stored waits until MLflow is back",
                     what,
                     _one_line(error),
                 )
+            return False
+        return True
+
+    def send(self, what: str, seconds: float | None = None) -> bool:
+        """Store what waits, as far as it can be stored now; the rest is kept in the run directory."""
+        seconds = SEND_S if seconds is None else seconds
+        done = self.attempt(what, lambda: self.spool.send(self._client, str(self.run.mlflow_run_id), seconds))
+        if not done and len(self.spool):
+            self.spool.keep()
+        if self.spool.dropped and not self._full:
+            self._full = True
+            log.warning("tracking: more waits for MLflow than is kept; what comes now is in logs/history.jsonl alone")
+        return done
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: MLflow refuses changed parameters on resuming, and they are logged already."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(float(v))}
-        self.attempt("logging metrics", lambda: super(RunLogger, self).log_metrics(finite, step))
+        finite = {_metric_name(k): float(v) for k, v in metrics.items() if math.isfinite(float(v))}
+        self.spool.add_metrics(finite, step or 0)
+        self.send("logging metrics")
+
+    def store(self, path: Path, folder: str | None) -> None:
+        """Store a file of the run directory, or a folder of it, which is removed then."""
+        self.spool.add_file(path, folder)
+        self.send(f"storing {path.name}")
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Send what the store lacks of these lines of `logs/history.jsonl`."""
+        if self._client is not None:
+            self.spool.add_history(rows)
+            self.send("logging metrics")
 
     def finalize(self, status: str = "success") -> None:
         """Nothing: see `finish`."""
@@ -104,80 +172,105 @@ def create_store(config: ExperimentConfig) -> str:
 def start_logger(run: Run) -> RunLogger | None:
     """The logger of a run: a new MLflow run, or the one it had before it was interrupted.
 
+    Where the store cannot be reached, one warning says so, and what is logged waits.
+
     Returns:
-        None where tracking is off, off the first process, or where the store cannot be reached (one warning).
+        None where tracking is off, and off the first process.
     """
     if not run.config.tracking.enabled or not is_main_process():
         return None
-    try:
-        experiment_id = create_store(run.config)
-        run_id, is_new = _continue_or_create(run, experiment_id)
-        logger = RunLogger(run, run_id)
-        client = logger.experiment
-        if is_new:
-            _log_parameters(client, run_id, run.config)
-        client.log_artifact(run_id, str(run.directory / "config.yaml"))
-        _log_provenance(client, run_id, run)
-    except Exception as error:  # see RunLogger.attempt
-        log.warning(
-            "tracking: MLflow cannot be used (%s); training goes on without it, the run directory keeps everything",
-            _one_line(error),
-        )
-        return None
+    logger = RunLogger(run)
+    if logger.spool.status is not None:  # of a process that was killed at its very end
+        logger.spool.set_status(None)
+    logger.send("opening MLflow")
     return logger
+
+
+def announce_finish(logger: object) -> None:
+    """Note in the run directory that the run is about to be finished: a process may be killed before MLflow knows."""
+    if isinstance(logger, RunLogger):
+        logger.spool.set_status("FINISHED")
+        logger.spool.keep()
 
 
 def finish(logger: object, status: str) -> None:
     """Set the final status (`FINISHED`, `FAILED`, `KILLED`) and store what was written meanwhile."""
     if not isinstance(logger, RunLogger):
         return
-    run_id = logger.run.mlflow_run_id
     logger._quiet_until = 0.0  # the last chance, pause or not
-    logger.attempt("storing provenance", lambda: _log_provenance(logger.experiment, run_id, logger.run))
-    logger.attempt("setting the status", lambda: logger.experiment.set_terminated(run_id, status))
+    logger.attempt(
+        "storing provenance", lambda: _log_provenance(logger.experiment, logger.run.mlflow_run_id, logger.run)
+    )
+    logger.spool.set_status(status)
+    if not logger.send("setting the status", FINISH_S):
+        logger.spool.keep()
+        log.warning(
+            "tracking: %d values and files of %s wait for MLflow in its run directory; the same command stores them",
+            len(logger.spool),
+            logger.run.config.name,
+        )
+
+
+def catch_up(run: Run) -> None:
+    """Store what an earlier process of a finished run could not."""
+    if spool_file(run.directory).exists() and run.config.tracking.enabled and is_main_process():
+        finish(RunLogger(run), "FINISHED")
 
 
 def log_figure(logger: object, figure: Figure | Path, path: Path) -> None:
     """Keep a figure as a file of the run and, where there is a logger, in MLflow.
+
+    A figure that finds no room on the disk is left out, with a warning: training does not need it.
 
     Args:
         logger: the run's logger; anything else (None) only keeps the file.
         figure: a matplotlib figure, or a file that exists.
         path: where it is kept; the ending decides the format.
     """
-    if isinstance(figure, Figure):
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
-    elif figure != path:
-        with replacing(path) as temporary:
-            temporary.write_bytes(figure.read_bytes())
+    try:
+        if isinstance(figure, Figure):
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
+        elif figure != path:
+            with replacing(path) as temporary:
+                temporary.write_bytes(figure.read_bytes())
+    except DiskFull as error:
+        log.warning("figure left out: %s", error)
+        return
     if isinstance(logger, RunLogger):
-        logger.attempt(
-            f"storing {path.name}",
-            lambda: logger.experiment.log_artifact(logger.run.mlflow_run_id, str(path), "figures"),
-        )
+        logger.store(path, "figures")
 
 
-def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "") -> None:
+def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "", logger: object = None) -> None:
     """Add the numbers of an evaluation to the run's MLflow run, as `<prefix>/<key>/<key below>`.
 
-    Does nothing where the run was not tracked; a failing store costs one warning.
+    Does nothing where the run was not tracked; a failing store costs one warning, and the numbers wait.
+
+    Args:
+        run: that was evaluated.
+        summary: nested numbers; anything else in it is left out.
+        prefix: of the metrics' names.
+        logger: of a training in progress.
     """
+    numbers = dict(_numbers({prefix.rstrip("/"): summary} if prefix else summary))
+    if isinstance(logger, RunLogger):
+        logger.log_metrics(numbers, 0)
+        return
     run_id = run.mlflow_run_id
     if run_id is None or not run.config.tracking.enabled or not is_main_process():
         return
-    numbers = _numbers({prefix.rstrip("/"): summary} if prefix else summary)
+    spool = Spool(run.directory)
+    spool.add_metrics({_metric_name(key): value for key, value in numbers.items()}, 0)
     try:
         create_store(run.config)
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(_metric_name(key), value, now, 0) for key, value in numbers]
-        client = _client(tracking_uri(run.config))
-        for first in range(0, len(metrics), _METRICS_AT_ONCE):
-            client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
+        spool.send(_client(tracking_uri(run.config)), run_id)
     except Exception as error:  # see RunLogger.attempt
-        log.warning("tracking: the summary of %s was not stored in MLflow (%s)", run.config.name, _one_line(error))
+        spool.keep()
+        log.warning(
+            "tracking: the summary of %s was not stored in MLflow (%s); it waits in the run directory",
+            run.config.name,
+            _one_line(error),
+        )
 
 
 def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:

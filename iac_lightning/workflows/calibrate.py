@@ -95,6 +95,8 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     }
     known = read_calibration(run)
     if {k: known.get(k) for k in key} == key:
+        if logger is not None:  # a process may have been killed between writing the file and storing its numbers
+            tracking.log_summary(run, known, "calibration", logger)
         return known
     patients = [item.series.patient_id for item in series]
     with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
@@ -139,7 +141,7 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     )
     tracking.log_figure(logger, reliability_figure(before, after, source), run.directory / "figures/reliability.png")
     write_json_atomic(calibration_file(run), result)
-    tracking.log_summary(run, result, "calibration")
+    tracking.log_summary(run, result, "calibration", logger)
     return result
 
 

@@ -51,6 +51,7 @@ def train(config: ExperimentConfig) -> Run:
     with open_run(config) as run:
         if run.is_finished:
             print(f"{config.name} is finished already: {run.directory}")
+            tracking.catch_up(run)
             return run
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
@@ -78,6 +79,7 @@ def train(config: ExperimentConfig) -> Run:
             if stopped and not waits:
                 raise KeyboardInterrupt from None
             raise
+        tracking.announce_finish(logger)
         run.mark_finished(
             {
                 "epochs": trainer.current_epoch,

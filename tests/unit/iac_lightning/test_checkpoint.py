@@ -21,6 +21,7 @@ from data_modules.errors import UserError
 from iac_lightning import checkpoint as module
 from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
 from iac_lightning.config import config_dict, load_experiment
+from iac_lightning.files import DiskFull
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,7 +135,7 @@ def test_a_failure_while_saving_leaves_the_previous_checkpoint(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFull, match=r"last\.ckpt: the disk has no room for it \([\d,.]+ MB are free\)"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     monkeypatch.undo()
     assert load_checkpoint(path) == {"step": 1}

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -17,11 +19,12 @@ from mlflow import MlflowClient
 from torch.utils.data import DataLoader
 
 from data_modules.errors import UserError
-from iac_lightning import tracking
+from iac_lightning import tracking, tracking_spool
 from iac_lightning.config import load_experiment
 from iac_lightning.runs import Run, open_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.tracking import RunLogger, finish, log_figure, log_summary, serve_command, start_logger, tracking_uri
+from iac_lightning.tracking_spool import Spool, spool_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -110,7 +113,7 @@ def test_one_mlflow_run_through_interruption_and_end(runs_dir, tmp_path, capfd):
     assert "broken" not in last.data.metrics
     assert artifacts(run) == ["config.yaml", "provenance.json"]
     client = MlflowClient(tracking_uri(config))
-    assert len(client.get_metric_history(run.mlflow_run_id, "train/loss")) == 2 + 4
+    assert len(client.get_metric_history(run.mlflow_run_id, "train/loss")) == 4  # the first two were there
     provenance = Path(client.download_artifacts(run.mlflow_run_id, "provenance.json", str(tmp_path)))
     assert '"continued"' in provenance.read_text()  # the one stored at the end, not the one from the beginning
     assert (runs_dir / "mlartifacts").is_dir()
@@ -140,11 +143,11 @@ def test_a_run_that_vanished_from_the_store_starts_anew(runs_dir, caplog):
 def test_parameters_are_logged_by_the_next_start_where_a_crash_came_between(runs_dir, monkeypatch):
     with open_run(config_of(runs_dir, "between")) as run:
         monkeypatch.setattr(tracking, "_log_parameters", lambda *a: (_ for _ in ()).throw(OSError("crash")))
-        assert start_logger(run) is None
+        start_logger(run)
         assert stored(run).data.params == {}
         monkeypatch.undo()
         before = run.mlflow_run_id
-        assert start_logger(run) is not None
+        start_logger(run)
         assert run.mlflow_run_id == before
         assert stored(run).data.params["seed"] == "0"
 
@@ -194,19 +197,44 @@ def test_tracking_can_be_off_and_only_the_first_process_tracks(runs_dir, monkeyp
     finish(None, "FINISHED")
 
 
-def test_a_server_that_is_away_costs_one_line(tmp_path, monkeypatch, caplog):
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+
+
+def steps(run: Run, name: str) -> list[tuple[int, float]]:
+    history = MlflowClient(tracking_uri(run.config)).get_metric_history(run.mlflow_run_id, name)
+    return sorted((m.step, m.value) for m in history)
+
+
+def test_a_server_that_is_away_costs_one_line_and_the_next_start_stores_everything(
+    runs_dir, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    config = config_of(tmp_path / "away", "a", "tracking.uri=http://127.0.0.1:9")
-    with open_run(config) as run:
+    with open_run(config_of(tmp_path / "away", "a", "tracking.uri=http://127.0.0.1:9")) as run:
         logger = start_logger(run)
-        assert logger is None
         fit(run, logger, 1)
-    (message,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
-    assert message.startswith("tracking: MLflow cannot be used (")
-    assert "\n" not in message
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, Figure(), path)
+        (message,) = messages(caplog)
+        assert message.startswith("tracking: opening MLflow failed (")
+        assert "\n" not in message
+        finish(logger, "FINISHED")
+        run.mark_finished({})
+        assert messages(caplog)[1:] == [
+            f"tracking: {len(logger.spool)} values and files of a wait for MLflow in its run directory; the same "
+            "command stores them"
+        ]
+    back = Run(run.directory, config_of(runs_dir, "a"))  # the same run with a store that answers
+    tracking.catch_up(back)
+    assert [step for step, _ in steps(back, "train/loss")] == [0, 1]
+    assert artifacts(back, "figures") == ["figures/curve.png"]
+    assert stored(back).info.status == "FINISHED"
+    assert not spool_file(back.directory).exists()
+    monkeypatch.setattr(tracking, "RunLogger", lambda run: pytest.fail("nothing waits"))
+    tracking.catch_up(back)
 
 
-def test_a_store_that_fails_later_is_left_alone_and_tried_again(runs_dir, monkeypatch, caplog):
+def test_a_store_that_fails_later_is_left_alone_and_gets_everything_when_it_is_back(runs_dir, monkeypatch, caplog):
     with open_run(config_of(runs_dir, "fails")) as run:
         logger = start_logger(run)
         assert logger is not None
@@ -222,21 +250,117 @@ def test_a_store_that_fails_later_is_left_alone_and_tried_again(runs_dir, monkey
             fit(run, logger, 2)
             assert len(calls) == 1
             logger._quiet_until = 0.0
+            before = int(time.time() * 1000)
             logger.log_metrics({"x": 1.0}, 1)
+            after = int(time.time() * 1000)
             assert len(calls) == 2
-        messages = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
-        assert messages == [
-            "tracking: logging metrics failed (ConnectionError: the server is gone); training goes on, and MLflow is "
-            "tried again later"
+        assert messages(caplog) == [
+            "tracking: logging metrics failed (ConnectionError: the server is gone); training goes on, and what is to "
+            "be stored waits until MLflow is back"
         ]
-        logger.log_metrics({"x": 1.0}, 1)  # still quiet
+        logger.log_metrics({"x": 2.0}, 2)  # still quiet
+        logger.log_metrics({"nan": float("nan")}, 2)
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, Figure(), path)
         assert "x" not in stored(run).data.metrics
+        kept = Spool(run.directory)  # what a process started after a kill would find
+        assert [(m.step, m.value) for m in kept.metrics if m.name == "x"] == [(1, 1.0), (2, 2.0)]
+        assert kept.files == {"figures/curve.png": "figures"}
         logger._quiet_until = 0.0
-        logger.log_metrics({"x": 1.0}, 1)
-        assert stored(run).data.metrics["x"] == 1.0
+        logger.log_metrics({"x": 3.0}, 3)
+        count = len(kept) + 1
+        assert messages(caplog)[1:] == [f"tracking: MLflow is back; {count} values and files that waited are stored"]
+        assert steps(run, "x") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+        (first, *_) = MlflowClient(tracking_uri(run.config)).get_metric_history(run.mlflow_run_id, "x")
+        assert before <= first.timestamp <= after  # when it was measured, not when it was stored
+        assert [step for step, _ in steps(run, "train/loss")] == [0, 1, 2, 3]
+        assert artifacts(run, "figures") == ["figures/curve.png"]
+        assert not spool_file(run.directory).exists()
         logger._quiet_until = float("inf")
         finish(logger, "KILLED")  # is not held back
         assert stored(run).info.status == "KILLED"
+
+
+def test_a_killed_process_leaves_what_waits_to_the_next_and_nothing_comes_twice(runs_dir, monkeypatch, caplog):
+    config = config_of(runs_dir, "killed")
+    with open_run(config) as run:
+        logger = start_logger(run)
+        logger.log_metrics({"x": 0.5, "y_step": 1.0}, 0)
+        with monkeypatch.context() as broken:
+            broken.setattr(type(logger.experiment), "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+            logger.log_metrics({"x": 0.6}, 1)
+        with spool_file(run.directory).open("a") as file:
+            file.write('{"metrics": {"x": 0.')  # the kill
+        again = start_logger(run)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6)]
+        again.log_metrics({"x": 0.6}, 1)  # steps since the last checkpoint are made again
+        again.log_metrics({"x": 0.7}, 2)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6), (2, 0.7)]
+        # an epoch whose line was written before the kill, and whose means were not logged
+        rows = [{"epoch": 0, "step": 2, "seconds": 1.0, "x": 0.6, "y": 3.0}, {"epoch": 1, "step": 4, "x": 0.9}]
+        for _ in range(2):
+            start_logger(run).restore(rows)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6), (2, 0.7), (3, 0.9)]
+        assert steps(run, "y_epoch") == [(1, 3.0)]
+        assert "seconds" not in stored(run).data.metrics
+
+
+def test_a_process_killed_after_the_end_and_before_mlflow_knows(runs_dir):
+    with open_run(config_of(runs_dir, "end")) as run:
+        logger = start_logger(run)
+        tracking.announce_finish(logger)
+        run.mark_finished({})
+        assert stored(run).info.status == "RUNNING"
+        tracking.catch_up(run)
+        assert stored(run).info.status == "FINISHED"
+        assert not spool_file(run.directory).exists()
+        tracking.announce_finish(start_logger(run))  # killed before the end was noted: it goes on
+        start_logger(run)
+        assert stored(run).info.status == "RUNNING"
+
+
+def test_a_full_disk_leaves_out_figures_and_keeps_what_waits_in_memory(runs_dir, monkeypatch, caplog):
+    with open_run(config_of(runs_dir, "full")) as run:
+        logger = start_logger(run)
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(type(logger.experiment), "log_batch", full)
+            broken.setattr(Path, "open", full)
+            broken.setattr(Figure, "savefig", full)
+            logger.log_metrics({"x": 1.0}, 1)
+            log_figure(logger, Figure(), run.directory / "figures" / "curve.png")
+        assert "figure left out: " in messages(caplog)[1]
+        assert not spool_file(run.directory).exists()
+        finish(logger, "FINISHED")
+        assert steps(run, "x") == [(1, 1.0)]
+
+
+def test_what_waits_has_a_limit(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking_spool, "LIMIT", 2)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    logger = RunLogger(Run(tmp_path, config_of(tmp_path, "a", "tracking.uri=http://127.0.0.1:9")))
+    for step in range(4):
+        logger.log_metrics({"x": 1.0}, step)
+    assert [m.step for m in logger.spool.metrics] == [0, 1]
+    assert sum("more waits for MLflow than is kept" in m for m in messages(caplog)) == 1
+
+
+def test_a_long_absence_is_made_up_for_in_portions(tmp_path):
+    class Client:
+        sizes: ClassVar[list[int]] = []
+
+        def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+            self.sizes.append(len(metrics))
+
+    spool = Spool(tmp_path)
+    for step in range(1200):
+        spool.add_metrics({"x": 1.0}, step)
+    assert spool.send(Client(), "id", seconds=-1) == 0
+    assert spool.send(Client(), "id") == 1200
+    assert Client.sizes == [500, 500, 200]
 
 
 def test_an_experiment_that_another_process_creates_first(monkeypatch):
