@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, with `key=value` settings on either side of options, which argparse alone does not take."""
     parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["export"] and len(words) > 1 and words[1] not in EXPORTS and not words[1].startswith("-"):
+        words.insert(1, BUNDLE)
+    arguments, rest = parser.parse_known_args(words)
     foreign = [word for word in rest if "overrides" not in arguments or word.startswith("-")]
     if foreign:
         parser.error(f"unrecognized arguments: {' '.join(foreign)}")
@@ -130,7 +133,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="segment one scan")
     predict.add_argument("input", type=Path, help="NIfTI file or DICOM folder")
     predict.add_argument("out", type=Path, help="folder for mask, probability, result.json and overlay.png")
-    predict.add_argument("--run", type=Path, required=True)
+    model = predict.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", type=Path, help="run directory, such as runs/vit_mae")
+    model.add_argument("--bundle", type=Path, help="folder that `iac export` wrote; needs no run")
     predict.add_argument("--template", type=Path, help="CT head template (NIfTI, HU) to find the region of interest")
     predict.add_argument("--series", help="which series of a DICOM folder")
     predict.add_argument("--slice-thickness-mm", type=float, help="for NIfTI, which does not know it")
@@ -164,8 +169,16 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every experiment of the demo")
     demo.set_defaults(command=run_demo)
 
-    export = commands.add_parser("export", help="a cohort in the form that another program reads")
+    export = commands.add_parser(
+        "export",
+        help="a trained model as a folder that stands alone, or a cohort for nnU-Net",
+        usage="iac export RUN OUT, or iac export nnunet COHORT OUT …",
+    )
     formats = export.add_subparsers(metavar="FORMAT", required=True)
+    bundle = formats.add_parser(BUNDLE, help="the default: weights, settings, calibration and model card of a run")
+    bundle.add_argument("run", type=Path, help="run directory, such as runs/vit_mae")
+    bundle.add_argument("out", type=Path, help="folder of the bundle, for `iac predict --bundle`")
+    bundle.set_defaults(command=run_export_bundle)
     nnunet = formats.add_parser("nnunet", help="raw data set of nnU-Net v2, with this project's splits by patient")
     nnunet.add_argument("cohort", type=Path, help="cohort table")
     nnunet.add_argument("out", type=Path, help="folder of the data set, such as nnU-Net's nnUNet_raw")
@@ -342,16 +355,19 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """`iac predict`."""
-    from iac_lightning.runs import load_run
+    if arguments.bundle:
+        from iac_lightning.workflows.bundle import load_bundle
+
+        model = load_bundle(arguments.bundle)
+    else:
+        from iac_lightning.runs import load_run
+        from iac_lightning.workflows.calibrate import load_calibrated
+
+        model = load_calibrated(load_run(arguments.run))
     from iac_lightning.workflows.predict import predict
 
     result = predict(
-        arguments.input,
-        arguments.out,
-        load_run(arguments.run),
-        arguments.template,
-        arguments.series,
-        arguments.slice_thickness_mm,
+        arguments.input, arguments.out, model, arguments.template, arguments.series, arguments.slice_thickness_mm
     )
     for warning in result["warnings"]:
         print(f"warning: {warning}")
@@ -395,6 +411,18 @@ def run_demo(arguments: argparse.Namespace) -> None:
     demo(arguments.experiments, arguments.out, arguments.data, arguments.patients, arguments.overrides)
 
 
+def run_export_bundle(arguments: argparse.Namespace) -> None:
+    """`iac export RUN OUT`."""
+    from iac_lightning.runs import load_run
+    from iac_lightning.workflows.bundle import export_bundle
+    from iac_lightning.workflows.mlflow_model import log_bundle
+
+    run = load_run(arguments.run)
+    out = export_bundle(run, arguments.out)
+    log_bundle(run)
+    print(f"{out}: see {out / 'MODEL_CARD.md'}; iac predict SCAN OUT --bundle {out}")
+
+
 def run_export_nnunet(arguments: argparse.Namespace) -> None:
     """`iac export nnunet`."""
     from iac_lightning.workflows.nnunet import export_nnunet
@@ -431,6 +459,10 @@ def run_ui(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # the way to end it
         return 0
 
+
+BUNDLE = "bundle"
+EXPORTS = (BUNDLE, "nnunet")
+"""Words after `iac export`; anything else is a run."""
 
 EXPERIMENT_COMMANDS = {
     "config": run_config,

@@ -256,21 +256,31 @@ def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "", logger: 
     if isinstance(logger, RunLogger):
         logger.log_metrics(numbers, 0)
         return
+    named = {_metric_name(key): value for key, value in numbers.items()}
+    _store_now_or_later(run, f"the summary of {run.config.name}", lambda spool: spool.add_metrics(named, 0))
+
+
+def log_folder(run: Run, path: Path, folder: str, logger: object = None) -> None:
+    """Store a folder of the run directory as artifacts, and remove it when that is done; errors as `log_summary`."""
+    if isinstance(logger, RunLogger):
+        logger.store(path, folder)
+    else:
+        _store_now_or_later(run, path.name, lambda spool: spool.add_file(path, folder))
+
+
+def _store_now_or_later(run: Run, what: str, add: Callable[[Spool], None]) -> None:
+    """Send something to the MLflow run of a run that no logger serves; keep it in the run directory on failure."""
     run_id = run.mlflow_run_id
     if run_id is None or not run.config.tracking.enabled or not is_main_process():
         return
     spool = Spool(run.directory)
-    spool.add_metrics({_metric_name(key): value for key, value in numbers.items()}, 0)
+    add(spool)
     try:
         create_store(run.config)
         spool.send(_client(tracking_uri(run.config)), run_id)
     except Exception as error:  # see RunLogger.attempt
         spool.keep()
-        log.warning(
-            "tracking: the summary of %s was not stored in MLflow (%s); it waits in the run directory",
-            run.config.name,
-            _one_line(error),
-        )
+        log.warning("tracking: %s was not stored in MLflow (%s); it waits in the run directory", what, _one_line(error))
 
 
 def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
@@ -295,6 +305,11 @@ def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
 # --- MLflow, imported late (it takes seconds) -------------------------------------------------------------------
 
 
+def quiet_mlflow() -> None:
+    """Import MLflow without its chatter, its telemetry and its minutes of retries."""
+    _mlflow()
+
+
 def _mlflow() -> Any:
     """The mlflow module, without its chatter, its telemetry and its minutes of retries."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -302,7 +317,7 @@ def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     import mlflow
 
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+    for name in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
 

@@ -40,6 +40,7 @@ from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresho
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import Run
 from iac_lightning.workflows.trained import (
+    CalibratedModel,
     TrainedModel,
     digest,
     labelled,
@@ -268,6 +269,23 @@ def trained_calibration(model: TrainedModel) -> dict[str, Any]:
             f"{calibration_file(model.run)}: these weights are not calibrated. Run: iac calibrate {model.run.directory}"
         )
     return known
+
+
+def load_calibrated(run: Run) -> CalibratedModel:
+    """The best checkpoint of a finished segmentation run with its calibration.
+
+    Raises:
+        UserError: as `load_trained` and `trained_calibration`.
+    """
+    model = load_trained(run)
+    return CalibratedModel(
+        config=run.config,
+        network=model.network,
+        device=model.device,
+        checkpoint_sha256=model.checkpoint_sha256,
+        trained_on=model.trained_on,
+        calibration=trained_calibration(model),
+    )
 
 
 def describe(calibration: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""One scan through a trained run: mask, probability, volume and a picture."""
+"""One scan through a trained model: mask, probability, volume and a picture."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,43 @@ from iac_lightning.evaluation.figures import overlay_figure
 from iac_lightning.evaluation.lesions import components, protocol_prior
 from iac_lightning.files import write_json_atomic
 from iac_lightning.inference import predict_scan
-from iac_lightning.runs import Run
-from iac_lightning.workflows.calibrate import threshold_for, trained_calibration
-from iac_lightning.workflows.trained import load_trained
+from iac_lightning.schema import ExperimentConfig
+from iac_lightning.workflows.calibrate import threshold_for
+from iac_lightning.workflows.trained import CalibratedModel
 
 OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What one scan was segmented to.
+
+    Attributes:
+        scan: as it was read.
+        region: its region of interest, on the scan's own voxels.
+        probability: calibrated, on the grid of the region, as the masks are.
+        mask: at the threshold of the plain mask.
+        protocol: the mask after the annotation protocol: ≥ 130 HU, no single voxels.
+        result: what `result.json` holds.
+    """
+
+    scan: Scan
+    region: Scan
+    probability: Volume
+    mask: Volume
+    protocol: Volume
+    result: dict[str, Any]
 
 
 def predict(
     source: Path,
     out: Path,
-    run: Run,
+    model: CalibratedModel,
     template: Path | None = None,
     series: str | None = None,
     slice_thickness_mm: float | None = None,
 ) -> dict[str, Any]:
-    """Segment the intracranial arterial calcification of one scan.
+    """Segment the intracranial arterial calcification of one scan, into files.
 
     Writes `mask.nii.gz`, `probability.nii.gz` (calibrated; both on the scan's grid), `mask_protocol.nii.gz` (the mask
     after the annotation protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`.
@@ -41,7 +62,7 @@ def predict(
     Args:
         source: NIfTI file or folder of one DICOM series.
         out: folder, made if needed.
-        run: a finished segmentation run.
+        model: of a run or a bundle.
         template: CT template to find the region of interest; without it the scan must be a region already.
         series: which series, where a DICOM folder holds several.
         slice_thickness_mm: for NIfTI, which does not know it.
@@ -52,14 +73,39 @@ def predict(
     Raises:
         UserError: when the scan cannot be read or registered; `out` holds no mask then, not even an earlier one.
     """
-    model = load_trained(run)  # before the scan: a run that cannot predict is known at once
-    calibration = trained_calibration(model)
     for name in OUTPUTS:  # where this scan fails, no mask of an earlier one may stand in its place
         (out / name).unlink(missing_ok=True)
+    found = segment(source, model, template, series, slice_thickness_mm)
+    result, grid = found.result, found.scan.grid
+    out.mkdir(parents=True, exist_ok=True)
+    write_nifti(place(found.probability, grid, 0.0), out / "probability.nii.gz")
+    write_nifti(place(found.protocol, grid, False), out / "mask_protocol.nii.gz")
+    figure = overlay_figure(
+        found.region.volume,
+        label=None,
+        prediction=found.mask,
+        probability=found.probability,
+        title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
+        f"{found.region.slice_thickness_mm:g} mm slices; model {model.config.name}",
+    )
+    figure.savefig(out / "overlay.png", dpi=110)
+    write_nifti(place(found.mask, grid, False), out / "mask.nii.gz")
+    write_json_atomic(out / "result.json", result)
+    return result
+
+
+def segment(
+    source: Path,
+    model: CalibratedModel,
+    template: Path | None = None,
+    series: str | None = None,
+    slice_thickness_mm: float | None = None,
+) -> Segmentation:
+    """Segment one scan and write nothing; arguments and errors as `predict`."""
     scan = read_scan(source, series=series, slice_thickness_mm=slice_thickness_mm)
-    region, registration = find_region(scan, run, template)
-    config = run.config
-    raw = predict_scan(model.network, scan, region, config, model.device)
+    region, registration = find_region(scan, model.config, template)
+    calibration = model.calibration
+    raw = predict_scan(model.network, scan, region, model.config, model.device)
     probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
     threshold, prior_threshold = (
         threshold_for(calibration, region.slice_thickness_mm, prior=prior) for prior in (False, True)
@@ -67,10 +113,6 @@ def predict(
     mask = probability.with_data(probability.data >= threshold)
     bright = probability.with_data(probability.data >= prior_threshold)
     protocol = protocol_prior(bright, region.volume)
-
-    out.mkdir(parents=True, exist_ok=True)
-    write_nifti(place(probability, scan.grid, 0.0), out / "probability.nii.gz")
-    write_nifti(place(protocol, scan.grid, False), out / "mask_protocol.nii.gz")
     result = {
         **measure(mask, region),
         "volume_protocol_mm3": float(protocol.data.sum() * protocol.grid.voxel_volume_mm3),
@@ -82,33 +124,22 @@ def predict(
         "prior_threshold": prior_threshold,
         "calibration": {name: calibration[name] for name in ("temperature", "bias", "n_series", "n_patients")},
         "registration": registration_facts(registration),
-        "run": config.name,
+        "run": model.config.name,
         "checkpoint_sha256": model.checkpoint_sha256,
         "warnings": list(region.warnings),
         "note": "Research software: not a medical device.",
     }
-    figure = overlay_figure(
-        region.volume,
-        label=None,
-        prediction=mask,
-        probability=probability,
-        title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
-        f"{region.slice_thickness_mm:g} mm slices; model {config.name}",
-    )
-    figure.savefig(out / "overlay.png", dpi=110)
-    write_nifti(place(mask, scan.grid, False), out / "mask.nii.gz")
-    write_json_atomic(out / "result.json", result)
-    return result
+    return Segmentation(scan, region, probability, mask, protocol, result)
 
 
-def find_region(scan: Scan, run: Run, template: Path | None) -> tuple[Scan, Registration | None]:
+def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> tuple[Scan, Registration | None]:
     """The region of interest on the scan's native grid, and how it was found.
 
     Raises:
         UserError: when the scan is larger than a region and there is no template to find it with.
         RegistrationFailed: when the scan does not fit the template.
     """
-    grid = run.config.data.grid
+    grid = config.data.grid
     if template is not None:
         grid = replace(grid, template=str(template))
     return find_region_of_interest(scan, grid)

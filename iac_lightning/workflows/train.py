@@ -35,6 +35,7 @@ from iac_lightning.modules.transfer import transfer_encoder, transfer_table
 from iac_lightning.runs import Run, is_main_process, load_run, open_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows.calibrate import calibrate_run, describe
+from iac_lightning.workflows.mlflow_model import log_trained
 
 
 def train(config: ExperimentConfig) -> Run:
@@ -72,6 +73,7 @@ def train(config: ExperimentConfig) -> Run:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
             if config.task == "segment" and is_main_process():
                 print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
+                log_trained(run, logger)
         except BaseException as error:
             stopped = trainer.interrupted or isinstance(error, KeyboardInterrupt)  # Lightning turns Ctrl-C into an exit
             waits = isinstance(error, (RequeuedError, SIGTERMException))  # SLURM starts the job again

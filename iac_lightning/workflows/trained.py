@@ -22,6 +22,7 @@ from iac_lightning.files import write_json_atomic
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
 from iac_lightning.runs import Run
+from iac_lightning.schema import ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,27 @@ class TrainedModel:
     trained_on: list[dict[str, Any]]
 
 
+@dataclasses.dataclass(frozen=True)
+class CalibratedModel:
+    """All that the prediction of a scan needs, from a run (`calibrate.load_calibrated`) or a bundle (`load_bundle`).
+
+    Attributes:
+        config: the settings that prediction needs; from a bundle, all others are defaults.
+        network: in evaluation mode, on `device`.
+        device: where it computes.
+        checkpoint_sha256: which weights these are, as in `TrainedModel`.
+        trained_on: whom it has seen, as salted hashes.
+        calibration: temperature, bias and thresholds (`calibrate.calibrate`).
+    """
+
+    config: ExperimentConfig
+    network: nn.Module
+    device: torch.device
+    checkpoint_sha256: str
+    trained_on: list[dict[str, Any]]
+    calibration: dict[str, Any]
+
+
 def load_trained(run: Run) -> TrainedModel:
     """The best checkpoint of a finished segmentation run.
 
@@ -58,8 +80,13 @@ def load_trained(run: Run) -> TrainedModel:
     network = build_model(run.config)
     state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     network.load_state_dict(state)
-    device = torch.device("cuda" if torch.cuda.is_available() and run.config.trainer.accelerator != "cpu" else "cpu")
+    device = inference_device(run.config.trainer.accelerator)
     return TrainedModel(run, network.to(device).eval(), device, file_digest(path), checkpoint["iac"]["trained_on"])
+
+
+def inference_device(accelerator: str = "auto") -> torch.device:
+    """A GPU where there is one, unless the settings say cpu."""
+    return torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")
 
 
 def file_digest(path: Path) -> str:

@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from data_modules.cohort import read_cohort
+from data_modules.cohort import check_unseen, read_cohort, split_salt
+from data_modules.errors import UserError
 from iac_lightning.cli import main
+from iac_lightning.evaluation.report import estimate
 from iac_lightning.runs import load_run
+from iac_lightning.workflows.bundle import FILES, WEIGHTS
+from iac_lightning.workflows.predict import OUTPUTS
 from tests.integration.settings import experiment, overrides
 
 
@@ -158,6 +162,31 @@ def test_one_scan_is_predicted_on_its_own_grid(runs: Path, phantom_cohort: Path,
     # the same weights on the same scan through the cohort's path give the same voxels
     saved = np.asarray(nib.load(runs / f"vit_mae/predictions/test/{source.series_id}_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(voxels, saved)
+
+
+def test_an_exported_model_predicts_the_same_bytes(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
+    source = str(read_cohort(phantom_cohort).split("test")[0].image)
+    for name in ("vit_mae", "cnn"):
+        run, bundle = str(runs / name), str(tmp_path / name)
+        assert main(["export", run, bundle]) == 0
+        assert main(["predict", source, str(tmp_path / "a"), "--run", run]) == 0
+        assert main(["predict", source, str(tmp_path / "b"), "--bundle", bundle]) == 0
+        for file in OUTPUTS:
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+        text = "".join((tmp_path / name / file).read_text() for file in FILES if file != WEIGHTS)
+        assert str(tmp_path.parent) not in text
+        assert not any(s.patient_id in text or s.series_id in text for s in read_cohort(phantom_cohort).series)
+    card = (tmp_path / "vit_mae" / "MODEL_CARD.md").read_text()
+    summary = json.loads((runs / "vit_mae/evaluation/test.json").read_text())
+    assert f"| Dice, scans with lesions | {estimate(summary['dice'])} |" in card
+    cohort = read_cohort(phantom_cohort)
+    learnt = cohort.split("pretrain", "finetune")
+    thickness = [s.slice_thickness_mm for s in learnt]
+    assert f"Their {len(learnt)} series: slices of {min(thickness):g} to {max(thickness):g} mm" in card
+    assert f"{len({s.patient_id for s in learnt})} patients in pre-training" in card
+    seen = json.loads((tmp_path / "vit_mae" / "trained_on.json").read_text())
+    with pytest.raises(UserError, match="were seen in training"):
+        check_unseen(cohort.patients("finetune"), seen[-1], split_salt(phantom_cohort))
 
 
 def test_a_pretraining_cannot_predict(runs: Path, phantom_cohort: Path, tmp_path: Path, capsys) -> None:

@@ -291,6 +291,8 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 @pytest.mark.usefixtures("a_run")
 def test_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     predict = Recorder({"warnings": ["two slices missing"], "volume_mm3": 12.34, "n_lesions": 2})
+    monkeypatch.setattr("iac_lightning.workflows.calibrate.load_calibrated", lambda run: run)
+    monkeypatch.setattr("iac_lightning.workflows.bundle.load_bundle", lambda path: ("bundle", path))
     monkeypatch.setattr("iac_lightning.workflows.predict.predict", predict)
     words = ["--run", "runs/a", "--template", "t.nii.gz", "--series", "3", "--slice-thickness-mm", "5"]
     assert main(["predict", "scan", "out", *words]) == 0
@@ -299,6 +301,29 @@ def test_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         "warning: two slices missing",
         "12.3 mm³ in 2 lesions; see out/overlay.png",
     ]
+    assert main(["predict", "scan", "out", "--bundle", "b"]) == 0
+    assert predict.calls[1] == (Path("scan"), Path("out"), ("bundle", Path("b")), None, None, None)
+    with pytest.raises(SystemExit):
+        main(["predict", "scan", "out", "--bundle", "b", "--run", "runs/a"])
+
+
+@pytest.mark.usefixtures("a_run")
+def test_export_is_of_a_run_or_of_a_cohort(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    export, logged = Recorder(Path("b")), Recorder()
+    nnunet = Recorder(SimpleNamespace(directory=Path("raw"), n_train=1, n_val=2, n_test=3))
+    monkeypatch.setattr("iac_lightning.workflows.bundle.export_bundle", export)
+    monkeypatch.setattr("iac_lightning.workflows.mlflow_model.log_bundle", logged)
+    monkeypatch.setattr("iac_lightning.workflows.nnunet.export_nnunet", nnunet)
+    for words in (["runs/a", "b"], ["bundle", "runs/a", "b"]):
+        assert main(["export", *words]) == 0
+        assert export.calls.pop() == (("run", Path("runs/a")), Path("b"))
+        assert logged.calls.pop() == (("run", Path("runs/a")),)
+        assert "iac predict SCAN OUT --bundle b" in capsys.readouterr().out
+    assert main(["export", "nnunet", "cohort.csv", "raw"]) == 0
+    assert nnunet.calls == [(Path("cohort.csv"), Path("raw"), 501, "IAC", False)]
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert "iac export RUN OUT" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from data_modules.geometry import Grid, Volume
 from iac_lightning.runs import load_run
 from iac_lightning.workflows import bench as workflow
 from iac_lightning.workflows.bench import alternate, measured, rate, table, training_step
+from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import predict
 
 
@@ -124,7 +125,9 @@ def test_bench_writes_what_it_measured(
 def test_a_run_of_random_weights_can_predict(tmp_path: Path) -> None:
     hu = np.random.default_rng(0).integers(-1000, 200, (40, 32, 12)).astype(np.int16)
     write_nifti(Volume(hu, Grid((40, 32, 12), np.diag([2.0, 2.0, 4.0, 1.0]))), tmp_path / "scan.nii.gz")
-    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", load_run(workflow.throwaway_run(tmp_path)))
+    result = predict(
+        tmp_path / "scan.nii.gz", tmp_path / "out", load_calibrated(load_run(workflow.throwaway_run(tmp_path)))
+    )
     assert result["threshold"] == 0.5
     assert (tmp_path / "out" / "mask.nii.gz").exists()
 

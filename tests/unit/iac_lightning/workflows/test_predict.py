@@ -16,6 +16,7 @@ from iac_lightning.runs import Run, load_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows import predict as workflow
 from iac_lightning.workflows.bench import throwaway_run
+from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts
 
 
@@ -59,23 +60,23 @@ def test_an_empty_mask_has_no_lesions() -> None:
 
 def test_a_scan_of_about_the_regions_size_is_taken_around_its_centre(run: Run) -> None:
     scan = scan_of((100, 90, 30), (1.0, 1.0, 2.0))
-    region, registration = find_region(scan, run, None)
+    region, registration = find_region(scan, run.config, None)
     assert registration is None
     assert region.grid.size_mm == pytest.approx((80, 64, 48))
     np.testing.assert_allclose(region.grid.center_ras_mm, scan.grid.center_ras_mm, atol=1.0)
 
 
 def test_a_whole_head_needs_a_template(run: Run) -> None:
-    find_region(scan_of((200, 149, 20), (1.0, 1.0, 1.0)), run, None)
-    find_region(scan_of((149, 200, 20), (1.0, 1.0, 1.0)), run, None)
+    find_region(scan_of((200, 149, 20), (1.0, 1.0, 1.0)), run.config, None)
+    find_region(scan_of((149, 200, 20), (1.0, 1.0, 1.0)), run.config, None)
     with pytest.raises(UserError, match=r"covers 150 × 150 × 20 mm, a whole head.*--template"):
-        find_region(scan_of((150, 150, 20), (1.0, 1.0, 1.0)), run, None)
+        find_region(scan_of((150, 150, 20), (1.0, 1.0, 1.0)), run.config, None)
 
 
 def test_the_size_is_that_along_the_patients_axes(run: Run) -> None:
     affine = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])  # array axes are y, z, x
     hu = np.full((60, 40, 120), 40, dtype=np.int16)
-    region, _ = find_region(Scan(hu=hu, grid=Grid(hu.shape, affine), slice_thickness_mm=1.0), run, None)
+    region, _ = find_region(Scan(hu=hu, grid=Grid(hu.shape, affine), slice_thickness_mm=1.0), run.config, None)
     assert region.grid.size_mm == pytest.approx((80, 64, 48))
 
 
@@ -84,8 +85,8 @@ def test_the_template_of_the_command_goes_before_that_of_the_run(run: Run, monke
     monkeypatch.setattr(workflow, "find_region_of_interest", lambda scan, grid: seen.append(grid.template))
     scan = scan_of((200, 20, 20), (1.0, 1.0, 1.0))
     run.config.data.grid.template = "own.nii.gz"
-    find_region(scan, run, None)
-    find_region(scan, run, Path("other.nii.gz"))
+    find_region(scan, run.config, None)
+    find_region(scan, run.config, Path("other.nii.gz"))
     assert seen == ["own.nii.gz", "other.nii.gz"]
     assert run.config.data.grid.template == "own.nii.gz"
 
@@ -122,17 +123,10 @@ def test_a_failed_scan_leaves_no_mask_not_even_an_earlier_one(
     for kept in (*OUTPUTS, "notes.txt"):
         (out / kept).write_text("earlier")
     with pytest.raises(UserError, match=complaint):
-        predict(tmp_path / name, out, load_run(throwaway_run(tmp_path)), template)
+        predict(tmp_path / name, out, load_calibrated(load_run(throwaway_run(tmp_path))), template)
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
 
 
-def test_a_run_that_cannot_predict_is_known_before_the_scan_is_read(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workflow, "read_scan", lambda *_, **__: pytest.fail("read"))
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mask.nii.gz").write_text("earlier")
+def test_a_run_that_cannot_predict_is_known_before_the_scan_is_read(run: Run) -> None:
     with pytest.raises(UserError, match="no checkpoint yet"):
-        predict(tmp_path / "scan.nii.gz", out, run)
-    assert (out / "mask.nii.gz").exists()
+        load_calibrated(run)

@@ -1,0 +1,140 @@
+"""The exported model as MLflow keeps, loads and serves it: a bundle, its signature, and this code as its loader."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from packaging.requirements import Requirement
+
+import data_modules
+import iac_lightning
+from data_modules.errors import UserError
+from iac_lightning import tracking
+from iac_lightning.runs import Run
+from iac_lightning.workflows.bundle import export_bundle, load_bundle
+from iac_lightning.workflows.predict import predict, segment
+from iac_lightning.workflows.trained import CalibratedModel
+
+log = logging.getLogger(__name__)
+
+ARTIFACT = "model"
+"""Folder of the run's artifacts that holds it: `runs:/<run id>/model`."""
+FIGURES = ("volume_mm3", "volume_protocol_mm3", "n_lesions", "slice_thickness_mm")
+
+
+class ScanModel:
+    """What `mlflow.pyfunc.load_model` gives: a table of scans in, a table of volumes out."""
+
+    def __init__(self, model: CalibratedModel) -> None:
+        self.model = model
+
+    def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Segment each scan; one that fails says so in its row.
+
+        Args:
+            table: `path` (NIfTI file or folder of a DICOM series, on the machine that predicts), and optionally
+                `slice_thickness_mm` (for NIfTI, which does not know it), `series` (of a DICOM folder) and `out`
+                (a folder for what `iac predict` writes: masks, probabilities, overlay).
+            params: `template`, a CT template to find the region with, for whole heads.
+
+        Returns:
+            A row a scan: `path`, `volume_mm3`, `volume_protocol_mm3`, `n_lesions`, `slice_thickness_mm`, `warnings`
+            and `error` (empty where there is none).
+        """
+        template = (params or {}).get("template") or None
+        return pd.DataFrame([self._row(row, Path(template) if template else None) for row in table.to_dict("records")])
+
+    def _row(self, row: dict[Any, Any], template: Path | None) -> dict[str, Any]:
+        given = {key: value for key, value in row.items() if not pd.isna(value) and value != ""}
+        how = (self.model, template, given.get("series"), given.get("slice_thickness_mm"))
+        found: dict[str, Any] = {}
+        error = ""
+        try:
+            if "out" in given:
+                found = predict(Path(given["path"]), Path(given["out"]), *how)
+            else:
+                found = segment(Path(given["path"]), *how).result
+        except UserError as problem:
+            error = str(problem)
+        return {
+            "path": row["path"],
+            **{name: float(found.get(name, float("nan"))) for name in FIGURES},
+            "warnings": "; ".join(found.get("warnings", [])),
+            "error": error,
+        }
+
+
+def _load_pyfunc(path: str) -> ScanModel:
+    """MLflow's entry: the model from the bundle in its `data` folder."""
+    return ScanModel(load_bundle(Path(path)))
+
+
+def signature() -> Any:
+    """Columns in and out, and parameters, as `ScanModel.predict` takes them."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+
+    inputs = [ColSpec("string", "path"), ColSpec("double", "slice_thickness_mm", required=False)]
+    inputs += [ColSpec("string", name, required=False) for name in ("series", "out")]
+    outputs = [ColSpec("string", "path"), *(ColSpec("double", name) for name in FIGURES)]
+    outputs += [ColSpec("string", name) for name in ("warnings", "error")]
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("template", "string", "")]))
+
+
+def requirements() -> list[str]:
+    """The packages of this project at the versions that are installed; MLflow would import everything to find out."""
+    needed = [Requirement(text) for text in metadata.requires("iac-lightning") or []]
+    names = sorted(r.name for r in needed if r.marker is None)
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
+
+
+def save_mlflow_model(bundle: Path, path: Path) -> None:
+    """Write a bundle as an MLflow model: `MLmodel` with signature and requirements, the bundle, and this code.
+
+    No Python object is pickled; `mlflow.pyfunc.load_model` calls `_load_pyfunc` of this module.
+    """
+    tracking.quiet_mlflow()
+    from mlflow.pyfunc import save_model
+
+    save_model(
+        path=str(path),
+        loader_module=__name__,
+        data_path=str(bundle),
+        code_paths=[str(Path(package.__file__ or "").parent) for package in (iac_lightning, data_modules)],
+        signature=signature(),
+        input_example=pd.DataFrame({"path": ["scan.nii.gz"], "slice_thickness_mm": [5.0]}),
+        pip_requirements=requirements(),
+    )
+
+
+def log_trained(run: Run, logger: object) -> None:
+    """Store the model of a run in its MLflow run, at the end of a training; a failure is a warning."""
+    if isinstance(logger, tracking.RunLogger):
+        _log(run, logger)
+
+
+def log_bundle(run: Run) -> None:
+    """The same for a run that is finished; nothing where it was not tracked."""
+    if run.config.tracking.enabled and run.mlflow_run_id is not None:
+        _log(run, None)
+
+
+def _log(run: Run, logger: object) -> None:
+    path = run.directory / "mlflow_model"
+    try:
+        with TemporaryDirectory(dir=run.directory, prefix=".model.", suffix=".tmp") as folder:
+            bundle = export_bundle(run, Path(folder) / "bundle")
+            save_mlflow_model(bundle, Path(folder) / "model")
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(Path(folder) / "model", path)
+    except Exception as error:  # a model that MLflow cannot get is no reason to lose a training
+        log.warning("tracking: the model of %s was not stored (%s); later: iac export", run.config.name, error)
+        return
+    tracking.log_folder(run, path, ARTIFACT, logger)

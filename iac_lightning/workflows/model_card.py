@@ -1,0 +1,197 @@
+"""The model card of an exported model, from what its run directory knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_modules.cohort import SALT_FILE, SPLITS, hash_patients, read_cohort, seen_patients
+from data_modules.errors import UserError
+from iac_lightning.config import config_hash
+from iac_lightning.evaluation.report import estimate, interval
+from iac_lightning.models.build import count_parameters
+from iac_lightning.runs import Run
+from iac_lightning.workflows.report import model_label
+from iac_lightning.workflows.trained import CalibratedModel
+
+METRICS = {
+    "dice": "Dice, scans with lesions",
+    "nsd_1mm": "surface Dice at 1 mm, scans with lesions",
+    "sensitivity": "sensitivity of voxels, scans with lesions",
+    "ppv": "positive predictive value of voxels",
+    "lesion_sensitivity": "lesion-wise sensitivity",
+    "lesion_f1": "lesion-wise F1",
+    "volume_icc": "volume, ICC(2,1)",
+}
+CALIBRATION = {
+    "ece": "expected calibration error",
+    "adaptive_ece": "adaptive ECE",
+    "brier": "Brier score",
+    "nll": "negative log-likelihood",
+}
+
+
+def model_card(run: Run, model: CalibratedModel) -> str:
+    """Markdown: what the model is for, what it learnt from, how good it was found to be, how it is used.
+
+    Figures are those that `iac evaluate` left for these very weights; a split that was not evaluated is said to be so.
+    """
+    sections = {
+        f"Model card: {model.config.name}": about(model),
+        "What it is for": PURPOSE,
+        "What it learnt from": training_data(run, model),
+        "How good it was found to be": metrics(run, model),
+        "Calibration": calibration(model.calibration),
+        "How to use it": USE,
+        "Made with": versions(run, model),
+    }
+    return "\n".join(
+        f"{'#' if k == 0 else '##'} {title}\n\n{text}\n" for k, (title, text) in enumerate(sections.items())
+    )
+
+
+PURPOSE = """\
+Research on intracranial arterial calcification (IAC): to segment and measure it on non-contrast CT of adult heads, in
+a region of interest around the cavernous sinus, on each scan's own voxels.
+
+It is not a medical device. It is not for diagnosis or treatment, and not for contrast-enhanced CT, calcification
+elsewhere, metal in the region of interest, or scanners, kernels and slice thicknesses far from those below."""
+
+USE = """\
+```bash
+iac predict scan.nii.gz out --bundle FOLDER --template template.nii.gz --slice-thickness-mm 5
+```
+
+with iac-lightning; whole heads need a CT template in HU to find the region with. `manifest.json` holds the SHA-256 of
+each file, and a bundle that does not match it is refused. The weights are `safetensors`: nothing is unpickled.
+`trained_on.json` names nobody: salted hashes, by which evaluation on a patient of the training is refused.
+
+Licence: Apache-2.0 (code and weights); the scans it learnt from are not part of it."""
+
+
+def about(model: CalibratedModel) -> str:
+    """Network, grid, window."""
+    config = model.config
+    grid, data = config.data.grid, config.data
+    restricted = config.loss.restrict_hu
+    rows = [
+        f"{model_label(config)}; {count_parameters(model.network):,} parameters.",
+        f"Common grid {_by(grid.spacing_mm)} mm, region {_by(grid.roi_mm)} mm, windows of {_by(data.sampling.crop)} "
+        f"voxels, HU from {data.window_hu[0]:g} to {data.window_hu[1]:g}.",
+        f"Only voxels of at least {restricted:g} HU can be predicted." if restricted is not None else "",
+        f"Checkpoint `{model.checkpoint_sha256}` (first 16 digits of its SHA-256)"
+        + ("; weights are the exponential moving average." if config.optimizer.ema_decay > 0 else "."),
+    ]
+    return "\n".join(row for row in rows if row)
+
+
+def training_data(run: Run, model: CalibratedModel) -> str:
+    """Fingerprint, patients by stage, splits, and the range of slice thickness of the series that it learnt from."""
+    stages = ["fine-tuning"] if len(model.trained_on) == 1 else ["pre-training", "fine-tuning"]
+    named = zip(stages, model.trained_on, strict=False)
+    learnt = ", ".join(f"{len(record['hashes'])} patients in {stage}" for stage, record in named)
+    lines = [
+        f"Data fingerprint `{run.provenance.get('data_fingerprint', 'unknown')}`; seed {run.config.seed}.",
+        f"Learnt from {learnt}; nobody of development and test.",
+    ]
+    return "\n".join([*lines, *cohort_facts(Path(run.config.data.cohort), model.trained_on)])
+
+
+def cohort_facts(path: Path, trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the cohort table says of the patients that were learnt from, and of the splits; a sentence without it."""
+    missing = ["The cohort table was not at hand at export: slice thickness and splits are not stated."]
+    try:
+        salt = path.with_name(SALT_FILE).read_text(encoding="ascii").strip()
+        cohort = read_cohort(path)
+    except (OSError, UserError, UnicodeDecodeError):
+        return missing
+    salt_id = seen_patients((), salt)["salt_id"]
+    known = {digest for record in trained_on if record["salt_id"] == salt_id for digest in record["hashes"]}
+    patients = sorted({s.patient_id for s in cohort.series})
+    learnt = {p for p, digest in zip(patients, hash_patients(patients, salt), strict=True) if digest in known}
+    series = [s for s in cohort.series if s.patient_id in learnt]
+    if not series:
+        return missing
+    thickness = [s.slice_thickness_mm for s in series]
+    rows = [
+        f"Their {len(series)} series: slices of {min(thickness):g} to {max(thickness):g} mm, "
+        f"{len({s.kernel for s in series})} convolution kernels, {len({s.manufacturer for s in series})} manufacturers",
+        "",
+        "| split | patients | series |",
+        "|---|---|---|",
+    ]
+    return rows + [f"| {name} | {len(cohort.patients(name))} | {len(cohort.split(name))} |" for name in SPLITS]
+
+
+def metrics(run: Run, model: CalibratedModel) -> str:
+    """Means with 95 % intervals over patients, split by split, and how often the test split was looked at."""
+    parts = []
+    for split in ("test", "dev"):
+        path = run.directory / "evaluation" / f"{split}.json"
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if summary.get("checkpoint_sha256") != model.checkpoint_sha256:
+            parts.append(f"The {split} split was not evaluated with these weights.")
+            continue
+        prior = summary.get("protocol_prior")
+        rows = [
+            f"| {split}: {summary['n_series']} scans of {summary['n_patients']} patients, {summary['n_with_lesion']} "
+            "with lesions | plain mask | after the annotation protocol |",
+            "|---|---|---|",
+        ]
+        rows += [
+            f"| {words} | {estimate(summary[key])} | {estimate(prior[key]) if prior else '–'} |"
+            for key, words in METRICS.items()
+            if key in summary
+        ]
+        parts.append("\n".join(rows))
+        if split == "test" and (looks := test_looks(run.directory)) is not None:
+            parts.append(f"The test split had been looked at {looks} times with this run when it was exported.")
+    intervals = "Means [95 % interval, bootstrap over patients], on each scan's own voxels. " + (
+        "The development split chose the thresholds, so its figures flatter."
+    )
+    return "\n\n".join([intervals, *parts])
+
+
+def test_looks(directory: Path) -> int | None:
+    """Lines of a run's record of evaluations on the test split; None where none is kept."""
+    found = [p for p in (directory / "test_looks.jsonl", directory / "evaluation" / "test_looks.jsonl") if p.exists()]
+    return sum(bool(line.strip()) for line in found[0].read_text(encoding="utf-8").splitlines()) if found else None
+
+
+def calibration(found: Mapping[str, Any]) -> str:
+    """Errors before and after, and the thresholds."""
+    rows = [
+        f"Temperature {found['temperature']:.3f} and bias {found['bias']:+.3f}, fitted to {found['n_series']} "
+        f"development scans of {found['n_patients']} patients. Thresholds of calibrated probability: "
+        f"{found['threshold']:g}, and {found['prior_threshold']:g} before the annotation protocol.",
+    ]
+    known = [key for key in CALIBRATION if f"{key}_before" in found]
+    if known:
+        rows += ["", "| on the development split | before | after |", "|---|---|---|"]
+    for key in known:
+        cells = []
+        for when in ("before", "after"):
+            low, high = found.get(f"{key}_{when}_ci95") or (None, None)
+            cells.append(interval(found[f"{key}_{when}"], low, high, digits=4))
+        rows.append(f"| {CALIBRATION[key]} | {' | '.join(cells)} |")
+    return "\n".join([*rows, *(f"\nRemark: {warning}" for warning in found.get("warnings", []))])
+
+
+def versions(run: Run, model: CalibratedModel) -> str:
+    """Code and packages of the training."""
+    provenance = run.provenance
+    git = [provenance, *provenance.get("continued", [])][-1].get("git") or {}
+    dirty = " (with local changes)" if git.get("dirty") else ""
+    packages = ", ".join(f"{k} {v}" for k, v in (provenance.get("packages") or {}).items() if v)
+    lines = [
+        f"Code: commit {git['commit']}{dirty}." if git.get("commit") else "",
+        f"Trained with Python {provenance['python']}, {packages}." if packages else "",
+        f"Settings: hash `{config_hash(run.config)}`; checkpoint `{model.checkpoint_sha256}`.",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _by(values: Sequence[float]) -> str:
+    return " × ".join(f"{v:g}" for v in values)
