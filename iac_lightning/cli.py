@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if error.errno not in FULL:
             raise
-        print(f"error: {disk_full(Path(error.filename or '.'), error)}", file=sys.stderr)
+        print(f"error: {disk_full(error)}", file=sys.stderr)
         return 2
     return int(status or 0)
 

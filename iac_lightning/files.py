@@ -25,12 +25,14 @@ class DiskFull(UserError):  # noqa: N818 (an errno's name, not a kind of Error)
     """There is no room for a file; nothing that was written before is lost."""
 
 
-def disk_full(path: Path, error: OSError) -> DiskFull:
-    """The one line for a user: which file, how much is free, what to do."""
-    free = next(shutil.disk_usage(p).free for p in (path, *path.absolute().parents) if p.exists())
+def disk_full(error: OSError, path: Path | None = None) -> DiskFull:
+    """The one line for a user: which file (where that is known), how much is free, what to do."""
+    path = Path(error.filename) if path is None and isinstance(error.filename, str) else path
+    folder = (path or Path()).absolute()
+    free = next(shutil.disk_usage(p).free for p in (folder, *folder.parents) if p.exists())
     return DiskFull(
-        f"{path}: {FULL[error.errno or errno.ENOSPC]} ({free / 1e6:,.1f} MB are free), so it was not written. What was "
-        "finished before is kept: free space and run the same command again."
+        f"{path or 'a file'}: {FULL[error.errno or errno.ENOSPC]} ({free / 1e6:,.1f} MB are free), so it was not "
+        "written. What was finished before is kept: free space and run the same command again."
     )
 
 
@@ -41,7 +43,7 @@ def on_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise disk_full(path, error) from error
+            raise disk_full(error, path) from error
         raise
 
 

@@ -37,7 +37,7 @@ from iac_lightning.evaluation.calibration import (
 from iac_lightning.evaluation.calibration_figures import reliability_figure
 from iac_lightning.evaluation.lesions import protocol_prior_probability
 from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
-from iac_lightning.files import write_json_atomic
+from iac_lightning.files import on_disk, write_json_atomic
 from iac_lightning.runs import Run
 from iac_lightning.workflows.trained import (
     CalibratedModel,
@@ -212,12 +212,13 @@ def voxels_on_disk(parts: Iterable[Part], folder: Path) -> Iterator[list[Part]]:
     """The same parts, memory-mapped from nameless files in `folder`, which vanish with the process at the latest."""
     with TemporaryFile(dir=folder) as probabilities, TemporaryFile(dir=folder) as labels:
         sizes = []
-        for p, y in parts:
-            probabilities.write(p.astype(np.float32, copy=False).tobytes())
-            labels.write(y.tobytes())
-            sizes.append(len(p))
-        probabilities.flush()
-        labels.flush()
+        with on_disk(folder / "(voxels of the calibration)"):
+            for p, y in parts:
+                probabilities.write(p.astype(np.float32, copy=False).tobytes())
+                labels.write(y.tobytes())
+                sizes.append(len(p))
+            probabilities.flush()
+            labels.flush()
         if not sum(sizes):
             raise UserError("the model's probability is 0 in every development scan; there is nothing to calibrate")
         ends = np.cumsum(sizes)[:-1]

@@ -18,7 +18,7 @@ from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from data_modules.store import PreparedSeries
 from iac_lightning.checkpoint import load_checkpoint
-from iac_lightning.files import write_json_atomic
+from iac_lightning.files import on_disk, write_json_atomic
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
 from iac_lightning.runs import Run
@@ -147,7 +147,8 @@ def digest(value: Any) -> str:
 def write_prediction(probability: Volume, path: Path, key: dict[str, Any]) -> None:
     """Write a probability map (`….nii.gz`), and beside it (`….json`) what it depends on."""
     key_file(path).unlink(missing_ok=True)
-    write_nifti(probability, path)
+    with on_disk(path):
+        write_nifti(probability, path)
     write_json_atomic(key_file(path), key)
 
 

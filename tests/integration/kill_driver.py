@@ -9,6 +9,10 @@
 - `save:N`: half of the N-th checkpoint is written;
 - `line:FILE:N`: half of the N-th line is appended;
 - `call:MODULE:NAME:N:before` or `:after`: the N-th call of a function.
+
+Instead of killing, `fill:` before a place fills the file system of the runs, and `limit:BYTES` limits the size of any
+file; what fills it is removed before the second start. Standard error of each start goes to `NAME.K.err` beside
+`PLACES.json`.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (imported here once, not in every child)
 import torch
@@ -30,14 +35,32 @@ from iac_lightning.workflows import train  # noqa: F401 (the same)
 from tests.integration.settings import experiment
 
 
-def kill() -> NoReturn:
+def kill() -> None:
+    """What happens at the place."""
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
-def arm(place: str) -> None:
-    """Prepare this process to kill itself."""
+def fill(ballast: Path) -> None:
+    """Leave no room for another byte."""
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def arm(place: str, ballast: Path) -> None:
+    """Prepare this process to kill itself, or to fill its disk."""
+    global kill
     kind, *words = place.split(":")
+    if kind == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(words[0]), resource.RLIM_INFINITY))
+        return
+    if kind == "fill":
+        kill = lambda: fill(ballast)  # noqa: E731
+        kind, *words = words
     if kind == "replace":
         name, number, when = words
         wrap(os, "replace", int(number), when, lambda _, target: Path(target).name.endswith(name))
@@ -99,14 +122,16 @@ def halve_line(name: str, number: int) -> None:
     Path.open = open_  # type: ignore[method-assign]
 
 
-def child(words: list[str], place: str | None) -> int:
+def child(words: list[str], place: str | None, ballast: Path, errors: Path) -> int:
     """Wait status of one training."""
+    ballast.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
             if place:
-                arm(place)
+                arm(place, ballast)
             status = main(words)
         except BaseException:
             traceback.print_exc()
@@ -116,14 +141,18 @@ def child(words: list[str], place: str | None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def run(places: dict[str, str | None], settings: list[str]) -> dict[str, list[int]]:
+def run(places: dict[str, str | None], folder: Path, settings: list[str]) -> dict[str, list[int]]:
+    """Exit statuses of the starts of each run."""
     found = {}
+    ballast = next(Path(s.removeprefix("runs_dir=")) for s in settings if s.startswith("runs_dir=")) / "ballast"
     for name, place in places.items():
         words = ["finetune", str(experiment("vit_scratch")), *settings, f"name={name}"]
-        found[name] = [child(words, p) for p in ([place, None] if place else [None])]
+        starts = enumerate([place, None] if place else [None])
+        found[name] = [child(words, p, ballast, folder / f"{name}.{k}.err") for k, p in starts]
     return found
 
 
 if __name__ == "__main__":
-    statuses = run(json.loads(Path(sys.argv[1]).read_text()), sys.argv[2:])
-    Path(sys.argv[1]).with_suffix(".statuses").write_text(json.dumps(statuses))
+    listed = Path(sys.argv[1])
+    statuses = run(json.loads(listed.read_text()), listed.parent, sys.argv[2:])
+    listed.with_suffix(".statuses").write_text(json.dumps(statuses))

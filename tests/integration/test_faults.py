@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ PLACES = {
 FAST = ("in_a_later_checkpoint",)
 
 
-def drive(places: dict[str, str | None], cohort: Path, folder: Path) -> dict[str, list[int]]:
+def drive(places: dict[str, str | None], cohort: Path, folder: Path, runs: Path | None = None) -> dict[str, list[int]]:
     """Exit statuses of each run's trainings."""
     (folder / "places.json").write_text(json.dumps(places))
-    settings = overrides(cohort, folder / "runs", "trainer.log_every_n_steps=1")
+    settings = overrides(cohort, runs or folder / "runs", "trainer.log_every_n_steps=1")
     subprocess.run(
         [sys.executable, "-m", "tests.integration.kill_driver", str(folder / "places.json"), *settings],
         cwd=REPOSITORY,
@@ -62,8 +63,8 @@ def drive(places: dict[str, str | None], cohort: Path, folder: Path) -> dict[str
     return statuses
 
 
-def same_end(broken: Run, whole: Run, client: MlflowClient) -> None:
-    """What a run that was killed must share with one that was not."""
+def same_weights(broken: Run, whole: Run) -> None:
+    """The least that a run that was stopped must share with one that was not."""
     assert broken.is_finished
     for kind in ("last_checkpoint", "best_checkpoint"):
         a, b = (torch.load(getattr(run, kind), weights_only=True)["state_dict"] for run in (whole, broken))
@@ -78,6 +79,10 @@ def same_end(broken: Run, whole: Run, client: MlflowClient) -> None:
     assert not [p for p in broken.directory.rglob("*") if p.name.endswith((".tmp", ".part"))]
     assert not (broken.directory / "logs" / "tracking_spool.jsonl").exists()
 
+
+def same_end(broken: Run, whole: Run, client: MlflowClient) -> None:
+    """Weights, calibration, history, and all that MLflow has."""
+    same_weights(broken, whole)
     experiment = client.get_experiment_by_name("demo").experiment_id
     (found,) = (r for r in client.search_runs([experiment]) if r.info.run_name == broken.config.name)
     assert found.info.run_id == broken.mlflow_run_id
@@ -107,18 +112,21 @@ def values(client: MlflowClient, run: Run, name: str) -> dict[int, float]:
     return {m.step: m.value for m in sorted(history, key=lambda m: m.step)}
 
 
+def problems(places: Iterable[str], runs: Path) -> dict[str, str]:
+    """What is wrong with each run beside the run `whole`."""
+    whole, client, found = load_run(runs / "whole"), MlflowClient(f"sqlite:///{runs}/mlflow.db"), {}
+    for name in places:
+        try:
+            same_end(load_run(runs / name), whole, client)
+        except (AssertionError, ValueError) as error:
+            found[name] = str(error)[:1500]
+    return found
+
+
 def check(places: dict[str, str | None], cohort: Path, folder: Path) -> None:
     statuses = drive({"whole": None, **places}, cohort, folder)
     assert statuses == {"whole": [0], **{name: [-signal.SIGKILL, 0] for name in places}}
-    whole = load_run(folder / "runs" / "whole")
-    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
-    problems = {}
-    for name in places:
-        try:
-            same_end(load_run(folder / "runs" / name), whole, client)
-        except (AssertionError, ValueError) as error:
-            problems[name] = str(error)[:1500]
-    assert problems == {}
+    assert problems(places, folder / "runs") == {}
 
 
 def test_killed_while_saving(phantom_cohort: Path, tmp_path: Path) -> None:
@@ -129,3 +137,60 @@ def test_killed_while_saving(phantom_cohort: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_killed_anywhere(phantom_cohort: Path, tmp_path: Path) -> None:
     check({name: place for name, place in PLACES.items() if name not in FAST}, phantom_cohort, tmp_path)
+
+
+# --- full disks -------------------------------------------------------------------------------------------------
+
+FULL = {
+    "a_checkpoint": ("fill:save:4", "checkpoints/last.ckpt"),
+    "the_first_checkpoint": ("fill:save:1", "checkpoints/best.ckpt"),
+    "the_history": ("fill:line:history.jsonl:2", "logs/history.jsonl"),
+    "a_prediction": ("fill:replace:_uncalibrated.nii.gz:1:after", "_uncalibrated"),
+    "voxels": ("fill:call:iac_lightning.workflows.calibrate:fit:1:before", "(voxels of the calibration)"),
+    "the_calibration": ("fill:call:iac_lightning.workflows.calibrate:choose_thresholds:1:after", "calibration.json"),
+    "the_end": ("fill:call:iac_lightning.tracking:announce_finish:1:before", "finished.json"),
+}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, which can be filled."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs, to fill it")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_full_disk_is_one_line_and_with_room_again_the_run_goes_on(
+    phantom_cohort: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    places = {"whole": None, **{name: place for name, (place, _) in FULL.items()}}
+    statuses = drive(places, phantom_cohort, tmp_path, small_disk)
+    said = {}
+    for name, (_, file) in FULL.items():
+        text = (tmp_path / f"{name}.0.err").read_text()
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        if len(errors) != 1 or file not in errors[0] or "the disk has no room for it" not in errors[0]:
+            said[name] = text
+        if "Traceback" in text:
+            said[name] = text
+    assert said == {}
+    assert statuses == {"whole": [0], **{name: [2, 0] for name in FULL}}
+    assert problems(FULL, small_disk) == {}
+
+
+@pytest.mark.slow
+def test_a_limit_of_file_size_is_one_line(phantom_cohort: Path, tmp_path: Path) -> None:
+    """The same where nothing can be mounted; sqlite cannot grow either, and training does not care."""
+    statuses = drive({"whole": None, "limited": "limit:200000"}, phantom_cohort, tmp_path)
+    text = (tmp_path / "limited.0.err").read_text()
+    assert statuses == {"whole": [0], "limited": [2, 0]}, text
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert "best.ckpt: it is larger than a file may be here" in line
+    assert "Traceback" not in text
+    same_weights(load_run(tmp_path / "runs" / "limited"), load_run(tmp_path / "runs" / "whole"))
