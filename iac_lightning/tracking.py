@@ -86,7 +86,7 @@ class RunLogger(Logger):
         self.spool.stored = stored_steps(client, run_id, list(client.get_run(run_id).data.metrics))
         return client
 
-    def attempt(self, what: str, action: Callable[[], Any]) -> bool:
+    def attempt(self, what: str, action: Callable[[], Any], warn: bool = True) -> bool:
         """Do something with the store, and whether it succeeded; on failure warn (once an outage) and pause."""
         start = time.monotonic()
         if start < self._quiet_until:
@@ -103,7 +103,7 @@ class RunLogger(Logger):
         except Exception as error:  # whatever a store or a network may throw: none of it may end a training
             now = time.monotonic()
             self._quiet_until = now + max(PAUSE_S, 20 * (now - start))
-            if not self._away:
+            if warn and not self._away:
                 self._away = True
                 log.warning(
                     "tracking: %s failed (%s); training goes on, and what is to be stored waits until MLflow is back",
@@ -197,16 +197,19 @@ def finish(logger: object, status: str) -> None:
     """Set the final status (`FINISHED`, `FAILED`, `KILLED`) and store what was written meanwhile."""
     if not isinstance(logger, RunLogger):
         return
+    spool = logger.spool
+    spool.set_status(status)
+
+    def everything() -> int:
+        _log_provenance(logger.experiment, logger.run.mlflow_run_id, logger.run)
+        return spool.send(logger.experiment, str(logger.run.mlflow_run_id), FINISH_S)
+
     logger._quiet_until = 0.0  # the last chance, pause or not
-    logger.attempt(
-        "storing provenance", lambda: _log_provenance(logger.experiment, logger.run.mlflow_run_id, logger.run)
-    )
-    logger.spool.set_status(status)
-    if not logger.send("setting the status", FINISH_S):
-        logger.spool.keep()
+    if not logger.attempt("ending the run", everything, warn=False) or len(spool):
+        spool.keep()
         log.warning(
             "tracking: %d values and files of %s wait for MLflow in its run directory; the same command stores them",
-            len(logger.spool),
+            len(spool),
             logger.run.config.name,
         )
 

@@ -75,10 +75,11 @@ def train(config: ExperimentConfig) -> Run:
                 print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
                 log_trained(run, logger)
         except BaseException as error:
-            stopped = trainer.interrupted or isinstance(error, KeyboardInterrupt)  # Lightning turns Ctrl-C into an exit
+            # Lightning turns Ctrl-C into an exit; it calls a training that failed interrupted as well.
+            stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and trainer.interrupted)
             waits = isinstance(error, (RequeuedError, SIGTERMException))  # SLURM starts the job again
             tracking.finish(logger, "KILLED" if stopped or waits else "FAILED")
-            if stopped and not waits:
+            if stopped:
                 raise KeyboardInterrupt from None
             raise
         tracking.announce_finish(logger)
