@@ -125,8 +125,8 @@ def write_json_atomic(path: Path, data: Any) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process left in a folder."""
-    for path in folder.glob(".*.tmp"):
+    """Remove the temporary files and folders that a killed process left in a folder, NIfTI files included."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".*.part")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -167,8 +167,9 @@ def open_run(config: ExperimentConfig) -> Run:
         write_text_atomic(directory / "config.yaml", to_yaml(config))
         for name in FOLDERS:
             (directory / name).mkdir(exist_ok=True)
-        remove_leftovers(directory)
-        remove_leftovers(directory / "checkpoints")
+        if not (directory / "finished.json").exists():  # later, an evaluation may be writing
+            for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+                remove_leftovers(folder)
     except BaseException:
         lock.release()
         raise

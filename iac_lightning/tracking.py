@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 
 from data_modules.errors import UserError
 from iac_lightning.config import config_dict, config_hash
-from iac_lightning.files import DiskFull, replacing
+from iac_lightning.files import DiskFull, replacing, write_text_atomic
 from iac_lightning.runs import Run, is_main_process
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.tracking_spool import Spool, spool_file, stored_steps
@@ -360,12 +361,30 @@ def _continue_or_create(run: Run, experiment_id: str) -> tuple[str, bool]:
             run.mlflow_run_id,
             run.config.name,
         )
+    key, is_known = _run_key(run)
+    if is_known:  # a process may have been killed between making the MLflow run and noting its id
+        orphans = client.search_runs([experiment_id], f"tags.run_key = '{key}'", max_results=1)
+        if orphans:
+            found = orphans[0]
+            run.mlflow_run_id = found.info.run_id
+            return found.info.run_id, not found.data.params
     tags = {"task": run.config.task, "model": run.config.model.name, "config_hash": config_hash(run.config)}
+    tags["run_key"] = key
     if run.config.tracking.parent_run_id:
         tags["mlflow.parentRunId"] = run.config.tracking.parent_run_id
     created = client.create_run(experiment_id, run_name=run.config.name, tags=tags)
     run.mlflow_run_id = created.info.run_id
     return created.info.run_id, True
+
+
+def _run_key(run: Run) -> tuple[str, bool]:
+    """What marks the MLflow run of a run directory, and whether an earlier process may have used it."""
+    path = run.directory / "logs" / "mlflow_key"
+    if path.exists():
+        return path.read_text(encoding="ascii").strip(), True
+    key = uuid.uuid4().hex
+    write_text_atomic(path, key + "\n")
+    return key, False
 
 
 def _log_parameters(client: Any, run_id: str, config: ExperimentConfig) -> None:

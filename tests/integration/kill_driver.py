@@ -58,7 +58,8 @@ def arm(place: str, ballast: Path) -> None:
     if kind == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(words[0]), resource.RLIM_INFINITY))
         return
-    if kind == "fill":
+    deadly = kind != "fill"
+    if not deadly:
         kill = lambda: fill(ballast)  # noqa: E731
         kind, *words = words
     if kind == "replace":
@@ -72,9 +73,9 @@ def arm(place: str, ballast: Path) -> None:
             owner = getattr(owner, part)
         wrap(owner, last, int(number), when, lambda *_, **__: True)
     elif kind == "save":
-        halve_checkpoint(int(words[0]))
+        halve_checkpoint(int(words[0]), deadly)
     else:
-        halve_line(words[0], int(words[1]))
+        halve_line(words[0], int(words[1]), deadly)
 
 
 def wrap(owner: Any, name: str, number: int, when: str, counts: Any) -> None:
@@ -93,20 +94,22 @@ def wrap(owner: Any, name: str, number: int, when: str, counts: Any) -> None:
     setattr(owner, name, wrapper)
 
 
-def halve_checkpoint(number: int) -> None:
+def halve_checkpoint(number: int, deadly: bool) -> None:
     original, seen = torch.save, [0]
 
     def save(data: Any, path: Path) -> None:
-        original(data, path)
         seen[0] += 1
-        if seen[0] == number:
+        if seen[0] == number and not deadly:
+            kill()
+        original(data, path)
+        if seen[0] == number and deadly:
             os.truncate(path, path.stat().st_size // 2)
             kill()
 
     torch.save = save
 
 
-def halve_line(name: str, number: int) -> None:
+def halve_line(name: str, number: int, deadly: bool) -> None:
     original, seen = Path.open, [0]
 
     def open_(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +119,17 @@ def halve_line(name: str, number: int) -> None:
         seen[0] += 1
         if seen[0] == number:
             write = file.write
-            file.write = lambda text: (write(text[: len(text) // 2]), file.flush(), kill())
+
+            def half(text: str) -> int:
+                if not deadly:
+                    kill()
+                    return int(write(text))
+                write(text[: len(text) // 2])
+                file.flush()
+                kill()
+                raise AssertionError
+
+            file.write = half
         return file
 
     Path.open = open_  # type: ignore[method-assign]

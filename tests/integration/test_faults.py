@@ -144,7 +144,7 @@ def test_killed_anywhere(phantom_cohort: Path, tmp_path: Path) -> None:
 FULL = {
     "a_checkpoint": ("fill:save:4", "checkpoints/last.ckpt"),
     "the_first_checkpoint": ("fill:save:1", "checkpoints/best.ckpt"),
-    "the_history": ("fill:line:history.jsonl:2", "logs/history.jsonl"),
+    "the_history": ("fill:line:history.jsonl:1", "logs/history.jsonl"),
     "a_prediction": ("fill:replace:_uncalibrated.nii.gz:1:after", "_uncalibrated"),
     "voxels": ("fill:call:iac_lightning.workflows.calibrate:fit:1:before", "(voxels of the calibration)"),
     "the_calibration": ("fill:call:iac_lightning.workflows.calibrate:choose_thresholds:1:after", "calibration.json"),
