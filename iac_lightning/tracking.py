@@ -8,25 +8,36 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 
-from data_modules.errors import UserError
 from iac_lightning.config import config_dict, config_hash
 from iac_lightning.files import DiskFull, replacing, write_text_atomic
 from iac_lightning.runs import Run, is_main_process
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.tracking_names import flat, metric_name, numbers_of
 from iac_lightning.tracking_spool import Spool, spool_file, stored_steps
+from iac_lightning.tracking_store import client_of, create_store, import_mlflow, serve_command, tracking_uri
+
+__all__ = [
+    "RunLogger",
+    "announce_finish",
+    "catch_up",
+    "create_store",
+    "finish",
+    "log_figure",
+    "log_folder",
+    "log_summary",
+    "serve_command",
+    "start_logger",
+    "tracking_uri",
+]
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +90,7 @@ class RunLogger(Logger):
         """A client, once the run and its settings are in the store."""
         experiment_id = create_store(self.run.config)
         run_id, is_new = _continue_or_create(self.run, experiment_id)
-        client = _client(tracking_uri(self.run.config))
+        client = client_of(tracking_uri(self.run.config))
         if is_new:
             _log_parameters(client, run_id, self.run.config)
         client.log_artifact(run_id, str(self.run.directory / "config.yaml"))
@@ -130,7 +141,7 @@ class RunLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        finite = {_metric_name(k): float(v) for k, v in metrics.items() if math.isfinite(float(v))}
+        finite = {metric_name(k): float(v) for k, v in metrics.items() if math.isfinite(float(v))}
         self.spool.add_metrics(finite, step or 0)
         self.send("logging metrics")
 
@@ -147,27 +158,6 @@ class RunLogger(Logger):
 
     def finalize(self, status: str = "success") -> None:
         """Nothing: see `finish`."""
-
-
-def tracking_uri(config: ExperimentConfig) -> str:
-    """The store: what the config says, or a sqlite database in the runs directory."""
-    return config.tracking.uri or f"sqlite:///{Path(config.runs_dir).resolve() / 'mlflow.db'}"
-
-
-def create_store(config: ExperimentConfig) -> str:
-    """Create the database and the experiment where they do not exist yet; returns the experiment's id.
-
-    A sqlite database is created and migrated under a file lock: several processes that meet a new file at once would
-    run the migration into each other.
-    """
-    _, uri = _mlflow(), tracking_uri(config)
-    if not uri.startswith("sqlite:///"):
-        return _experiment_id(uri, config.tracking.experiment, None)
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    artifacts = (database.parent / "mlartifacts").resolve()
-    with FileLock(f"{database}.lock"):
-        return _experiment_id(uri, config.tracking.experiment, artifacts.as_uri())
 
 
 def start_logger(run: Run) -> RunLogger | None:
@@ -256,11 +246,11 @@ def log_summary(run: Run, summary: Mapping[str, Any], prefix: str = "", logger: 
         prefix: of the metrics' names.
         logger: of a training in progress.
     """
-    numbers = dict(_numbers({prefix.rstrip("/"): summary} if prefix else summary))
+    numbers = dict(numbers_of({prefix.rstrip("/"): summary} if prefix else summary))
     if isinstance(logger, RunLogger):
         logger.log_metrics(numbers, 0)
         return
-    named = {_metric_name(key): value for key, value in numbers.items()}
+    named = {metric_name(key): value for key, value in numbers.items()}
     _store_now_or_later(run, f"the summary of {run.config.name}", lambda spool: spool.add_metrics(named, 0))
 
 
@@ -281,75 +271,22 @@ def _store_now_or_later(run: Run, what: str, add: Callable[[Spool], None]) -> No
     add(spool)
     try:
         create_store(run.config)
-        spool.send(_client(tracking_uri(run.config)), run_id)
+        spool.send(client_of(tracking_uri(run.config)), run_id)
     except Exception as error:  # see RunLogger.attempt
         spool.keep()
         log.warning("tracking: %s was not stored in MLflow (%s); it waits in the run directory", what, _one_line(error))
 
 
-def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
-    """The command that shows the runs of a directory in the browser, on this machine only.
-
-    Raises:
-        UserError: when nothing was tracked there.
-    """
-    database = Path(runs_dir).resolve() / "mlflow.db"
-    if not database.exists():
-        raise UserError(f"{database}: there is no tracking database yet. Train first, or name another runs directory.")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # for the command, which inherits both
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes, of no use here
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", f"sqlite:///{database}"),
-        *("--artifacts-destination", str(database.parent / "mlartifacts")),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-    ]
-
-
-# --- MLflow, imported late (it takes seconds) -------------------------------------------------------------------
-
-
-def quiet_mlflow() -> None:
-    """Import MLflow without its chatter, its telemetry and its minutes of retries."""
-    _mlflow()
-
-
-def _mlflow() -> Any:
-    """The mlflow module, without its chatter, its telemetry and its minutes of retries."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    import mlflow
-
-    for name in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
-
-
-def _client(uri: str) -> Any:
-    return _mlflow().MlflowClient(uri)
-
-
-def _experiment_id(uri: str, name: str, artifacts: str | None) -> str:
-    client = _client(uri)
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
-        except _mlflow().MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was faster
-            if found is None:
-                raise
-    return str(found.experiment_id)
+# --- what a run is in MLflow -----------------------------------------------------------------------------------
 
 
 def _continue_or_create(run: Run, experiment_id: str) -> tuple[str, bool]:
     """Id of the MLflow run, and whether its parameters are still to be logged."""
-    client = _client(tracking_uri(run.config))
+    client = client_of(tracking_uri(run.config))
     if run.mlflow_run_id is not None:
         try:
             found = client.get_run(run.mlflow_run_id)
-        except _mlflow().MlflowException as error:
+        except import_mlflow().MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             found = None
@@ -390,7 +327,7 @@ def _run_key(run: Run) -> tuple[str, bool]:
 def _log_parameters(client: Any, run_id: str, config: ExperimentConfig) -> None:
     from mlflow.entities import Param
 
-    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in _flat(config_dict(config))]
+    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in flat(config_dict(config))]
     for first in range(0, len(params), _PARAMETERS_AT_ONCE):
         client.log_batch(run_id, params=params[first : first + _PARAMETERS_AT_ONCE])
 
@@ -410,30 +347,6 @@ def _log_provenance(client: Any, run_id: str | None, run: Run) -> None:
     for key, value in tags.items():
         if value is not None:
             client.set_tag(run_id, key, str(value))
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return rows
-
-
-def _numbers(data: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Finite numbers of nested mappings, keys joined by `/`; truth values and text are left out."""
-    rows: list[tuple[str, float]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            rows += [(f"{key}/{below}", number) for below, number in _numbers(value)]
-        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-            rows.append((str(key), float(value)))
-    return rows
-
-
-def _metric_name(key: str) -> str:
-    """Only characters that MLflow accepts in a metric's name."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)[:250]
 
 
 def _one_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ import iac_lightning
 from data_modules.errors import UserError
 from iac_lightning import tracking
 from iac_lightning.runs import Run
+from iac_lightning.tracking_store import import_mlflow
 from iac_lightning.workflows.bundle import export_bundle, load_bundle
 from iac_lightning.workflows.predict import predict, segment
 from iac_lightning.workflows.trained import CalibratedModel
@@ -100,7 +101,7 @@ def save_mlflow_model(bundle: Path, path: Path) -> None:
 
     No Python object is pickled; `mlflow.pyfunc.load_model` calls `_load_pyfunc` of this module.
     """
-    tracking.quiet_mlflow()
+    import_mlflow()
     from mlflow.pyfunc import save_model
 
     save_model(

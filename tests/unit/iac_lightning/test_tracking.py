@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from torch.utils.data import DataLoader
 
 from data_modules.errors import UserError
-from iac_lightning import tracking, tracking_spool
+from iac_lightning import tracking, tracking_spool, tracking_store
 from iac_lightning.config import load_experiment
 from iac_lightning.runs import Run, open_run
 from iac_lightning.schema import ExperimentConfig
@@ -281,6 +281,16 @@ def test_a_store_that_fails_later_is_left_alone_and_gets_everything_when_it_is_b
         assert stored(run).info.status == "KILLED"
 
 
+def test_a_process_killed_before_it_notes_its_mlflow_run_finds_it_again(runs_dir):
+    with open_run(config_of(runs_dir, "orphan")) as run:
+        start_logger(run)
+        first = run.mlflow_run_id
+        (run.directory / "mlflow_run_id").unlink()
+        start_logger(run)
+        assert run.mlflow_run_id == first
+        assert stored(run).data.params["seed"] == "0"
+
+
 def test_a_killed_process_leaves_what_waits_to_the_next_and_nothing_comes_twice(runs_dir, monkeypatch, caplog):
     config = config_of(runs_dir, "killed")
     with open_run(config) as run:
@@ -377,11 +387,11 @@ def test_an_experiment_that_another_process_creates_first(monkeypatch):
             raise MlflowException("exists")
 
     client = Client()
-    monkeypatch.setattr(tracking, "_client", lambda uri: client)
-    assert tracking._experiment_id("http://x", "iac", None) == "7"
+    monkeypatch.setattr(tracking_store, "client_of", lambda uri: client)
+    assert tracking_store._experiment_id("http://x", "iac", None) == "7"
     client.asked = 5
     with pytest.raises(MlflowException):
-        tracking._experiment_id("http://x", "iac", None)
+        tracking_store._experiment_id("http://x", "iac", None)
 
 
 def test_serve_command(tmp_path):
