@@ -123,6 +123,18 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "the same command continues" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_one_line_whatever_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, name in ((OSError(28, "No space", "runs/a.bin"), "runs/a.bin"), (OSError(28, "No space"), "a file")):
+        assert fail_with(monkeypatch, error) == 2
+        text = capsys.readouterr().err
+        assert text.startswith(f"error: {name}: the disk has no room for it (")
+        assert text.count("\n") == 1
+    with pytest.raises(PermissionError):
+        fail_with(monkeypatch, PermissionError(13, "Permission denied"))
+
+
 def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         fail_with(monkeypatch, ZeroDivisionError())

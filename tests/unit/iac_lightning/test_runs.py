@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import os
@@ -16,7 +17,14 @@ import pytest
 from data_modules.errors import UserError
 from iac_lightning import files, runs
 from iac_lightning.config import load_experiment
-from iac_lightning.files import remove_leftovers, write_json_atomic, write_text_atomic
+from iac_lightning.files import (
+    DiskFull,
+    remove_leftovers,
+    replacing,
+    replacing_folder,
+    write_json_atomic,
+    write_text_atomic,
+)
 from iac_lightning.runs import Run, collect_provenance, git_state, is_main_process, load_run, open_run
 from iac_lightning.schema import ExperimentConfig
 
@@ -297,3 +305,64 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "notes.tmp"]
+
+
+def test_half_written_files_of_a_killed_run_are_removed_until_it_is_finished(tmp_path):
+    config = load_experiment(None, ["name=a", f"runs_dir={tmp_path}"])
+    with open_run(config) as run:
+        pass
+    half = [run.directory / "predictions/dev/.a_uncalibrated.nii.gz.7.part", run.directory / "logs/.history.7.tmp"]
+    folder = run.directory / ".model.x.tmp"
+
+    def leave() -> None:
+        folder.mkdir()
+        for path in (*half, folder / "weights"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    leave()
+    whole = run.directory / "predictions/dev/a_uncalibrated.nii.gz"
+    whole.touch()
+    with open_run(config):
+        assert not any(path.exists() for path in (*half, folder))
+        assert whole.exists()
+        leave()
+        run.mark_finished({})
+    with open_run(config):  # an evaluation may be writing
+        assert all(path.exists() for path in half)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_for_a_file_leaves_the_one_before(number, tmp_path):
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+
+    def full() -> None:
+        with replacing(path) as file:
+            file.write_text("half")
+            raise OSError(number, "no room")
+
+    with pytest.raises(DiskFull, match=r"a\.json: .*MB are free.*run the same command again"):
+        full()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(PermissionError), replacing(path):
+        raise PermissionError(errno.EACCES, "not that")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "bundle"
+    for text in ("first", "second"):
+        with replacing_folder(path) as folder:
+            (folder / "a").write_text(text)
+        assert (path / "a").read_text() == text
+
+    def full() -> None:
+        with replacing_folder(path) as folder:
+            (folder / "a").write_text("third")
+            raise OSError(errno.ENOSPC, "no room")
+
+    with pytest.raises(DiskFull, match="bundle: the disk has no room"):
+        full()
+    assert (path / "a").read_text() == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
