@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, which can be filled."""
     path = tmp_path / "small"
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(path)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "none", str(path)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a tmpfs, to fill it")
     yield path
