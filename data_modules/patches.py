@@ -6,6 +6,7 @@ an epoch goes on with the sample it would have seen next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -213,6 +214,9 @@ class PatchLoader(DataLoader[Batch]):
     Lightning creates the first iterator of a resumed run before it tells the sampler the epoch, and loader workers
     would fetch samples of epoch 0 at once: here workers start when the first batch is asked for. Lightning finds
     `state_dict` and `load_state_dict`, and keeps the state in its checkpoints.
+
+    Attributes:
+        wait_s: how long this epoch's batches have been waited for, the start of the workers included.
     """
 
     sampler: PatchSampler
@@ -221,15 +225,20 @@ class PatchLoader(DataLoader[Batch]):
         super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=_as_it_is, **settings)
         self._batches = 0
         self._resume: tuple[int, int] | None = None
+        self.wait_s = 0.0
 
     def __iter__(self) -> Any:
         sampler = self.sampler
         resume, self._resume = self._resume, None
         self._batches = resume[1] if resume is not None and resume[0] == sampler.epoch else 0
         sampler.first_batch = self._batches
+        self.wait_s = 0.0
+        asked = time.perf_counter()
         for batch in super().__iter__():
+            self.wait_s += time.perf_counter() - asked
             self._batches += 1
             yield batch
+            asked = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and how many of its batches have been handed out."""

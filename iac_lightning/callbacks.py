@@ -56,7 +56,7 @@ class EpochHistory(Callback):
         """Write and print the line; runs after validation."""
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         metrics = {
-            k: round(float(v), 5)
+            k: float(f"{float(v):.8g}")
             for k, v in sorted(trainer.callback_metrics.items())
             if not k.endswith(("_step", "_epoch"))
             and not k.startswith("lr-")
@@ -71,6 +71,38 @@ class EpochHistory(Callback):
             f"{self.name}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {row['seconds']} s",
             flush=True,
         )
+
+
+class DataWait(Callback):
+    """Logs `train/data_wait_share` and `train/samples_per_s` of each epoch's training, validation left out.
+
+    The share is the time in which a process waits for its loader (0: never; 1: all the time), of the device that waits
+    most, which holds up the others. On a GPU steps run behind the process that asks for them, so that part of this
+    wait may be hidden; the GPU's queue is emptied once an epoch, before the end is timed, and so the total is true.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._samples = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._samples = time.perf_counter(), 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count; after the last batch, which validation may follow, log."""
+        self._samples += len(batch["image"])
+        if batch_idx + 1 < trainer.num_training_batches:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        total_s = max(time.perf_counter() - self._start, 1e-9)
+        share = min(trainer.train_dataloader.wait_s / total_s, 1.0)  # type: ignore[union-attr]
+        rate = self._samples * trainer.world_size / total_s
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
+        pl_module.log("train/data_wait_share", share, reduce_fx="max", **settings)
+        pl_module.log("train/samples_per_s", rate, reduce_fx="min", **settings)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -150,7 +182,7 @@ class ReconstructionFigure(Callback):
         if batch_idx > 0 or trainer.sanity_checking:
             return
         assert isinstance(pl_module, ExperimentModule)
-        model: Any = pl_module.model
+        model: Any = pl_module.network
         image = batch["image"][:1]
         noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.tokens)
         with torch.no_grad():
@@ -195,7 +227,7 @@ class OverlayFigure(Callback):
         assert isinstance(pl_module, ExperimentModule)
         data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
         chosen = self._predicted[0] if self._predicted else median_burden(data.dev_series)
-        self._predicted = chosen, predict_prepared(pl_module.model, chosen, self.run.config, pl_module.device)
+        self._predicted = chosen, predict_prepared(pl_module.network, chosen, self.run.config, pl_module.device)
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -76,6 +76,7 @@ RANGES: dict[str, Rule] = {
     "loss.ce_weight": _not_negative,
     "loss.restrict_hu": _any,
     "optimizer.lr": _positive,
+    "optimizer.lr_batch_size": _at_least_one,
     "optimizer.weight_decay": _not_negative,
     "optimizer.betas": (lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1"),
     "optimizer.momentum": _share_below_one,
@@ -87,6 +88,7 @@ RANGES: dict[str, Rule] = {
     "trainer.devices": _at_least_one,
     "trainer.num_nodes": _at_least_one,
     "trainer.accumulate_grad_batches": _at_least_one,
+    "trainer.global_batch": _at_least_one,
     "trainer.gradient_clip_val": _positive,
     "trainer.check_val_every_n_epoch": _at_least_one,
     "trainer.checkpoint_every_n_steps": _at_least_one,
@@ -163,6 +165,9 @@ def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
                 "lower the one or raise the other",
             )
     yield from _device_problems(config)
+    yield from _batch_problems(config)
+    if config.trainer.strategy.startswith("fsdp"):
+        yield from _sharding_problems(config)
     epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
     if epochs % every:
         yield (
@@ -249,6 +254,71 @@ def _device_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...]
         yield (
             ("trainer.precision", "trainer.accelerator"),
             f"{config.trainer.precision} does not run on a CPU: use bf16-mixed or 32-true",
+        )
+
+
+def _batch_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The global batch and the learning rate that follows from it."""
+    trainer, optimizer = config.trainer, config.optimizer
+    step = config.data.batch_size * trainer.devices * trainer.num_nodes
+    whole, accumulate = trainer.global_batch, trainer.accumulate_grad_batches
+    keys = ("trainer.global_batch", "data.batch_size", "trainer.devices", "trainer.num_nodes")
+    if whole is not None and whole % step:
+        yield (
+            keys,
+            f"a global batch of {whole} is not made of whole batches of {config.data.batch_size} on "
+            f"{trainer.devices * trainer.num_nodes} devices: use {_nearest_words(whole, step)}, or another "
+            "data.batch_size",
+        )
+    elif whole is not None and accumulate not in (1, whole // step):
+        yield (
+            (*keys, "trainer.accumulate_grad_batches"),
+            f"a global batch of {whole} accumulates {whole // step} batches, and trainer.accumulate_grad_batches is "
+            f"{accumulate}: leave that one out",
+        )
+    elif whole is not None and whole > config.data.sampling.samples_per_epoch:
+        yield (
+            (*keys, "data.sampling.samples_per_epoch"),
+            f"a global batch of {whole} is more than the {config.data.sampling.samples_per_epoch} samples of an epoch "
+            "(data.sampling.samples_per_epoch): lower the one or raise the other",
+        )
+    if optimizer.lr_scaling != "none" and optimizer.lr_batch_size is None:
+        yield (
+            ("optimizer.lr_scaling", "optimizer.lr_batch_size"),
+            f"the rate is to follow the global batch, but nothing says for which batch optimizer.lr {optimizer.lr:g} "
+            "is meant: set optimizer.lr_batch_size",
+        )
+
+
+def _sharding_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What does not go with FSDP."""
+    trainer = config.trainer
+    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+        yield (
+            ("trainer.strategy", "trainer.accelerator"),
+            f"FSDP runs on CUDA GPUs, and trainer.accelerator is {trainer.accelerator}: use trainer.strategy=ddp",
+        )
+    if trainer.devices * trainer.num_nodes == 1:
+        yield (
+            ("trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+            "FSDP shares a network out over several GPUs, and there is one: raise trainer.devices, or use "
+            "trainer.strategy=auto",
+        )
+    if config.model.name != "vit":
+        yield (
+            ("trainer.strategy", "model.name"),
+            f"FSDP shares out transformer blocks, and model.name is {config.model.name}: use trainer.strategy=ddp",
+        )
+    if config.optimizer.ema_decay > 0:
+        yield (
+            ("trainer.strategy", "optimizer.ema_decay"),
+            f"the average of the weights (optimizer.ema_decay {config.optimizer.ema_decay:g}) needs them whole, and "
+            "FSDP keeps a part on each GPU: set optimizer.ema_decay=0, or use trainer.strategy=ddp",
+        )
+    if trainer.compile:
+        yield (
+            ("trainer.strategy", "trainer.compile"),
+            "torch.compile is offered without FSDP only: set trainer.compile=false, or use trainer.strategy=ddp",
         )
 
 

@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a run, or anybody's predictions, on native grids")
     evaluate.add_argument("run", type=Path, nargs="?", help="run directory, such as runs/vit_mae")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test")
+    evaluate.add_argument("--devices", type=int, help="processes that share the scans (default: torchrun's, else 1)")
     evaluate.add_argument("overrides", nargs="*", metavar="inference.key=value", help="such as inference.mirror=true")
     others = evaluate.add_argument_group("predictions of another program, instead of a run")
     others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
@@ -347,9 +348,16 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from iac_lightning.runs import load_run
 
     run = load_run(arguments.run, arguments.overrides)
+    from iac_lightning import sharding
+    from iac_lightning.runs import is_main_process
     from iac_lightning.workflows.evaluate import describe, evaluate
 
-    print(describe(evaluate(run, arguments.split)))
+    sharding.launch(run.config.trainer.accelerator, arguments.devices)
+    with sharding.together():
+        summary = evaluate(run, arguments.split)
+    if not is_main_process():
+        return
+    print(describe(summary))
     print(f"  scan by scan: {arguments.run / 'evaluation' / arguments.split}.csv")
 
 

@@ -82,6 +82,8 @@ class CNNConfig:
     """Upper bound on the planned number of stages."""
     deep_supervision: bool = True
     """A loss at each resolution but the coarsest two."""
+    activation_checkpointing: bool = False
+    """Recompute the inside of each stage in the backward pass: less memory, more time."""
 
 
 @dataclass(kw_only=True)
@@ -118,7 +120,12 @@ class OptimizerConfig:
     name: str = field(default="adamw", metadata={"choices": ("adamw", "sgd")})
     """AdamW, or SGD with Nesterov momentum (nnU-Net)."""
     lr: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate; with `lr_scaling`, that of `lr_batch_size` samples an update."""
+    lr_scaling: str = field(default="none", metadata={"choices": ("none", "linear", "sqrt")})
+    """How the rate follows the global batch: not at all, in proportion (Goyal et al. 2017, for SGD), or by its square
+    root (Krizhevsky 2014; Malladi et al. 2022, for AdamW)."""
+    lr_batch_size: int | None = None
+    """Global batch that `lr` is stated for; needed by `lr_scaling` linear and sqrt."""
     weight_decay: float = 0.05
     """Decoupled for AdamW, L2 for SGD; never on biases, norms, position embeddings and tokens."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -150,11 +157,19 @@ class TrainerConfig:
     num_nodes: int = 1
     """Nodes."""
     strategy: str = "auto"
-    """auto, ddp, fsdp, …"""
+    """auto (ddp for several devices), ddp, or fsdp: weights, gradients and optimiser of a ViT shared out over GPUs."""
     precision: str = "32-true"
     """32-true, bf16-mixed, 16-mixed, …"""
     accumulate_grad_batches: int = 1
-    """Batches a weight update."""
+    """Batches a weight update; follows from `global_batch`, where that is set."""
+    global_batch: int | None = None
+    """Samples a weight update over all devices, independent of their number: a multiple of `data.batch_size` × devices,
+    reached by accumulating batches (see `batching.py` for what stays equal). null: what the other settings give."""
+    sync_batchnorm: bool = False
+    """Batch norm over all devices. Matters only where there is batch norm; the project's networks have layer norm
+    (ViT) and instance norm (CNN, decoders), so it changes nothing in them."""
+    compile: bool = False
+    """Compile the network with `torch.compile`: minutes at the start, then faster steps. Checkpoints stay the same."""
     gradient_clip_val: float | None = 1.0
     """Largest gradient norm; null: no clipping."""
     check_val_every_n_epoch: int = 1

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.errors import UserError
+from iac_lightning.batching import processes
 from iac_lightning.checks import resolved_vit
 from iac_lightning.models.cnn import PlannedUNet, plan_cnn
 from iac_lightning.models.decoders import ViTSegmenter, build_decoder
@@ -79,7 +80,9 @@ def build_model(config: ExperimentConfig) -> nn.Module:
             max_stages=cnn.max_stages,
             encoder=cnn.encoder,
         )
-        network = PlannedUNet(plan, deep_supervision=cnn.deep_supervision)
+        network = PlannedUNet(
+            plan, deep_supervision=cnn.deep_supervision, activation_checkpointing=cnn.activation_checkpointing
+        )
     else:
         raise UserError(f"model.name is {model.name!r}. Choose vit or cnn.")
     set_output_bias(network, model.output_bias)
@@ -104,13 +107,15 @@ def model_summary(config: ExperimentConfig) -> str:
     """What an experiment's network is and needs, as text, without allocating or computing it.
 
     The parts with the shapes that leave them and their parameters; tokens or the CNN's plan; and an estimate of the
-    memory of a training step in float32: what the backward pass keeps (see `activation_bytes`), and weights, gradients
-    and the optimiser's moments. Workspaces of single operations come on top.
+    memory of a training step on one device: what the backward pass keeps in the precision of the training (see
+    `activation_bytes`), and weights, gradients and the optimiser's moments in float32, of which FSDP gives each device
+    its part. Workspaces of single operations come on top.
 
     Raises:
         UserError: as `build_model`.
     """
-    with FakeTensorMode():
+    mixed = config.trainer.precision.endswith("-mixed")
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         model = build_model(config)
         image = torch.zeros(config.data.batch_size, 1, *config.data.sampling.crop)
         rows = _part_rows(model, image)
@@ -125,10 +130,12 @@ def model_summary(config: ExperimentConfig) -> str:
         lines.append(f"tokens       {grid} = {encoder.tokens} of {patch} voxels{hidden}")
     copies = {"adamw": 4, "sgd": 3}[config.optimizer.name] + (config.optimizer.ema_decay > 0)
     state = copies * 4 * count_parameters(model)
+    sharded = processes(config) if config.trainer.strategy.startswith("fsdp") else 1
     mib = 2**20
     lines.append(
-        f"memory       about {(activations + state) / mib:,.0f} MiB a training step (batch of {len(image)}): "
-        f"{activations / mib:,.0f} kept for the backward pass, {state / mib:,.0f} weights and optimiser"
+        f"memory       about {(activations + state / sharded) / mib:,.0f} MiB a device and training step (batch of "
+        f"{len(image)}, {config.trainer.precision}): {activations / mib:,.0f} kept for the backward pass, "
+        f"{state / sharded / mib:,.0f} weights and optimiser" + (f" (of {state / mib:,.0f})" if sharded > 1 else "")
     )
     if isinstance(model, PlannedUNet):
         lines += ["", str(model.plan)]
@@ -138,13 +145,17 @@ def model_summary(config: ExperimentConfig) -> str:
 def activation_bytes(model: nn.Module, image: Tensor) -> int:
     """Bytes that the backward pass of one training step keeps: every tensor saved by autograd, each storage once.
 
-    With activation checkpointing: what is saved outside transformer blocks, the inputs of all blocks, and the inside
-    of the largest. Works on fake tensors, which hold no data.
+    With activation checkpointing: what is saved outside transformer blocks (a CNN's stages), the inputs of all blocks,
+    and the inside of the largest. Works on fake tensors, which hold no data.
     """
-    encoder = getattr(model, "encoder", None)
-    recompute = isinstance(encoder, ViTEncoder) and encoder.activation_checkpointing
-    if isinstance(encoder, ViTEncoder):
-        encoder.activation_checkpointing = False
+    owner = model if isinstance(model, PlannedUNet) else getattr(model, "encoder", None)
+    blocks: list[nn.Module] = []
+    if isinstance(owner, ViTEncoder | PlannedUNet) and owner.activation_checkpointing:
+        if isinstance(owner, PlannedUNet):
+            blocks = [*owner.encoder_stages, *owner.decoder_stages]
+        else:
+            blocks = [m for m in model.modules() if isinstance(m, Block)]
+        owner.activation_checkpointing = False
     seen: dict[int, torch.UntypedStorage] = {s._cdata: s for s in (p.untyped_storage() for p in model.parameters())}
     inside: dict[nn.Module | None, int] = {None: 0}
     inputs: dict[nn.Module, int] = {}
@@ -164,7 +175,6 @@ def activation_bytes(model: nn.Module, image: Tensor) -> int:
     def leave(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         current[0] = None
 
-    blocks = [m for m in model.modules() if isinstance(m, Block)] if recompute else []
     hooks = [h for b in blocks for h in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
     training = model.training
     try:
@@ -174,8 +184,9 @@ def activation_bytes(model: nn.Module, image: Tensor) -> int:
         model.train(training)
         for hook in hooks:
             hook.remove()
-        if isinstance(encoder, ViTEncoder):
-            encoder.activation_checkpointing = recompute
+        if blocks:
+            assert isinstance(owner, ViTEncoder | PlannedUNet)
+            owner.activation_checkpointing = True
     del kept
     largest = max((inside.get(b, 0) for b in blocks), default=0)
     return inside[None] + sum(inputs.values()) + largest

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data_modules.errors import UserError
 
@@ -231,16 +232,23 @@ class PlannedUNet(nn.Module):
         in_channels: channels of the image.
         out_channels: logits a voxel.
         deep_supervision: give logits at every resolution of the decoder while training.
+        activation_checkpointing: recompute the activations inside each stage in the backward pass.
 
     Attributes:
         heads: the layers that give logits, finest first.
     """
 
     def __init__(
-        self, plan: CNNPlan, in_channels: int = 1, out_channels: int = 1, deep_supervision: bool = True
+        self,
+        plan: CNNPlan,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        deep_supervision: bool = True,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.plan = plan
+        self.activation_checkpointing = activation_checkpointing
         self.deep_supervision = deep_supervision
         features = plan.features
         levels = range(len(features) - 2, -1, -1)  # of the decoder, coarse to fine
@@ -278,15 +286,20 @@ class PlannedUNet(nn.Module):
         x = self.stem(image)
         skips = []
         for stage in self.encoder_stages:
-            x = stage(x)
+            x = self._run(stage, x)
             skips.append(x)
         outputs = []
         for s, (upsample, stage) in enumerate(zip(self.upsample, self.decoder_stages, strict=True)):
             level = len(skips) - 2 - s
-            x = stage(torch.cat([upsample(x), skips[level]], dim=1))
+            x = self._run(stage, torch.cat([upsample(x), skips[level]], dim=1))
             if level == 0 or (self.deep_supervision and self.training):
                 outputs.append(self.heads[level](x))
         return outputs[::-1] if self.deep_supervision and self.training else outputs[-1]
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        result: Tensor = checkpoint(stage, x, use_reentrant=False) if recompute else stage(x)
+        return result
 
 
 def _initialise(module: nn.Module) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import nn
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor, nn
 
+from iac_lightning.batching import batch_weight, learning_rate
 from iac_lightning.config import config_dict
 from iac_lightning.models.build import build_model
 from iac_lightning.models.cost import training_steps
-from iac_lightning.modules.optimisers import build_optimizer
+from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.strategies import whole_state
 
 
 class ExperimentModule(L.LightningModule):
@@ -26,6 +30,8 @@ class ExperimentModule(L.LightningModule):
             record a training; goes into every checkpoint.
     """
 
+    _whole: tuple[nn.Module, ...] = ()  # in a tuple it is no part of this module
+
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self.config = config
@@ -34,6 +40,17 @@ class ExperimentModule(L.LightningModule):
             memory_format=torch.channels_last_3d
         )
         self.trained_on: list[dict[str, Any]] = []
+        self._decayed = decayed_parameters(self.model)
+
+    @property
+    def network(self) -> nn.Module:
+        """What validation and figures predict with: `model`, or under FSDP its whole copy on this device."""
+        return self._whole[0] if self._whole else self.model
+
+    def step_loss(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """What a training step returns for the mean loss of its batch (see `batch_weight`)."""
+        weight = batch_weight(self.config, batch_idx)
+        return loss if weight == 1 else loss * weight
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step from (seed, step, rank), so that a resumed run draws what the uninterrupted one would."""
@@ -46,7 +63,37 @@ class ExperimentModule(L.LightningModule):
         `trainer.estimated_stepping_batches` would make Lightning open the loader before it has read the checkpoint, and
         then forget where in the epoch the loader was.
         """
-        return build_optimizer(self.model, self.config.optimizer, training_steps(self.config))
+        settings = replace(self.config.optimizer, lr=learning_rate(self.config))
+        return build_optimizer(self.model, settings, training_steps(self.config), self._decayed)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of the whole gradient, which under FSDP only the wrapped network knows."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) and gradient_clip_val:
+            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_validation_start(self) -> None:
+        """Under FSDP, gather the weights: devices validate unequal shares, and a shared network waits for all.
+
+        A forward pass of a network that is shared out is an exchange between all devices, so each would have to make
+        the same number of them, and the first alone could draw no figure.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) and strategy.model is not None:
+            network = build_model(self.config)
+            network.load_state_dict(whole_state(strategy.model, "model."))
+            self._whole = (network.to(self.device).eval(),)
+
+    def on_validation_end(self) -> None:
+        """Forget the copy."""
+        self._whole = ()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain types only, so that the file loads with ``weights_only=True``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iac_lightning.modules.common import ExperimentModule
 
@@ -25,21 +25,21 @@ class MAEModule(ExperimentModule):
     Batches: ``image`` `[B, 1, X, Y, Z]` in [-1, 1] and ``sample_index`` `[B]`.
     """
 
-    def _loss(self, batch: dict[str, Any], epoch: int) -> Tensor:
+    def _loss(self, network: nn.Module, batch: dict[str, Any], epoch: int) -> Tensor:
         image: Tensor = batch["image"]
-        tokens: int = self.model.encoder.tokens  # type: ignore[assignment, union-attr]
+        tokens: int = network.encoder.tokens  # type: ignore[assignment, union-attr]
         noise = masking_noise(self.config.seed, epoch, batch["sample_index"].tolist(), tokens).to(image.device)
-        loss: Tensor = self.model(image, noise=noise).loss
+        loss: Tensor = network(image, noise=noise).loss
         return loss
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Mean squared error over the hidden tokens."""
-        loss = self._loss(batch, self.current_epoch)
+        loss = self._loss(self.model, batch, self.current_epoch)
         size = len(batch["image"])
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
-        return loss
+        return self.step_loss(loss, batch_idx)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same on fixed crops of development scans, with the same masks at every validation."""
-        loss = self._loss(batch, 0)
+        loss = self._loss(self.network, batch, 0)
         self.log("dev/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)

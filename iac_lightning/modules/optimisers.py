@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from iac_lightning.schema import OptimizerConfig
+from iac_lightning.strategies import WRAPPER
 
 POLY_POWER = 0.9
 """Exponent of nnU-Net's polynomial decay."""
@@ -42,19 +43,36 @@ def layer_of(name: str, depth: int) -> int:
     return 0 if embeds else depth + 1
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def decayed_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters with weight decay: not biases, norms (one-dimensional), position embeddings, tokens."""
+    return frozenset(
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not name.endswith(("position_embedding", "mask_token"))
+    )
+
+
+def parameter_groups(
+    model: nn.Module, config: OptimizerConfig, decayed: frozenset[str] | None = None
+) -> list[dict[str, Any]]:
     """Groups with their own weight decay and learning rate.
 
-    Biases, norms (one-dimensional), position embeddings and tokens are not decayed. With `layer_decay` d < 1 a
-    parameter k layers below the top learns at d^k of the rate (Clark et al. 2020; He et al. 2022 for fine-tuning).
+    With `layer_decay` d < 1 a parameter k layers below the top learns at d^k of the rate (Clark et al. 2020; He et al.
+    2022 for fine-tuning).
+
+    Args:
+        model: the network.
+        config: rate, decays.
+        decayed: `decayed_parameters` of the network before FSDP, which flattens what a process holds of a parameter.
     """
+    decayed = decayed_parameters(model) if decayed is None else decayed
     blocks = [int(m.group(1)) for n, _ in model.named_parameters() if (m := re.search(r"encoder\.blocks\.(\d+)\.", n))]
     depth = max(blocks) + 1 if blocks else 0
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and not name.endswith(("position_embedding", "mask_token"))
+        decays = name.replace(WRAPPER, "") in decayed
         layer = layer_of(name, depth) if config.layer_decay < 1 else depth + 1
         group = groups.setdefault(
             (layer, decays),
@@ -69,9 +87,11 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, total_steps: int) -> dict[str, Any]:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, total_steps: int, decayed: frozenset[str] | None = None
+) -> dict[str, Any]:
     """Lightning's dictionary of an optimiser and its schedule, stepped after every weight update."""
-    groups = parameter_groups(model, config)
+    groups = parameter_groups(model, config, decayed)
     optimizer: torch.optim.Optimizer
     if config.name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)

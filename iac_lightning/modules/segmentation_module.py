@@ -35,15 +35,14 @@ class SegmentationModule(ExperimentModule):
         self.log("train/loss", terms["loss"], on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
         self.log("train/dice_loss", terms["dice_loss"], on_step=False, on_epoch=True, batch_size=size)
         self.log("train/ce", terms["ce"], on_step=False, on_epoch=True, batch_size=size)
-        loss: Tensor = terms["loss"]
-        return loss
+        return self.step_loss(terms["loss"], batch_idx)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Whole-region prediction of one development series, compared on its native grid at every threshold."""
         data: CTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         for index in batch["series_index"].tolist():
             prepared = data.dev_series[index]
-            probability = predict_prepared(self.model, prepared, self.config, self.device)
+            probability = predict_prepared(self.network, prepared, self.config, self.device)
             label = np.asarray(prepared.native_label()) > 0
             scores = dice_at_thresholds(probability.data, label, DEFAULT_THRESHOLDS)
             self._dev_rows.append((index, bool(label.any()), scores.tolist()))

@@ -18,7 +18,7 @@ from data_modules.ct import read_mask, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Volume, place
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
-from iac_lightning import tracking
+from iac_lightning import sharding, tracking
 from iac_lightning.evaluation.calibration import (
     BINS,
     HIGHEST,
@@ -67,7 +67,24 @@ def calibrate_run(run: Run, logger: object = None) -> dict[str, Any]:
     model = load_trained(run)
     store = prepare_cohort(run.config.data, ("dev",))
     refuse_known_patients(store.split("dev"), model)
-    return calibrate(model, store, logger)
+    return calibrate_together(model, store, logger)
+
+
+def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object = None) -> dict[str, Any]:
+    """`calibrate`, with several processes: each predicts its share of the development series, the first does the rest.
+
+    All processes call it alike and get the result.
+    """
+
+    def keep(item: PreparedSeries) -> None:
+        development_probability(model, item)
+
+    if sharding.process()[1] > 1:
+        series = labelled(store.split("dev"), "dev")
+        key = calibration_key(model, series)
+        if sharding.on_first(lambda: not belongs_to(read_calibration(model.run), key)):
+            sharding.mapped(keep, series, f"{model.run.config.name}: predicting dev")
+    return sharding.on_first(lambda: calibrate(model, store, logger))
 
 
 def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) -> dict[str, Any]:
@@ -90,12 +107,9 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     """
     run, seed = model.run, model.run.config.seed
     series = labelled(store.split("dev"), "dev")
-    key = {
-        "checkpoint_sha256": model.checkpoint_sha256,
-        "depends_on": digest([prediction_key(model, item) for item in series]),
-    }
+    key = calibration_key(model, series)
     known = read_calibration(run)
-    if {k: known.get(k) for k in key} == key:
+    if belongs_to(known, key):
         if logger is not None:  # a process may have been killed between writing the file and storing its numbers
             tracking.log_summary(run, known, "calibration", logger)
         return known
@@ -144,6 +158,19 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     write_json_atomic(calibration_file(run), result)
     tracking.log_summary(run, result, "calibration", logger)
     return result
+
+
+def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> dict[str, str]:
+    """Which weights, settings and data a calibration belongs to."""
+    return {
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "depends_on": digest([prediction_key(model, item) for item in series]),
+    }
+
+
+def belongs_to(calibration: dict[str, Any], key: dict[str, str]) -> bool:
+    """Whether a calibration has this key."""
+    return {k: calibration.get(k) for k in key} == key
 
 
 def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> dict[str, Any]:

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from data_modules.ct import read_mask, read_scan, write_nifti
 from data_modules.geometry import Grid, Volume, place
 from data_modules.store import PreparedSeries, prepare_cohort
-from iac_lightning import tracking
+from iac_lightning import sharding, tracking
 from iac_lightning.evaluation.calibration import apply, calibrated_half
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
 from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
-from iac_lightning.runs import Run
-from iac_lightning.workflows.calibrate import calibrate, calibration_file, threshold_for, uncalibrated_file
+from iac_lightning.runs import Run, is_main_process
+from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, threshold_for, uncalibrated_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
@@ -50,22 +49,24 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
 
     Probabilities and thresholds are those of the run's calibration on the development split (`calibration.json`),
     which is made here if these weights have none. Saved probabilities are calibrated.
-    A run that was killed here goes on with the scans that are missing.
+    A run that was killed here goes on with the scans that are missing. With several processes (`sharding`) each scan
+    is predicted by one of them, and the first writes the tables.
 
     Returns:
-        The summary, as in the JSON.
+        The summary, as in the JSON; nothing in processes other than the first.
     """
     if run.config.trainer.threads:
         torch.set_num_threads(run.config.trainer.threads)
     model = load_trained(run)
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))))
     refuse_known_patients(store.split("dev", split), model)
-    calibration = calibrate(model, store)
+    calibration = calibrate_together(model, store)
     series = labelled(store.split(split), split)
-    rows = [
-        evaluate_series(model, item, split, calibration)
-        for item in tqdm(series, desc=f"{run.config.name}: {split}", unit="scan", disable=None)
-    ]
+    rows = sharding.mapped(
+        lambda item: evaluate_series(model, item, split, calibration), series, f"{run.config.name}: {split}"
+    )
+    if not is_main_process():
+        return {}
     table = series_table(rows)
     summary = {
         "run": run.config.name,

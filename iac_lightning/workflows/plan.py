@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from iac_lightning.batching import accumulated_batches, global_batch, learning_rate, processes, updates_per_epoch
 from iac_lightning.models.build import model_summary
 from iac_lightning.schema import ExperimentConfig
 
@@ -12,9 +13,7 @@ from iac_lightning.schema import ExperimentConfig
 def plan(config: ExperimentConfig) -> str:
     """Network, shapes, parameters, memory, steps and samples of an experiment, as text."""
     data, trainer = config.data, config.trainer
-    devices = trainer.devices * trainer.num_nodes
-    batches = math.ceil(data.sampling.samples_per_epoch / (data.batch_size * devices))
-    updates = math.ceil(batches / trainer.accumulate_grad_batches)
+    updates = updates_per_epoch(config)
     size = [n * s for n, s in zip(data.sampling.crop, data.grid.spacing_mm, strict=True)]
     region = [math.ceil(m / s) for m, s in zip(data.grid.roi_mm, data.grid.spacing_mm, strict=True)]
 
@@ -28,11 +27,20 @@ def plan(config: ExperimentConfig) -> str:
         "",
         f"region       {by(data.grid.roi_mm)} mm = {by(region)} voxels of {by(data.grid.spacing_mm)} mm",
         f"crop         {by(data.sampling.crop)} voxels = {by(size)} mm",
-        f"batch        {data.batch_size} × {devices} devices × {trainer.accumulate_grad_batches} accumulated = "
-        f"{data.batch_size * devices * trainer.accumulate_grad_batches} patches an update",
+        f"batch        {data.batch_size} × {processes(config)} devices × {accumulated_batches(config)} accumulated = "
+        f"{global_batch(config)} patches an update",
         f"steps        {updates} updates an epoch × {trainer.max_epochs} epochs = {updates * trainer.max_epochs}; "
         f"{data.sampling.samples_per_epoch * trainer.max_epochs} patches in all",
-        f"optimiser    {config.optimizer.name}, peak rate {config.optimizer.lr:g}, {config.optimizer.schedule}",
+        f"optimiser    {config.optimizer.name}, peak rate {rate_words(config)}, {config.optimizer.schedule}",
         f"results      {config.runs_dir}/{config.name}",
     ]
     return "\n".join(lines)
+
+
+def rate_words(config: ExperimentConfig) -> str:
+    """The peak learning rate and, where it was scaled, by which rule."""
+    optimizer, rate = config.optimizer, learning_rate(config)
+    if optimizer.lr_scaling == "none":
+        return f"{rate:g}"
+    sign = "" if optimizer.lr_scaling == "linear" else "√"
+    return f"{rate:g} = {optimizer.lr:g} × {sign}({global_batch(config)} / {optimizer.lr_batch_size})"

@@ -16,8 +16,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from data_modules.cohort import seen_patients, split_salt
 from data_modules.ct_data_module import CTDataModule
 from data_modules.errors import UserError
-from iac_lightning import tracking
+from iac_lightning import sharding, tracking
+from iac_lightning.batching import accumulated_batches, global_batch, learning_rate
 from iac_lightning.callbacks import (
+    DataWait,
     EpochHistory,
     OverlayFigure,
     ReconstructionFigure,
@@ -34,6 +36,7 @@ from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.modules.transfer import transfer_encoder, transfer_table
 from iac_lightning.runs import Run, is_main_process, load_run, open_run
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.strategies import build_strategy, check_launched_processes
 from iac_lightning.workflows.calibrate import calibrate_run, describe
 from iac_lightning.workflows.mlflow_model import log_trained
 
@@ -49,9 +52,11 @@ def train(config: ExperimentConfig) -> Run:
             f"init_from: {config.init_from} does not exist. Pre-train first (iac pretrain …), or give the directory of "
             "a finished pre-training."
         )
+    check_launched_processes(config)
     with open_run(config) as run:
         if run.is_finished:
-            print(f"{config.name} is finished already: {run.directory}")
+            if is_main_process():
+                print(f"{config.name} is finished already: {run.directory}")
             tracking.catch_up(run)
             return run
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
@@ -66,14 +71,19 @@ def train(config: ExperimentConfig) -> Run:
         data.prepare_data()
         data.setup("fit")
         remember_patients(module, data)
+        if config.trainer.compile:
+            module.model.compile()  # in place: names in the state stay, which `torch.compile` would prefix
         run.write_provenance(data.fingerprint)
         logger = tracking.start_logger(run)
         trainer = build_trainer(config, run, logger)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
-            if config.task == "segment" and is_main_process():
-                print(describe(calibrate_run(run, logger)))  # before the end is noted: a killed run does it again
-                log_trained(run, logger)
+            if config.task == "segment":  # before the end is noted: a killed run does it again
+                with sharding.together():
+                    calibration = calibrate_run(run, logger)
+                if is_main_process():
+                    print(describe(calibration))
+                    log_trained(run, logger)
         except BaseException as error:
             # Lightning turns Ctrl-C into an exit; it calls a training that failed interrupted as well.
             stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and trainer.interrupted)
@@ -87,6 +97,8 @@ def train(config: ExperimentConfig) -> Run:
             {
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
+                "global_batch": global_batch(config),
+                "learning_rate": learning_rate(config),
                 "parameters": sum(p.numel() for p in module.parameters()),
                 "metrics": (read_history(run.directory / "logs" / "history.jsonl") or [{}])[-1],
             }
@@ -110,6 +122,7 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
             save_on_train_epoch_end=True,
         ),
         ReconstructionFigure(run) if config.task == "pretrain" else OverlayFigure(run),
+        DataWait(),
         EpochHistory(run),
     ]
     if logger:
@@ -123,10 +136,11 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=build_strategy(config),
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
+        accumulate_grad_batches=accumulated_batches(config),
+        sync_batchnorm=settings.sync_batchnorm,
         gradient_clip_val=settings.gradient_clip_val,
         check_val_every_n_epoch=settings.check_val_every_n_epoch,
         log_every_n_steps=settings.log_every_n_steps,

@@ -21,7 +21,7 @@ from iac_lightning.checkpoint import load_checkpoint
 from iac_lightning.files import on_disk, write_json_atomic
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
-from iac_lightning.runs import Run
+from iac_lightning.runs import Run, is_main_process
 from iac_lightning.schema import ExperimentConfig
 
 
@@ -99,7 +99,7 @@ def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel)
     salt = split_salt(model.run.config.data.cohort)
     for record in model.trained_on:
         warning = check_unseen({s.series.patient_id for s in series}, record, salt)
-        if warning:
+        if warning and is_main_process():
             print(f"warning: {warning}")
 
 
