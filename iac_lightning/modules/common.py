@@ -35,9 +35,11 @@ class ExperimentModule(L.LightningModule):
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self.config = config
-        # Convolutions over few channels are faster with the channels innermost (a ViT decoder's step by a quarter).
+        # Convolutions over few channels are faster with the channels innermost (a ViT decoder's step by a quarter). But
+        # FSDP, resumed, would give such weights the optimiser's moments in another order than it saved them.
+        sharded = config.trainer.strategy.startswith("fsdp")
         self.model: nn.Module = build_model(config).to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last_3d
+            memory_format=torch.contiguous_format if sharded else torch.channels_last_3d
         )
         self.trained_on: list[dict[str, Any]] = []
         self._decayed = decayed_parameters(self.model)

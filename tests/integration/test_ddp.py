@@ -1,51 +1,257 @@
-"""Two processes do the work of one with twice the batch."""
+"""Two processes (gloo) do the work of one: training with the same global batch, and evaluation."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from tests.integration.settings import experiment, overrides
+from iac_lightning.runs import load_run
+from tests.integration.settings import REPOSITORY, experiment, overrides
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+CLI = ["-m", "iac_lightning.cli"]
+RECORDED = str(REPOSITORY / "tests" / "integration" / "recorded.py")
+SAMPLES, EPOCHS = 16, 3
 
 
-def train(cohort: Path, runs: Path, name: str, *more: str) -> list[dict[str, float]]:
-    runs.mkdir()
-    command = "pretrain" if name == "mae" else "finetune"
-    settings = overrides(cohort, runs, "tracking.enabled=false", "data.sampling.samples_per_epoch=16", *more)
-    subprocess.run(
-        [sys.executable, "-m", "iac_lightning.cli", command, str(experiment(name)), *settings],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=240,
+def python(arguments: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=240, **settings
     )
-    lines = (runs / "demo" / name / "logs" / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+
+
+def checked(arguments: Sequence[str], **settings: Any) -> str:
+    done = python(arguments, **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@dataclass
+class Training:
+    run: Path
+    ranks: list[dict[str, Any]]
+
+    @property
+    def losses(self) -> list[float]:
+        """Of every batch: the mean over the samples of all processes."""
+        steps = zip(*(rank["batches"] for rank in self.ranks), strict=True)
+        return [
+            sum(b["loss"] * len(b["samples"]) for b in step) / sum(len(b["samples"]) for b in step) for step in steps
+        ]
+
+    @property
+    def gradient_norms(self) -> list[float]:
+        return self.ranks[0]["gradient_norms"]
+
+    def samples(self, epoch: int) -> list[int]:
+        return [s for rank in self.ranks for b in rank["batches"] if b["epoch"] == epoch for s in b["samples"]]
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.run / "logs" / "history.jsonl").read_text().splitlines()]
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def train(cohort: Path, folder: Path, name: str, *more: str, launcher: Sequence[str] = ()) -> Training:
+    settings = overrides(
+        cohort, folder / "runs", "tracking.enabled=false", f"data.sampling.samples_per_epoch={SAMPLES}", *more
+    )
+    checked([*launcher, RECORDED, str(folder), str(experiment(name)), *settings])
+    ranks = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+    return Training(folder / "runs" / "demo" / name, ranks)
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("name", ["mae", "cnn"])
-def test_losses_agree_and_so_do_the_weights(name: str, phantom_cohort: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mae", "vit_scratch", "cnn"])
+def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Path, tmp_path: Path) -> None:
     one = train(phantom_cohort, tmp_path / "one", name, "data.batch_size=4")
-    two = train(
-        phantom_cohort, tmp_path / "two", name, "data.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp"
-    )
-    metric = "dev/loss" if name == "mae" else "dev/dice"
-    assert len(one) == len(two) == 3
-    for a, b in zip(one, two, strict=True):
+    two = train(phantom_cohort, tmp_path / "two", name, "data.batch_size=2", "trainer.devices=2")
+    assert (len(one.ranks), len(two.ranks)) == (1, 2)
+    assert len(one.losses) == EPOCHS * SAMPLES / 4
+    assert two.losses == pytest.approx(one.losses, abs=1e-5, rel=0)
+    assert two.gradient_norms == pytest.approx(one.gradient_norms, rel=1e-4)
+    for epoch in range(EPOCHS):
+        assert sorted(two.samples(epoch)) == one.samples(epoch) == list(range(SAMPLES))
+    for a, b in zip(one.history, two.history, strict=True):
         assert b["step"] == a["step"]
-        assert b["train/loss"] == pytest.approx(a["train/loss"], abs=2e-5)
-        assert b[metric] == pytest.approx(a[metric], abs=1e-3)
+        assert b["train/loss"] == pytest.approx(a["train/loss"], abs=1e-5, rel=0)
+        assert 0 <= b["train/data_wait_share"] <= 1
+        assert b["train/samples_per_s"] > 0
+    metric = "dev/loss" if name == "mae" else "dev/dice"
+    assert two.history[-1][metric] == pytest.approx(one.history[-1][metric], abs=1e-3)
     if name == "cnn":
         return  # biases before a norm have no true gradient, and AdamW makes steps of their rounding noise
-    states = [
-        torch.load(tmp_path / n / "demo" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for n in ("one", "two")
+    for key, value in one.weights.items():
+        torch.testing.assert_close(two.weights[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ddp
+def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_path: Path) -> None:
+    """Also in a last update of fewer samples, 16 = 2 · 6 + 4, whose batches may be unequal (3 and 1)."""
+    wanted = ["trainer.global_batch=6", "trainer.max_epochs=2"]
+    splits = {
+        "whole": ["data.batch_size=6"],
+        "accumulated": ["data.batch_size=3"],
+        "two": ["data.batch_size=1", "trainer.devices=2"],
+    }
+    runs = {name: train(phantom_cohort, tmp_path / name, "mae", *wanted, *split) for name, split in splits.items()}
+    whole = runs["whole"]
+    for name, run in runs.items():
+        assert run.gradient_norms == pytest.approx(whole.gradient_norms, rel=1e-5), name
+        assert len(run.gradient_norms) == 2 * 3
+        for a, b in zip(whole.history, run.history, strict=True):
+            assert b["step"] == a["step"]
+            assert b["train/loss"] == pytest.approx(a["train/loss"], abs=1e-5, rel=0)
+        for key, value in whole.weights.items():
+            torch.testing.assert_close(run.weights[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ddp
+def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> None:
+    settings = ["trainer.max_epochs=1", "data.batch_size=2", "tracking.enabled=true"]
+    lightning = train(phantom_cohort, tmp_path / "lightning", "vit_scratch", *settings, "trainer.devices=2")
+    torchrun = train(
+        phantom_cohort, tmp_path / "torchrun", "vit_scratch", *settings, "trainer.devices=2", launcher=TORCHRUN
+    )
+    assert torchrun.losses == lightning.losses
+    run = load_run(torchrun.run)
+    assert run.is_finished
+    assert run.finished["global_batch"] == 4
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/torchrun/runs/mlflow.db")
+    experiment_id = client.get_experiment_by_name(run.config.tracking.experiment).experiment_id
+    (tracked,) = client.search_runs([experiment_id])  # by the first process alone
+    assert tracked.info.status == "FINISHED"
+    assert "train/data_wait_share" in tracked.data.metrics
+    # The calibration at the end of training was shared out; alone, it is the same.
+    calibration = (run.directory / "calibration.json").read_text()
+    shutil.rmtree(run.directory / "predictions")
+    (run.directory / "calibration.json").unlink()
+    checked([*CLI, "calibrate", str(run.directory)])
+    assert (run.directory / "calibration.json").read_text() == calibration
+
+    tables = {}
+    for name, command in {
+        "one": [*CLI, "evaluate", str(run.directory)],
+        "two": [*CLI, "evaluate", str(run.directory), "--devices", "2"],
+        "torchrun": [*TORCHRUN, *CLI, "evaluate", str(run.directory)],
+    }.items():
+        shutil.rmtree(run.directory / "predictions")
+        (run.directory / "calibration.json").unlink()
+        out = checked(command)
+        assert out.count("scan by scan") == 1
+        tables[name] = (run.directory / "evaluation" / "test.csv").read_bytes()
+        summary = json.loads((run.directory / "evaluation" / "test.json").read_text())
+        assert summary["n_series"] == 3
+    assert tables["one"] == tables["two"] == tables["torchrun"]
+    table = pd.read_csv(run.directory / "evaluation" / "test.csv")
+    assert table["series_id"].is_unique
+    assert np.isfinite(table["volume_mm3"]).all()
+    assert table["volume_mm3"].sum() > 0
+
+
+@pytest.mark.ddp
+def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import sys\n"
+        "from data_modules.errors import UserError\n"
+        "from iac_lightning import sharding\n"
+        "def work(item):\n"
+        "    if item == int(sys.argv[1]):\n"
+        "        raise UserError(f'item {item} is broken')\n"
+        "    return item * item\n"
+        "sharding.launch('cpu', 2)\n"
+        "rank, world = sharding.process()\n"
+        "assert world == 2\n"
+        "try:\n"
+        "    with sharding.together():\n"
+        "        squares = sharding.mapped(work, range(5))\n"
+        "        first = sharding.on_first(lambda: rank + 7)\n"
+        "        if sys.argv[1] == 'late' and rank == 1: raise ValueError('after the last exchange')\n"
+        "        sys.stdout.write(f'rank {rank}: {squares} {first}\\n')\n"
+        "except Exception as error:\n"
+        "    sys.stdout.write(f'rank {rank}: {isinstance(error, UserError)} {error}\\n')\n".replace(
+            "int(sys.argv[1])", "int(sys.argv[1].replace('late', '9'))"
+        )
+    )
+
+    def lines(word: str) -> list[str]:
+        return sorted(line for line in checked([str(script), word]).splitlines() if line.startswith("rank"))
+
+    assert lines("9") == ["rank 0: [0, 1, 4, 9, 16] 7", "rank 1: [0, 1, 4, 9, 16] 7"]
+    assert lines("3") == ["rank 0: True item 3 is broken", "rank 1: True item 3 is broken"]  # item 3 is process 1's
+    assert lines("late") == [
+        "rank 0: False process 1 failed: after the last exchange",
+        "rank 0: [0, 1, 4, 9, 16] 7",
+        "rank 1: False after the last exchange",
     ]
-    for key, value in states[0].items():
-        torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ddp
+def test_torchrun_with_another_number_of_processes_names_the_setting(phantom_cohort: Path, tmp_path: Path) -> None:
+    settings = overrides(phantom_cohort, tmp_path, "tracking.enabled=false", "trainer.max_epochs=1")
+    done = python([*TORCHRUN, *CLI, "pretrain", str(experiment("mae")), *settings])
+    assert done.returncode != 0
+    assert "set trainer.devices=2 trainer.num_nodes=1" in done.stderr
+    assert not (tmp_path / "demo").exists()
+
+
+FSDP = str(REPOSITORY / "tests" / "integration" / "fsdp_on_cpu.py")
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mae", "vit_scratch"])
+def test_fsdp_learns_what_one_process_learns_and_resumes(
+    name: str, phantom_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Decay by layer and of weights alone shows whether the groups survive FSDP, which flattens parameters; a small
+    # limit clips every gradient.
+    more = ["optimizer.ema_decay=0", "optimizer.weight_decay=0.5", "trainer.gradient_clip_val=0.05"]
+    more += ["optimizer.layer_decay=0.75"] if name != "mae" else []
+    one = train(phantom_cohort, tmp_path / "one", name, "data.batch_size=4", *more)
+
+    folder = tmp_path / "fsdp"
+    settings = overrides(
+        phantom_cohort, folder / "runs", "tracking.enabled=false", f"data.sampling.samples_per_epoch={SAMPLES}",
+        "data.batch_size=2", "trainer.devices=2", "trainer.strategy=fsdp", *more,
+    )  # fmt: skip
+    command = [FSDP, str(folder), str(experiment(name)), *settings]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("STOP_AT_EPOCH", "2")
+    broken = python(command)
+    assert broken.returncode != 0
+    assert "stopped by the test" in broken.stderr  # the reason is told, by every strategy
+    monkeypatch.delenv("STOP_AT_EPOCH")
+    checked(command)
+    resumed = Training(folder / "runs" / "demo" / name, [json.loads(p.read_text()) for p in folder.glob("rank*.json")])
+    per_epoch = SAMPLES // 4
+    assert resumed.losses == pytest.approx(one.losses[2 * per_epoch :], abs=1e-4)
+    for a, b in zip(one.history, resumed.history, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], abs=1e-4)
+        metric = "dev/loss" if name == "mae" else "dev/dice"
+        assert b[metric] == pytest.approx(a[metric], abs=2e-3)
+    assert resumed.weights.keys() == one.weights.keys()
+    run = load_run(resumed.run)
+    assert run.is_finished
+    from iac_lightning.models.build import build_model
+
+    build_model(run.config).load_state_dict({k.removeprefix("model."): v for k, v in resumed.weights.items()})

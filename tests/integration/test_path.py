@@ -50,6 +50,10 @@ def test_figures_and_history_are_kept(runs: Path) -> None:
     history = [json.loads(line) for line in (runs / "cnn/logs/history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in history] == [0, 1, 2]
     assert {"train/loss", "dev/dice", "seconds"} <= set(history[-1])
+    assert all(0 < row["train/data_wait_share"] < 1 and row["train/samples_per_s"] > 0 for row in history)
+    finished = json.loads((runs / "cnn/finished.json").read_text())
+    assert finished["global_batch"] == load_run(runs / "cnn").config.data.batch_size
+    assert finished["learning_rate"] == 3e-3
 
 
 def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: Path) -> None:

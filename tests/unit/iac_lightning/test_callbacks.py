@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from data_modules.config import DataConfig, SamplingConfig
 from data_modules.geometry import Grid, Volume
+from data_modules.patches import PatchLoader, PatchSampler
 from iac_lightning import callbacks
-from iac_lightning.callbacks import EpochHistory, OverlayFigure, ReconstructionFigure, median_burden, read_history
+from iac_lightning.callbacks import (
+    DataWait,
+    EpochHistory,
+    OverlayFigure,
+    ReconstructionFigure,
+    median_burden,
+    read_history,
+)
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.runs import Run
@@ -95,6 +106,47 @@ def test_a_line_cut_off_by_a_crash_is_left_out(run: Run) -> None:
     train(EpochHistory(run), 1, 2, loss=0.5)  # mends the file: the next line does not join the broken one
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
     assert read_history(run.directory / "logs/none.jsonl") == []
+
+
+def test_waiting_for_data_and_training_share_an_epoch() -> None:
+    class Slow(Dataset[Any]):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            time.sleep(0.05)
+            return {"image": torch.zeros(1)}
+
+        def __len__(self) -> int:
+            return 8
+
+    class Loader(PatchLoader):
+        """The patches' loader, with its clock, over other items."""
+
+        def __init__(self) -> None:
+            DataLoader.__init__(self, Slow(), batch_size=2, sampler=PatchSampler(8, 2))
+            self._batches, self._resume, self.wait_s = 0, None, 0.0
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            time.sleep(0.1)
+            return self.layer(batch["image"]).sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            time.sleep(1)  # no part of the share
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[DataWait()],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(Module(), Loader(), DataLoader([{"image": torch.zeros(1)}], batch_size=1))
+    # Four batches: 2 · 0.05 s for the data of each, 0.1 s for the step: half of 0.8 s, and longer on a busy machine.
+    assert trainer.callback_metrics["train/data_wait_share"] == pytest.approx(0.5, abs=0.2)
+    assert 5 < trainer.callback_metrics["train/samples_per_s"] <= 10  # with validation's second it would be below 5
 
 
 def series(name: str, voxels: int) -> Any:

@@ -30,6 +30,9 @@ from iac_lightning.schema import VIT_PRESETS, ExperimentConfig, ViTConfig
 ROOT = Path(__file__).parents[3]
 
 
+FSDP = ("trainer.strategy=fsdp", "trainer.devices=2")
+
+
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -215,6 +218,22 @@ def test_a_password_is_refused_and_not_repeated():
         (["trainer.devices=3"], "200 does not share out over 3 processes with batches of 2: use 198 or 204"),
         (["trainer.num_nodes=4", "data.batch_size=64"], "use 256"),
         (["trainer.accelerator=cpu", "trainer.precision=16-mixed"], "16-mixed does not run on a CPU"),
+        (
+            ["trainer.global_batch=30", "data.batch_size=4", "trainer.devices=2"],
+            "a global batch of 30 is not made of whole batches of 4 on 2 devices: use 24 or 32",
+        ),
+        (["trainer.global_batch=1", "data.batch_size=4"], "use 4, or another data.batch_size"),
+        (
+            ["trainer.global_batch=8", "trainer.accumulate_grad_batches=3"],
+            "a global batch of 8 accumulates 4 batches, and trainer.accumulate_grad_batches is 3: leave that one out",
+        ),
+        (["trainer.global_batch=400"], "more than the 200 samples of an epoch"),
+        (["optimizer.lr_scaling=linear"], "set optimizer.lr_batch_size"),
+        ([*FSDP, "trainer.accelerator=cpu"], "FSDP runs on CUDA GPUs, and trainer.accelerator is cpu: use"),
+        (["trainer.strategy=fsdp_cpu_offload"], "and there is one: raise trainer.devices"),
+        ([*FSDP, "model.name=cnn"], "FSDP shares out transformer blocks, and model.name is cnn: use"),
+        ([*FSDP, "optimizer.ema_decay=0.99"], "set optimizer.ema_decay=0, or use trainer.strategy=ddp"),
+        ([*FSDP, "trainer.compile=true"], "set trainer.compile=false, or use trainer.strategy=ddp"),
     ],
 )
 def test_settings_that_do_not_fit_together(overrides, expected):
@@ -230,6 +249,10 @@ def test_settings_that_do_not_fit_together(overrides, expected):
         ["trainer.devices=2"],
         ["data.sampling.samples_per_epoch=1", "data.batch_size=2"],
         ["model.name=cnn", "trainer.precision=bf16-mixed"],
+        ["trainer.global_batch=8", "trainer.accumulate_grad_batches=4"],
+        ["trainer.global_batch=24", "trainer.devices=2", "data.batch_size=4"],  # 200 = 8 · 24 + 8
+        ["optimizer.lr_scaling=sqrt", "optimizer.lr_batch_size=256"],
+        [*FSDP, "trainer.accelerator=gpu", "trainer.precision=bf16-mixed"],
         ["model.mae.decoder_heads=5"],  # decides nothing when segmenting
     ],
 )

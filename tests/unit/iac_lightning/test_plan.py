@@ -58,3 +58,12 @@ def test_a_cnn_shows_its_plan() -> None:
     assert "sgd, peak rate 0.01, poly" in text
     assert "stride" in text
     assert "tokens" not in text
+
+
+def test_a_scaled_rate_shows_its_rule() -> None:
+    trainer = TrainerConfig(devices=2, global_batch=32)
+    for rule, words in {"linear": "0.4 = 0.1 × (32 / 8)", "sqrt": "0.2 = 0.1 × √(32 / 8)"}.items():
+        optimizer = OptimizerConfig(lr=0.1, lr_scaling=rule, lr_batch_size=8)
+        found = lines(experiment(trainer=trainer, optimizer=optimizer))
+        assert found["optimiser"] == f"adamw, peak rate {words}, cosine"
+        assert found["batch"] == "4 × 2 devices × 4 accumulated = 32 patches an update"

@@ -125,6 +125,39 @@ def test_checkpointing_lowers_the_estimate_to_inputs_and_one_block() -> None:
     assert estimates[8, False] - estimates[2, False] > 6 * 10 * visible_token_bytes
 
 
+def test_checkpointing_lowers_the_estimate_of_a_cnn_to_inputs_and_one_stage() -> None:
+    config, image, estimates = tiny_config(name="cnn"), torch.zeros(2, 1, 16, 16, 8), []
+    for checkpointing in (False, True):
+        config.model.cnn.activation_checkpointing = checkpointing
+        network = build_model(config)
+        estimates.append(activation_bytes(network, image))
+        assert isinstance(network, PlannedUNet)
+        assert network.activation_checkpointing == checkpointing
+    assert estimates[1] < 0.8 * estimates[0]
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_a_mixed_precision_keeps_as_much_as_a_real_step_in_it(name: str) -> None:
+    config = tiny_config(name=name)
+    config.data.sampling.crop = (32, 32, 32)
+    config.model.cnn.base_features = config.model.decoder.channels = 8
+    config.trainer.precision = "bf16-mixed"
+    image = torch.zeros(2, 1, 32, 32, 32)
+    whole = activation_bytes(build_model(config), image) / 2**20
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = activation_bytes(build_model(config), image) / 2**20
+    assert mixed < 0.8 * whole
+    assert f"bf16-mixed): {mixed:,.0f} kept" in model_summary(config)
+
+
+def test_fsdp_gives_each_device_its_part_of_weights_and_optimiser() -> None:
+    config = tiny_config("pretrain", dim=192, depth=4)
+    config.trainer.strategy, config.trainer.devices = "fsdp", 4
+    state = 4 * 4 * count_parameters(build_model(config)) / 2**20  # weights, gradients, two moments in float32
+    assert state > 20
+    assert f"{state / 4:,.0f} weights and optimiser (of {state:,.0f})" in model_summary(config)
+
+
 def test_summary_of_a_segmenter() -> None:
     config = tiny_config()
     network = build_model(config)

@@ -180,3 +180,26 @@ def test_residual_blocks_start_as_their_skip() -> None:
 def test_shrinking_skip_averages() -> None:
     block, x = ResidualBlock(2, 2, (3, 3, 3), (2, 2, 1)), torch.randn(1, 2, 4, 4, 2)
     torch.testing.assert_close(block.skip(x)[0, 1, 1, 0, 1], x[0, 1, 2:4, 0:2, 1].mean())
+
+
+@pytest.mark.parametrize("encoder", ["plain", "residual"])
+def test_checkpointing_gives_the_same_gradients_and_stores_less(encoder: str) -> None:
+    image, gradients, stored = torch.randn(2, 1, 16, 16, 8), [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = PlannedUNet(tiny_plan(encoder), activation_checkpointing=checkpointing).train()
+        kept: list[torch.Tensor] = []
+
+        def keep(tensor: torch.Tensor, kept: list[torch.Tensor] = kept) -> torch.Tensor:
+            kept.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            outputs = network(image)
+        stored.append(sum(t.nbytes for t in kept))
+        torch.stack([output.square().sum() for output in outputs]).sum().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    for name, gradient in gradients[0].items():
+        if gradient is not None:
+            torch.testing.assert_close(gradients[1][name], gradient)
+    assert stored[1] < 0.7 * stored[0]
