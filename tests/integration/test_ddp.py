@@ -23,6 +23,7 @@ from tests.integration.settings import REPOSITORY, experiment, overrides
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 CLI = ["-m", "iac_lightning.cli"]
 RECORDED = str(REPOSITORY / "tests" / "integration" / "recorded.py")
+FSDP = str(REPOSITORY / "tests" / "integration" / "fsdp_on_cpu.py")
 SAMPLES, EPOCHS = 16, 3
 
 
@@ -102,6 +103,7 @@ def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Pat
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_path: Path) -> None:
     """Also in a last update of fewer samples, 16 = 2 · 6 + 4, whose batches may be unequal (3 and 1)."""
     wanted = ["trainer.global_batch=6", "trainer.max_epochs=2"]
@@ -123,6 +125,7 @@ def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_pa
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> None:
     settings = ["trainer.max_epochs=1", "data.batch_size=2", "tracking.enabled=true"]
     lightning = train(phantom_cohort, tmp_path / "lightning", "vit_scratch", *settings, "trainer.devices=2")
@@ -203,18 +206,6 @@ def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> 
         "rank 0: [0, 1, 4, 9, 16] 7",
         "rank 1: False after the last exchange",
     ]
-
-
-@pytest.mark.ddp
-def test_torchrun_with_another_number_of_processes_names_the_setting(phantom_cohort: Path, tmp_path: Path) -> None:
-    settings = overrides(phantom_cohort, tmp_path, "tracking.enabled=false", "trainer.max_epochs=1")
-    done = python([*TORCHRUN, *CLI, "pretrain", str(experiment("mae")), *settings])
-    assert done.returncode != 0
-    assert "set trainer.devices=2 trainer.num_nodes=1" in done.stderr
-    assert not (tmp_path / "demo").exists()
-
-
-FSDP = str(REPOSITORY / "tests" / "integration" / "fsdp_on_cpu.py")
 
 
 @pytest.mark.ddp

@@ -15,6 +15,7 @@ from data_modules.cohort import check_unseen, read_cohort, split_salt
 from data_modules.errors import UserError
 from iac_lightning.cli import main
 from iac_lightning.evaluation.report import estimate
+from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.runs import load_run
 from iac_lightning.workflows.bundle import FILES, WEIGHTS
 from iac_lightning.workflows.predict import OUTPUTS
@@ -216,3 +217,16 @@ def test_a_finished_run_is_left_alone(runs: Path, phantom_cohort: Path, capsys) 
     assert "finished" in capsys.readouterr().out
     assert (runs / "cnn/checkpoints/last.ckpt").stat().st_mtime_ns == before
     assert load_run(runs / "cnn").is_finished
+
+
+def test_an_error_in_training_is_told_as_it_is(
+    phantom_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("the step is broken")
+
+    monkeypatch.setattr(MAEModule, "training_step", broken)
+    settings = overrides(phantom_cohort, tmp_path, "tracking.enabled=false")
+    with pytest.raises(RuntimeError, match="the step is broken"):
+        main(["pretrain", str(experiment("mae")), *settings])
+    assert not load_run(tmp_path / "demo/mae").is_finished
