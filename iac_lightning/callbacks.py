@@ -119,8 +119,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 class RequeueCallback(Callback):
     """Inside a SLURM job: after its signal, saves `last.ckpt` at the end of a training batch and leaves (`launch`).
 
-    The ranks agree on the batch, since all of them write a checkpoint. The last batch of an epoch and validation are
-    left out: resuming there would skip or repeat them. A signal that meets validation costs the steps since the last
+    The ranks agree on the batch, since all of them write a checkpoint. Batches inside an update (with accumulation) are
+    left out, whose gradients no checkpoint holds; so are the last batch of an epoch and validation: resuming there
+    would skip or repeat them. A signal that meets validation costs the steps since the last
     checkpoint (`trainer.checkpoint_every_n_steps` bounds them).
     """
 
@@ -137,7 +138,8 @@ class RequeueCallback(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and leave, where the signal has come to any rank."""
-        if not trainer.is_last_batch and self._agreed(trainer):
+        inside_update = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if not trainer.is_last_batch and not inside_update and self._agreed(trainer):
             trainer.save_checkpoint(self.path)
             launch.requeue()
 

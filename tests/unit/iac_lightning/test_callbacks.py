@@ -247,3 +247,28 @@ def test_the_reconstruction_hides_the_tokens_of_validation(tmp_path: Path, monke
     callback.on_validation_batch_end(state, module, None, batch, 0)  # type: ignore[arg-type]
     np.testing.assert_array_equal(seen["hidden"], first)  # the same mask at every validation
     assert (tmp_path / "figures/reconstruction.png").exists()
+
+
+def test_a_job_leaves_after_a_whole_update_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LeftError(Exception):
+        pass
+
+    def leave() -> None:
+        raise LeftError
+
+    monkeypatch.setattr(callbacks.launch, "asked", lambda: True)
+    monkeypatch.setattr(callbacks.launch, "requeue", leave)
+    saved: list[Path] = []
+    state = SimpleNamespace(
+        is_last_batch=False,
+        accumulate_grad_batches=3,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
+        save_checkpoint=saved.append,
+    )
+    callback = callbacks.RequeueCallback(run)
+    for batch_idx in (0, 1, 3, 4):  # a checkpoint holds no accumulated gradients
+        callback.on_train_batch_end(state, None, None, {}, batch_idx)  # type: ignore[arg-type]
+    assert not saved
+    with pytest.raises(LeftError):
+        callback.on_train_batch_end(state, None, None, {}, 2)  # type: ignore[arg-type]
+    assert len(saved) == 1
