@@ -353,8 +353,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from iac_lightning.workflows.evaluate import describe, evaluate
 
     sharding.launch(run.config.trainer.accelerator, arguments.devices)
-    with sharding.together():
-        summary = evaluate(run, arguments.split)
+    summary = evaluate(run, arguments.split)
     if not is_main_process():
         return
     print(describe(summary))

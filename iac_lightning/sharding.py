@@ -73,7 +73,7 @@ def process() -> tuple[int, int]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around everything that exchanges: an error of one process ends all of them, each with that error.
+    """Around everything that exchanges, not nested: an error of one process ends all of them, each with that error.
 
     Raises:
         UserError: another process's, too.

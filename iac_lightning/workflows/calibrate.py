@@ -55,6 +55,7 @@ from iac_lightning.workflows.trained import (
 QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
 
 
+@sharding.together()
 def calibrate_run(run: Run, logger: object = None) -> dict[str, Any]:
     """`iac calibrate`, and the end of every fine-tuning: see `calibrate`.
 

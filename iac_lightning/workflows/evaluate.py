@@ -44,6 +44,7 @@ APPLIED = (
 """What an evaluation says of the calibration that it applied."""
 
 
+@sharding.together()
 def evaluate(run: Run, split: str) -> dict[str, Any]:
     """Predict a split, write its NIfTI files, `evaluation/<split>.csv` and `<split>.json`, and track the figures.
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from data_modules.cohort import seen_patients, split_salt
 from data_modules.ct_data_module import CTDataModule
 from data_modules.errors import UserError
-from iac_lightning import sharding, tracking
+from iac_lightning import tracking
 from iac_lightning.batching import accumulated_batches, global_batch, learning_rate
 from iac_lightning.callbacks import (
     DataWait,
@@ -79,8 +79,7 @@ def train(config: ExperimentConfig) -> Run:
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
             if config.task == "segment":  # before the end is noted: a killed run does it again
-                with sharding.together():
-                    calibration = calibrate_run(run, logger)
+                calibration = calibrate_run(run, logger)
                 if is_main_process():
                     print(describe(calibration))
                     log_trained(run, logger)
