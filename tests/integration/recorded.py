@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -57,8 +58,9 @@ def main(folder: Path, experiment: Path, settings: list[str]) -> None:
         trainer.callbacks.append(Recorder(folder))  # type: ignore[attr-defined]
         return trainer
 
-    workflow.build_trainer = recorded  # type: ignore[assignment]
-    workflow.train(load_experiment(experiment, settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow, "build_trainer", recorded)
+        workflow.train(load_experiment(experiment, settings))
 
 
 if __name__ == "__main__":

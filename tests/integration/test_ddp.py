@@ -18,7 +18,10 @@ import pytest
 import torch
 
 from iac_lightning.runs import load_run
+from tests.integration import recorded
 from tests.integration.settings import REPOSITORY, experiment, overrides
+
+pytestmark = [pytest.mark.ddp, pytest.mark.timeout(900)]
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 CLI = ["-m", "iac_lightning.cli"]
@@ -30,7 +33,7 @@ SAMPLES, EPOCHS = 16, 3
 def python(arguments: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=240, **settings
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600, **settings
     )
 
 
@@ -73,12 +76,14 @@ def train(cohort: Path, folder: Path, name: str, *more: str, launcher: Sequence[
     settings = overrides(
         cohort, folder / "runs", "tracking.enabled=false", f"data.sampling.samples_per_epoch={SAMPLES}", *more
     )
-    checked([*launcher, RECORDED, str(folder), str(experiment(name)), *settings])
+    if launcher or "trainer.devices=2" in more:
+        checked([*launcher, RECORDED, str(folder), str(experiment(name)), *settings])
+    else:
+        recorded.main(folder, experiment(name), settings)
     ranks = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
     return Training(folder / "runs" / "demo" / name, ranks)
 
 
-@pytest.mark.ddp
 @pytest.mark.parametrize("name", ["mae", "vit_scratch", "cnn"])
 def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Path, tmp_path: Path) -> None:
     one = train(phantom_cohort, tmp_path / "one", name, "data.batch_size=4")
@@ -102,7 +107,6 @@ def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Pat
         torch.testing.assert_close(two.weights[key], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.ddp
 @pytest.mark.slow
 def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_path: Path) -> None:
     """Also in a last update of fewer samples, 16 = 2 · 6 + 4, whose batches may be unequal (3 and 1)."""
@@ -124,7 +128,6 @@ def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_pa
             torch.testing.assert_close(run.weights[key], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.ddp
 @pytest.mark.slow
 def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> None:
     settings = ["trainer.max_epochs=1", "data.batch_size=2", "tracking.enabled=true"]
@@ -170,7 +173,6 @@ def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> 
     assert table["volume_mm3"].sum() > 0
 
 
-@pytest.mark.ddp
 def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> None:
     script = tmp_path / "fails.py"
     script.write_text(
@@ -208,7 +210,6 @@ def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.ddp
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mae", "vit_scratch"])
 def test_fsdp_learns_what_one_process_learns_and_resumes(
