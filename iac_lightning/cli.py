@@ -352,7 +352,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from iac_lightning.runs import is_main_process
     from iac_lightning.workflows.evaluate import describe, evaluate
 
-    sharding.launch(run.config.trainer.accelerator, arguments.devices)
+    sharding.launch(run, arguments.devices)
     summary = evaluate(run, arguments.split)
     if not is_main_process():
         return

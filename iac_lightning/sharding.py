@@ -20,6 +20,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data_modules.errors import UserError
+from iac_lightning.runs import Run
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,14 +33,14 @@ class ElsewhereError(RuntimeError):
     """Another process has failed, with an error that is not the user's to mend."""
 
 
-def launch(accelerator: str, devices: int | None = None) -> None:
-    """Go on as one of several processes, which run the same command.
+def launch(run: Run, devices: int | None = None) -> None:
+    """Go on as one of several processes, which run the same command on a run.
 
     Under torchrun they are there already. Otherwise Lightning starts `devices` − 1 more. Results are exchanged on the
     CPU (gloo) whatever the accelerator.
 
     Args:
-        accelerator: where networks compute, as in `trainer.accelerator`.
+        run: its `trainer.accelerator` says where networks compute.
         devices: processes on this machine; None: those of torchrun, else one.
 
     Raises:
@@ -61,7 +62,7 @@ def launch(accelerator: str, devices: int | None = None) -> None:
 
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT)
-    Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=strategy).launch()
+    Fabric(accelerator=run.config.trainer.accelerator, devices=count, num_nodes=nodes, strategy=strategy).launch()
 
 
 def process() -> tuple[int, int]:

@@ -289,13 +289,16 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     summary = {"run": "cnn", "split": "dev", "n_series": 3, "n_patients": 2, **dict.fromkeys(names, figure)}
     evaluate = Recorder(summary)
     monkeypatch.setattr("iac_lightning.workflows.evaluate.evaluate", evaluate)
+    launch = Recorder(None)
+    monkeypatch.setattr("iac_lightning.sharding.launch", launch)
     assert main(["evaluate", "runs/cnn", "--split", "dev"]) == 0
     assert evaluate.calls == [(("run", Path("runs/cnn")), "dev")]
     text = capsys.readouterr().out
     assert "cnn, dev: 3 scans of 2 patients" in text
     assert "dice 0.500 [0.400; 0.600]" in text
     assert "runs/cnn/evaluation/dev.csv" in text
-    assert main(["evaluate", "runs/cnn", "inference.mirror=true"]) == 0
+    assert main(["evaluate", "runs/cnn", "inference.mirror=true", "--devices", "3"]) == 0
+    assert [devices for _, devices in launch.calls] == [None, 3]
     assert evaluate.calls[1] == (("run", Path("runs/cnn"), "inference.mirror=true"), "test")
     assert main(["evaluate", "--predictions", "p", "--cohort", "c.csv", "inference.mirror=true"]) == 2
 
