@@ -81,6 +81,7 @@ def test_bf16_mixed_stays_close_to_float32(task: str, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("task", "name"), [("pretrain", "vit"), ("segment", "vit"), ("segment", "cnn")])
 def test_compiled_steps_give_the_same_losses_and_names(task: str, name: str) -> None:
     plain_module, plain = train(task, name)
