@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from iac_lightning.batching import updates_per_epoch
 from iac_lightning.models.build import build_model, count_parameters
 from iac_lightning.models.mae import MAEOutput
 from iac_lightning.schema import ExperimentConfig
@@ -34,8 +33,4 @@ def step_flops(config: ExperimentConfig) -> tuple[int, int]:
 
 def training_steps(config: ExperimentConfig) -> int:
     """Weight updates of a whole run."""
-    trainer = config.trainer
-    batches = math.ceil(
-        config.data.sampling.samples_per_epoch / (config.data.batch_size * trainer.devices * trainer.num_nodes)
-    )
-    return math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    return updates_per_epoch(config) * config.trainer.max_epochs
