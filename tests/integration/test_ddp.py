@@ -228,7 +228,7 @@ def test_fsdp_learns_what_one_process_learns_and_resumes(
     folder = tmp_path / "fsdp"
     settings = overrides(
         phantom_cohort, folder / "runs", "tracking.enabled=false", f"data.sampling.samples_per_epoch={SAMPLES}",
-        "data.batch_size=2", "trainer.devices=2", "trainer.strategy=fsdp", *more,
+        "data.batch_size=2", "trainer.devices=2", "trainer.accelerator=auto", "trainer.strategy=fsdp", *more,
     )  # fmt: skip
     command = [FSDP, str(folder), str(experiment(name)), *settings]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
