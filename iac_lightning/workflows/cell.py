@@ -62,7 +62,7 @@ def train_and_evaluate(cell: PlannedCell, split: str, parent: str | None, extra:
     from iac_lightning.workflows.train import train
 
     run = train(config)
-    if cell.kind == "finetune":
+    if cell.kind == "finetune" and is_main_process():
         for name in dict.fromkeys(("dev", split)):
             evaluate(run, name)
 
