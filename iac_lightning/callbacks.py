@@ -41,6 +41,7 @@ class EpochHistory(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget epochs that will run again; send to MLflow what it lacks of the others."""
+        self._start = time.monotonic()
         rows = [r for r in read_history(self.path) if r["epoch"] < trainer.current_epoch]
         write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in rows))
         if isinstance(trainer.logger, RunLogger):
@@ -83,6 +84,10 @@ class DataWait(Callback):
 
     def __init__(self) -> None:
         self._start = self._samples = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock: a run continued inside an epoch does not start that epoch again."""
+        self._start, self._samples = time.perf_counter(), 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -127,6 +132,10 @@ class RequeueCallback(Callback):
 
     def __init__(self, run: Run) -> None:
         self.path = run.checkpoints_dir / "last.ckpt"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run continued inside an epoch does not start that epoch again."""
+        launch.training_batches(True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Everything before is saved."""

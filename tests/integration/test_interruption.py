@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from iac_lightning.callbacks import RequeueCallback
+from iac_lightning.callbacks import RequeueCallback, read_history
 from iac_lightning.config import load_experiment
 from iac_lightning.launch import RequeuedError
 from iac_lightning.runs import load_run
@@ -130,7 +130,10 @@ def test_saved_in_the_middle_of_an_epoch(phantom_cohort: Path, tmp_path: Path, m
             saved = load_run(tmp_path / place / "demo" / "mae").last_checkpoint
             assert saved is not None
             assert torch.load(saved, weights_only=True)["global_step"] == 13
+            begun = time.perf_counter()
         run = train_workflow.train(config)
         states[place] = torch.load(run.checkpoints_dir / "last.ckpt", weights_only=True)["state_dict"]
+    rate = read_history(run.directory / "logs" / "history.jsonl")[-1]["train/samples_per_s"]
+    assert rate > 0.9 * (80 - 3 * 8) / (time.perf_counter() - begun), "the clock began before the continued run did"
     for key, value in states["whole"].items():
         assert torch.equal(value, states["broken"][key]), key
