@@ -124,7 +124,8 @@ def end_with_parent() -> None:
     """
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not sys.stdin, whose lock a thread that waits would hold when Python ends
+            pass
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE_S)
         os._exit(1)

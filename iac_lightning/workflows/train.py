@@ -60,6 +60,7 @@ def train(config: ExperimentConfig) -> Run:
             tracking.catch_up(run)
             return run
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+        warnings.filterwarnings("ignore", message="The `srun` command is available")  # wanted only inside a job
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
