@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data_modules.cohort import Cohort, check_leakage, check_trains_on, read_cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
+from data_modules.look import GUARDED
 from data_modules.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler, normalise
 from data_modules.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
 
@@ -80,6 +81,7 @@ class CTDataModule(L.LightningDataModule):
         """
         cohort = read_cohort(self.config.cohort)
         check_leakage(cohort)
+        assert GUARDED not in self._splits, "training never opens the test split"
         store = open_store(self.config, self._splits)
         train = store.split(*TRAINS_ON[self.task])
         dev = store.split("dev")

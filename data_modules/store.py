@@ -42,6 +42,7 @@ from data_modules.config import DataConfig, GridConfig
 from data_modules.ct import read_mask, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume, place
+from data_modules.look import GUARDED, RecordedLook, require_look
 from data_modules.prepare.common_grid import on_common_grid, surroundings, to_int16
 from data_modules.prepare.roi import region_of_interest
 from data_modules.resampling import resample_occupancy
@@ -107,22 +108,35 @@ class PreparedStore:
     Attributes:
         directory: folder of the settings they were prepared with.
         fingerprint: of the settings and of every series' id, split and source content; the same on every machine.
-        series: what could be prepared.
+        series: what could be prepared; without a look on record, the test split is left out.
         failed: reason by series id, of what could not.
+        look: at the test split, that it was opened for.
+        n_withheld: series of the test split that were left out.
     """
 
     directory: Path
     fingerprint: str
     series: tuple[PreparedSeries, ...]
     failed: dict[str, str] = field(default_factory=dict)
+    look: RecordedLook | None = None
+    n_withheld: int = 0
 
     def split(self, *names: str) -> tuple[PreparedSeries, ...]:
-        """The prepared series of the named splits."""
+        """The prepared series of the named splits.
+
+        Raises:
+            TestSetGuardError: for the test split, unless the store was opened for a look on record.
+        """
+        require_look(names, self.look, "prepared series")
         return tuple(p for p in self.series if p.series.split in names)
 
 
 def prepare_cohort(
-    config: DataConfig, splits: Sequence[str] | None = None, *, retry_failed: bool = True
+    config: DataConfig,
+    splits: Sequence[str] | None = None,
+    *,
+    retry_failed: bool = True,
+    look: RecordedLook | None = None,
 ) -> PreparedStore:
     """Prepare what is not prepared yet, and open the store.
 
@@ -133,6 +147,7 @@ def prepare_cohort(
         config: cohort, grid, folder and number of processes.
         splits: only series of these splits; by default all.
         retry_failed: try again what failed before, even if neither its files nor the settings have changed.
+        look: opens the test split, which is prepared like every other but else withheld.
 
     Raises:
         UserError: when the cohort is not valid, has no series in `splits`, or none of them can be prepared.
@@ -145,17 +160,19 @@ def prepare_cohort(
             todo = _todo(directory, series, cohort.path.parent, retry_failed)  # another process may have done it
             if todo:
                 _prepare_all(directory, todo, cohort, config)
-    return _open_store(directory, cohort, series, config.grid)
+    return _open_store(directory, cohort, series, config.grid, look)
 
 
-def open_store(config: DataConfig, splits: Sequence[str] | None = None) -> PreparedStore:
+def open_store(
+    config: DataConfig, splits: Sequence[str] | None = None, look: RecordedLook | None = None
+) -> PreparedStore:
     """Open what `prepare_cohort` has prepared with these settings; prepares nothing (for ranks other than the first).
 
     Raises:
         UserError: when the cohort is not valid, or nothing of it is prepared.
     """
     cohort, series = _select(config, splits)
-    return _open_store(_store_directory(config, cohort), cohort, series, config.grid)
+    return _open_store(_store_directory(config, cohort), cohort, series, config.grid, look)
 
 
 def _select(config: DataConfig, splits: Sequence[str] | None) -> tuple[Cohort, tuple[Series, ...]]:
@@ -333,7 +350,9 @@ def _soft_label(label: Volume, common: Grid) -> tuple[NDArray[np.uint8], NDArray
     return full, np.column_stack([components[tuple(voxels.T)], voxels]).astype(np.int32)
 
 
-def _open_store(directory: Path, cohort: Cohort, series: Sequence[Series], grid: GridConfig) -> PreparedStore:
+def _open_store(
+    directory: Path, cohort: Cohort, series: Sequence[Series], grid: GridConfig, look: RecordedLook | None
+) -> PreparedStore:
     prepared = []
     for item in series:
         meta = _read_meta(directory / item.series_id)
@@ -350,7 +369,9 @@ def _open_store(directory: Path, cohort: Cohort, series: Sequence[Series], grid:
     if not prepared:
         raise UserError(f"{directory}: no series is prepared with these settings yet; prepare the cohort first")
     described = sorted((p.series.series_id, p.series.split, p.source_sha256) for p in prepared)
-    return PreparedStore(directory, _digest([_settings(grid), described]), tuple(prepared), failed)
+    shown = tuple(p for p in prepared if p.series.split != GUARDED or (look is not None and look.is_on_record))
+    fingerprint = _digest([_settings(grid), described])
+    return PreparedStore(directory, fingerprint, shown, failed, look, len(prepared) - len(shown))
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ _share_inside: Rule = (lambda v: 0 < v < 1, "a number between 0 and 1, both excl
 _sizes: Rule = (lambda v: min(v) >= 1, "three whole numbers of 1 or more")
 _lengths: Rule = (lambda v: min(v) > 0, "three numbers greater than 0")
 _any: Rule = (lambda v: True, "any number")
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in pairwise(values))
+
 
 RANGES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
@@ -104,6 +110,15 @@ RANGES: dict[str, Rule] = {
     "launcher.mem_gb": _positive,
     "launcher.time_min": _at_least_one,
     "launcher.signal_delay_s": _at_least_one,
+    "evaluation.thickness_edges_mm": (
+        lambda v: len(v) > 0 and v[0] > 0 and _rises(v),
+        "one or more rising numbers greater than 0",
+    ),
+    "evaluation.risk_cutoffs_mm3": (
+        lambda v: v[0] >= 0 and _rises(v),
+        "[none, low, medium], three rising numbers of 0 or more",
+    ),
+    "evaluation.coverage": _share_inside,
 }
 """The rule of every numeric setting; null, where a setting allows it, is always fine."""
 

@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, nargs="?", help="run directory, such as runs/vit_mae")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test")
     evaluate.add_argument("--devices", type=int, help="processes that share the scans (default: torchrun's, else 1)")
-    evaluate.add_argument("overrides", nargs="*", metavar="inference.key=value", help="such as inference.mirror=true")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings of inference and evaluation")
     others = evaluate.add_argument_group("predictions of another program, instead of a run")
     others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
     others.add_argument("--cohort", type=Path, help="cohort table with the labels")
@@ -142,13 +142,18 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--slice-thickness-mm", type=float, help="for NIfTI, which does not know it")
     predict.set_defaults(command=run_predict)
 
-    report = commands.add_parser("report", help="compare evaluated runs in one HTML page")
-    report.add_argument(
-        "runs", type=Path, nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote; or sweeps"
-    )
+    report = commands.add_parser("report", help="evaluated runs in one HTML page")
+    report.add_argument("runs", nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote; or sweeps")
     report.add_argument("--out", type=Path, required=True)
     report.add_argument("--split", choices=("dev", "test"), help="default: test; a sweep has its own")
-    report.set_defaults(command=run_report)
+    report.set_defaults(command=run_report, overrides=[])
+
+    compare = commands.add_parser("compare", help="two evaluated runs on the same scans, in the terminal")
+    compare.add_argument("runs", nargs="+", metavar="run", help="two of them, the baseline last; evaluation.key=value")
+    compare.add_argument("--metric", nargs="+", default=["dice"], help="columns, corrected together (default: dice)")
+    compare.add_argument("--split", choices=("dev", "test"), default="test")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(command=run_compare, overrides=[])
 
     stress = commands.add_parser("stress", help="the same heads through thicker and thicker slices")
     stress.add_argument("runs", type=Path, nargs="+", help="run directories; the last is the baseline")
@@ -264,7 +269,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     from data_modules.store import prepare_cohort
 
     store = prepare_cohort(config.data)
-    print(f"{len(store.series)} series in {store.directory}")
+    print(f"{len(store.series) + store.n_withheld} series in {store.directory}")
 
 
 def run_training(arguments: argparse.Namespace, task: str) -> None:
@@ -325,12 +330,13 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`iac evaluate`."""
+    if arguments.predictions and arguments.run and "=" in str(arguments.run):  # a setting where a run could stand
+        arguments.overrides.insert(0, str(arguments.run))
+        arguments.run = None
     if (arguments.run is None) == (arguments.predictions is None) or bool(arguments.predictions) != bool(
         arguments.cohort
     ):
         raise UserError("iac evaluate takes either a run, or --predictions DIR with --cohort TABLE")
-    if arguments.predictions and arguments.overrides:
-        raise UserError(f"{arguments.overrides[0]}: settings of inference belong to a run, not to --predictions")
     if arguments.predictions:
         from iac_lightning.workflows import external
 
@@ -342,6 +348,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             threshold=arguments.threshold,
             label=arguments.label,
             workers=arguments.workers,
+            evaluation=external.external_settings({}, arguments.overrides),
         )
         print(external.describe(summary))
         return
@@ -383,18 +390,43 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     """`iac report`."""
-    from iac_lightning.runs import load_run
-    from iac_lightning.workflows.external import is_external, load_external
+    paths, overrides = paths_apart(arguments)
+    from iac_lightning.workflows.evaluated import load_entry
     from iac_lightning.workflows.report import report
     from iac_lightning.workflows.sweep_report import all_sweeps, sweep_report
 
-    if all_sweeps(arguments.runs):
-        if arguments.split:
-            raise UserError("--split: a sweep compares its cells on the split that its file names; leave --split out")
-        print(sweep_report(arguments.runs, arguments.out))
+    if all_sweeps(paths):
+        if arguments.split or overrides:
+            raise UserError(
+                "a sweep compares its cells on the split and with the settings that its file names; leave "
+                f"{'--split' if arguments.split else overrides[0]} out"
+            )
+        print(sweep_report(paths, arguments.out))
         return
-    models = [load_external(path) if is_external(path) else load_run(path) for path in arguments.runs]
-    print(report(models, arguments.out, arguments.split or "test"))
+    print(report([load_entry(path, overrides) for path in paths], arguments.out, arguments.split or "test"))
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    """`iac compare`."""
+    import json
+
+    paths, overrides = paths_apart(arguments)
+    if len(paths) != 2:
+        raise UserError(f"iac compare takes two models, the baseline last; {len(paths)} were given")
+    from iac_lightning.workflows.compare import compare, describe
+    from iac_lightning.workflows.evaluated import load_entry
+
+    first, second = (load_entry(path, overrides) for path in paths)
+    found = compare(first, second, arguments.split, arguments.metric)
+    print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) if arguments.json else describe(found))
+
+
+def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Runs, and the `key=value` settings that stand among them or after an option."""
+    words = [*arguments.runs, *arguments.overrides]
+    return [Path(w) for w in words if "=" not in w or Path(w).exists()], [
+        w for w in words if "=" in w and not Path(w).exists()
+    ]
 
 
 def run_stress(arguments: argparse.Namespace) -> None:

@@ -54,6 +54,7 @@ UNDECISIVE = (
     "tracking",
     "inference",
     "launcher",
+    "evaluation",
 )
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
 
@@ -112,9 +113,15 @@ def is_decisive(key: str) -> bool:
     return not any(key == other or key.startswith(other + ".") for other in UNDECISIVE)
 
 
-def config_hash(config: ExperimentConfig) -> str:
-    """12 hexadecimal digits over the settings that decide the result, the name excepted."""
-    decisive = {k: _plain(value_at(config, k)) for k in _leaves(ExperimentConfig) if is_decisive(k) and k != "name"}
+def config_hash(config: ExperimentConfig, *also: str) -> str:
+    """12 hexadecimal digits over the settings that decide the result, the name excepted.
+
+    Args:
+        config: the experiment.
+        also: sections that count too, such as "inference" where it is an evaluation's result.
+    """
+    keys = [k for k in _leaves(ExperimentConfig) if is_decisive(k) or k.partition(".")[0] in also]
+    decisive = {k: _plain(value_at(config, k)) for k in keys if k != "name"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -414,10 +421,14 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
         return None
     if typing.get_origin(inner) is tuple:
         kinds = typing.get_args(inner)
+        if kinds[-1] is ...:
+            kinds = (kinds[0],) * (len(value) if isinstance(value, (list, tuple)) else 0)
         fits = isinstance(value, (list, tuple)) and len(value) == len(kinds)
         scalars = [_scalar(v, kind) for v, kind in zip(value, kinds, strict=True)] if fits else [None]
         if None in scalars:
-            raise _WrongValueError(f"expected {_words(hint)}, such as {_show(value_at(ExperimentConfig(), key))}")
+            default = value_at(ExperimentConfig(), key)
+            example = "" if default is None else f", such as {_show(default)}"
+            raise _WrongValueError(f"expected {_words(hint)}{example}")
         return tuple(scalars)
     scalar = _scalar(value, inner)
     if scalar is None:
@@ -463,7 +474,8 @@ def _words(hint: Any) -> str:
     many = {int: "whole numbers", float: "numbers"}
     if typing.get_origin(inner) is tuple:
         kinds = typing.get_args(inner)
-        words = f"{ {2: 'two', 3: 'three'}[len(kinds)] } {many[kinds[0]]}"
+        count = "a list of" if kinds[-1] is ... else {2: "two", 3: "three"}[len(kinds)]
+        words = f"{count} {many[kinds[0]]}"
     else:
         words = one[inner]
     return f"{words} or null" if optional else words

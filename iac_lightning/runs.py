@@ -181,7 +181,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
 
     Args:
         path: its directory.
-        overrides: settings of the section `inference` that differ from those it was trained with.
+        overrides: settings of the sections `inference` and `evaluation` that differ from those it was trained with.
 
     Raises:
         UserError: when `path` is not a run directory, its settings are not valid (any more), or other settings are
@@ -190,10 +190,11 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     if not (path / "config.yaml").is_file():
         what = "there is no such directory" if not path.exists() else "not a run directory (it has no config.yaml)"
         raise UserError(f"{path}: {what}. Give the directory of a run, such as runs/demo/vit_mae.")
-    trained = [o for o in overrides if not o.startswith("inference.")]
+    trained = [o for o in overrides if not o.startswith(("inference.", "evaluation."))]
     if trained:
         raise UserError(
-            f"{', '.join(trained)}: a trained run takes settings of inference only, as inference.mirror=true"
+            f"{', '.join(trained)}: a trained run takes settings of inference and evaluation only, as "
+            "inference.mirror=true"
         )
     return Run(path, load_experiment(path / "config.yaml", overrides))
 

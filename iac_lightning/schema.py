@@ -247,6 +247,18 @@ class InferenceConfig:
 
 
 @dataclass(kw_only=True)
+class EvaluationConfig:
+    """How predictions are judged; `iac evaluate`, `iac report` and `iac compare` take other settings."""
+
+    thickness_edges_mm: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0)
+    """Where strata of slice thickness part; an edge belongs to the thinner one."""
+    risk_cutoffs_mm3: tuple[float, float, float] | None = None
+    """Largest volumes of the risk groups none, low and medium; null: 0, and thirds of the development labels."""
+    coverage: float = 0.9
+    """Share of new patients whose volume a conformal interval shall hold."""
+
+
+@dataclass(kw_only=True)
 class ExperimentConfig:
     """One run: everything that decides its result."""
 
@@ -268,3 +280,4 @@ class ExperimentConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

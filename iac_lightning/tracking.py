@@ -32,6 +32,7 @@ __all__ = [
     "create_store",
     "finish",
     "log_figure",
+    "log_files",
     "log_folder",
     "log_summary",
     "serve_command",
@@ -275,6 +276,30 @@ def _store_now_or_later(run: Run, what: str, add: Callable[[Spool], None]) -> No
     except Exception as error:  # see RunLogger.attempt
         spool.keep()
         log.warning("tracking: %s was not stored in MLflow (%s); it waits in the run directory", what, _one_line(error))
+
+
+def log_files(run: Run, paths: Sequence[Path], root: Path, folder: str) -> None:
+    """Keep files as artifacts of the run's MLflow run, in the folders that they have below `root`.
+
+    Does nothing where the run was not tracked; a failing store costs one warning.
+
+    Args:
+        run: whose.
+        paths: files below `root`.
+        root: their common folder.
+        folder: of the artifacts.
+    """
+    run_id = run.mlflow_run_id
+    if run_id is None or not run.config.tracking.enabled or not is_main_process():
+        return
+    try:
+        create_store(run.config)
+        client = client_of(tracking_uri(run.config))
+        for path in paths:
+            below = path.parent.relative_to(root).as_posix()
+            client.log_artifact(run_id, str(path), folder if below == "." else f"{folder}/{below}")
+    except Exception as error:  # see RunLogger.attempt
+        log.warning("tracking: %s of %s was not stored in MLflow (%s)", folder, run.config.name, _one_line(error))
 
 
 # --- what a run is in MLflow -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
 from iac_lightning.evaluation.bootstrap import paired_difference
-from iac_lightning.evaluation.summary import THICKNESS_STRATA
+from iac_lightning.evaluation.strata import THICKNESS_STRATA, Stratum
 from iac_lightning.evaluation.threshold import choose_threshold
 
 Part = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -298,11 +298,16 @@ def _order_statistics(arrays: Iterable[NDArray[np.float32]], ranks: NDArray[np.i
 
 
 def thresholds_by_thickness(
-    dice: NDArray[np.float64], has_lesion: ArrayLike, patients: Sequence[str], thickness_mm: ArrayLike, seed: int
+    dice: NDArray[np.float64],
+    has_lesion: ArrayLike,
+    patients: Sequence[str],
+    thickness_mm: ArrayLike,
+    seed: int,
+    thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,
 ) -> dict[str, Any]:
     """Whether thresholds of their own help the strata of slice thickness, and which they are.
 
-    A stratum (`THICKNESS_STRATA`) may have its own threshold from `STRATUM_PATIENTS` patients with lesions on; two
+    A stratum may have its own threshold from `STRATUM_PATIENTS` patients with lesions on; two
     strata are needed. In a cross-validation by patient both ways choose on the other folds and are compared on the
     scans left out; own thresholds are used where the 95 % interval of the gain in Dice over patients lies above 0.
 
@@ -312,6 +317,7 @@ def thresholds_by_thickness(
         patients: `[n_series]`.
         thickness_mm: `[n_series]`.
         seed: of the folds and the bootstrap.
+        thickness_strata: which strata are tried.
 
     Returns:
         Plain types: `used`, `why`, `gain` (mean, ci95, n_patients; None where not tried), and `strata`, a list of
@@ -322,7 +328,7 @@ def thresholds_by_thickness(
     scores = np.asarray(dice)[lesion]
     strata: list[dict[str, Any]] = []
     member = np.full(len(names), -1)
-    for k, (name, low, high) in enumerate(THICKNESS_STRATA):
+    for k, (name, low, high) in enumerate(thickness_strata):
         inside = (thickness > low) & (thickness <= high)
         n_patients = len(np.unique(names[inside]))
         enough = n_patients >= STRATUM_PATIENTS

@@ -32,8 +32,7 @@ from scipy import stats
 
 from data_modules.errors import UserError
 from iac_lightning.evaluation.risk import GROUPS, RiskCutoffs, risk_groups
-from iac_lightning.evaluation.summary import THICKNESS_STRATA
-from iac_lightning.evaluation.thickness import Stratum, stratum_index
+from iac_lightning.evaluation.strata import THICKNESS_STRATA, Stratum, stratum_index
 
 
 @dataclass(frozen=True, kw_only=True)

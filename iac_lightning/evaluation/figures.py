@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from data_modules.geometry import Volume, canonical
 from iac_lightning.evaluation.bootstrap import PairedDifference
 from iac_lightning.evaluation.lesions import as_mask, components
-from iac_lightning.evaluation.summary import THICKNESS_STRATA
+from iac_lightning.evaluation.strata import THICKNESS_STRATA, Stratum
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
     "#000000",
@@ -129,9 +129,19 @@ def difference_figure(
 
 
 def thickness_figure(
-    tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict[str, Any]], source: str
+    tables: Mapping[str, pd.DataFrame],
+    summaries: Mapping[str, dict[str, Any]],
+    source: str,
+    strata: Sequence[Stratum] = THICKNESS_STRATA,
 ) -> Figure:
-    """Dice against slice thickness: a point a scan with lesions, and the mean with CI of each stratum."""
+    """Dice against slice thickness: a point a scan with lesions, and the mean with CI of each stratum.
+
+    Args:
+        tables: model label to table of series.
+        summaries: model label to its `summarise`, with the same strata.
+        source: what the figure is drawn from.
+        strata: of slice thickness.
+    """
     figure, axes = _new(9.0, 4.2)
     n_models = len(tables)
     longest = max(float(table["slice_thickness_mm"].max()) for table in tables.values())
@@ -148,7 +158,7 @@ def thickness_figure(
             linewidths=0,
         )
         places, means, low, high = [], [], [], []
-        for (_, lower, upper), stratum in zip(THICKNESS_STRATA, summaries[label]["thickness"], strict=True):
+        for (_, lower, upper), stratum in zip(strata, summaries[label]["thickness"], strict=True):
             if stratum["mean"] is None:
                 continue
             inside = (rows["slice_thickness_mm"] > lower) & (rows["slice_thickness_mm"] <= upper)
@@ -159,7 +169,7 @@ def thickness_figure(
             high.append(ends[1])
         axes.vlines(places, low, high, color=_color(k), linewidth=1.6)
         axes.plot(places, means, color=_color(k), marker=_marker(k), markersize=8, markeredgecolor="white", label=label)
-    for _, _, upper in THICKNESS_STRATA:
+    for _, _, upper in strata:
         if upper < longest:
             axes.axvline(upper, color="#cccccc", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xlabel("slice thickness (mm); dotted lines part the strata")

@@ -15,6 +15,9 @@ from data_modules.geometry import Volume
 MINIMUM_HU = 130.0
 """A voxel can be calcium from here on (Jin et al. 2025, annotation protocol)."""
 
+SMALL_LESION_MM3 = 10.0
+"""Volume up to which a lesion is called small: a ball of 2.7 mm, a few voxels of a thick slice."""
+
 _ALL_26 = np.ones((3, 3, 3), dtype=bool)
 _NEIGHBOURS = _ALL_26.copy()
 _NEIGHBOURS[1, 1, 1] = False
@@ -29,12 +32,16 @@ class LesionCounts:
         n_lesions_hit: those that the prediction touches.
         n_predicted: components of the prediction.
         n_predicted_hit: those that touch the label.
+        n_small_lesions: components of the label of at most the given number of voxels.
+        n_small_lesions_hit: those that the prediction touches.
     """
 
     n_lesions: int
     n_lesions_hit: int
     n_predicted: int
     n_predicted_hit: int
+    n_small_lesions: int
+    n_small_lesions_hit: int
 
     @property
     def sensitivity(self) -> float:
@@ -73,16 +80,27 @@ def components(mask: NDArray[Any]) -> tuple[NDArray[np.signedinteger], int]:
     return ids, int(n)
 
 
-def lesion_counts(prediction: NDArray[Any], label: NDArray[Any]) -> LesionCounts:
-    """Lesion-wise hits of a predicted mask against a label mask, both `[X, Y, Z]`."""
+def lesion_counts(prediction: NDArray[Any], label: NDArray[Any], small_voxels: int = 0) -> LesionCounts:
+    """Lesion-wise hits of a predicted mask against a label mask, both `[X, Y, Z]`.
+
+    Args:
+        prediction: predicted mask.
+        label: true mask.
+        small_voxels: largest number of voxels of a small lesion.
+    """
     predicted_ids, n_predicted = components(prediction)
     lesion_ids, n_lesions = components(label)
     both = (predicted_ids > 0) & (lesion_ids > 0)
+    hit = np.unique(lesion_ids[both])
+    small = np.bincount(lesion_ids.ravel(), minlength=n_lesions + 1) <= small_voxels
+    small[0] = False
     return LesionCounts(
         n_lesions=n_lesions,
-        n_lesions_hit=len(np.unique(lesion_ids[both])),
+        n_lesions_hit=len(hit),
         n_predicted=n_predicted,
         n_predicted_hit=len(np.unique(predicted_ids[both])),
+        n_small_lesions=int(small.sum()),
+        n_small_lesions_hit=int(small[hit].sum()),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data_modules.ct import Scan
 from data_modules.geometry import Volume
 from iac_lightning.evaluation.agatston import agatston
-from iac_lightning.evaluation.lesions import as_mask, lesion_counts, require_same_grid
+from iac_lightning.evaluation.lesions import SMALL_LESION_MM3, as_mask, lesion_counts, require_same_grid
 from iac_lightning.evaluation.surface import bounding_box, surface_metrics
 
 
@@ -31,6 +31,8 @@ class SeriesMetrics:
         n_lesions_hit: those that are hit.
         n_predicted: components of the prediction.
         n_predicted_hit: those that hit.
+        n_small_lesions: components of the label of at most `SMALL_LESION_MM3`.
+        n_small_lesions_hit: those that are hit.
         volume_mm3: predicted volume on the native grid.
         label_volume_mm3: labelled volume on the native grid.
         nsd_1mm: normalised surface Dice at 1 mm (`evaluation.surface`); 1 when both masks are empty, 0 when one is.
@@ -51,6 +53,8 @@ class SeriesMetrics:
     n_lesions_hit: int
     n_predicted: int
     n_predicted_hit: int
+    n_small_lesions: int
+    n_small_lesions_hit: int
     volume_mm3: float
     label_volume_mm3: float
     nsd_1mm: float
@@ -92,8 +96,8 @@ def series_metrics(prediction: Volume, label: Volume, scan: Scan | None = None) 
     surface = surface_metrics(p, g, label.grid.spacing_mm)
     scores = [agatston(mask, scan.volume, scan.slice_axis) if scan else float("nan") for mask in (prediction, label)]
     n_p, n_g, n_both = int(p.sum()), int(g.sum()), int((p & g).sum())
-    lesions = lesion_counts(p, g)
     voxel_mm3 = label.grid.voxel_volume_mm3
+    lesions = lesion_counts(p, g, small_voxels=int(SMALL_LESION_MM3 / voxel_mm3 + 1e-6))
     return SeriesMetrics(
         dice=dice(p, g),
         both_empty=n_p == 0 and n_g == 0,
@@ -107,6 +111,8 @@ def series_metrics(prediction: Volume, label: Volume, scan: Scan | None = None) 
         n_lesions_hit=lesions.n_lesions_hit,
         n_predicted=lesions.n_predicted,
         n_predicted_hit=lesions.n_predicted_hit,
+        n_small_lesions=lesions.n_small_lesions,
+        n_small_lesions_hit=lesions.n_small_lesions_hit,
         volume_mm3=n_p * voxel_mm3,
         label_volume_mm3=n_g * voxel_mm3,
         nsd_1mm=surface.nsd,

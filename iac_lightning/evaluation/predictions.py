@@ -29,6 +29,7 @@ from data_modules.cohort import Series
 from data_modules.ct import read_mask, read_probability, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
+from data_modules.look import RecordedLook, TestSetGuardError, read_label
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.summary import series_row
@@ -210,14 +211,20 @@ def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return foreground
 
 
-def measure(prediction: Prediction) -> dict[str, Any] | str:
-    """The row of one series (`series_row`), or what is wrong with its files."""
+def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[str, Any] | str:
+    """The row of one series (`series_row`), or what is wrong with its files.
+
+    Args:
+        prediction: of the series.
+        look: needed for a series of the test split.
+    """
     series = prediction.series
-    assert series.label is not None
     try:
         scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
-        label = read_mask(series.label, like=scan.grid)
+        label = read_label(series, like=scan.grid, look=look)
         mask = read_prediction(prediction, scan.grid)
+    except TestSetGuardError:
+        raise
     except UserError as error:
         return str(error)
     return series_row(

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from data_modules.errors import UserError
 from iac_lightning.evaluation import agreement
 from iac_lightning.evaluation.bootstrap import RESAMPLES, Interval, mean_ci, statistic_ci
+from iac_lightning.evaluation.lesions import SMALL_LESION_MM3
+from iac_lightning.evaluation.measures import MEASURES, values
 from iac_lightning.evaluation.overlap import SeriesMetrics
+from iac_lightning.evaluation.strata import THICKNESS_STRATA, Stratum, edges_of, stratum_index
 from iac_lightning.files import write_json_atomic, write_text_atomic
 
 METRICS = {
@@ -35,6 +38,7 @@ METRICS = {
     "n_lesions_hit": "components of the label that are hit",
     "n_predicted": "components of the prediction",
     "n_predicted_hit": "those that hit",
+    "n_small_lesions_hit": "small components of the label that are hit",
 }
 """Columns that depend on the prediction, and what they hold; after the protocol prior they appear as `prior_…`, of the
 uncalibrated network at probability 0.5 as `uncalibrated_…`."""
@@ -45,21 +49,13 @@ COLUMNS = {
     "slice_thickness_mm": "how thick a slab one slice averages",
     "has_lesion": "whether the label holds a voxel",
     "n_lesions": "26-connected components of the label",
+    "n_small_lesions": f"those of at most {SMALL_LESION_MM3:g} mm³",
     "label_volume_mm3": "labelled volume on the native grid",
     "true_volume_mm3": "volume known by construction (phantom); nan where unknown",
     "label_agatston": "Agatston-style score of the label; nan where the scan was not at hand",
     **METRICS,
 }
 """Columns of a table of series, and what they hold; one row a series."""
-
-THICKNESS_STRATA: tuple[tuple[str, float, float], ...] = (
-    ("≤ 1 mm", 0.0, 1.0),
-    ("1–2 mm", 1.0, 2.0),
-    ("2–4 mm", 2.0, 4.0),
-    ("4–6 mm", 4.0, 6.0),
-    ("> 6 mm", 6.0, float("inf")),
-)
-"""Name, lower limit (excluded) and upper limit (included) of the slice thickness."""
 
 ICC_RESAMPLES = 2_000
 """Most resamples of an interval of an agreement coefficient, which costs more than that of a mean."""
@@ -154,6 +150,7 @@ def summarise(
     *,
     split: str = "",
     threshold: float | None = None,
+    thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,
 ) -> dict[str, Any]:
     """Means with 95 % intervals over patients, agreement of volumes, and strata of slice thickness.
 
@@ -169,11 +166,13 @@ def summarise(
         resamples: of the intervals of means; those of agreement coefficients use at most `ICC_RESAMPLES`.
         split: name of the split, stated with the figures.
         threshold: decision threshold of the predictions, stated with the figures.
+        thickness_strata: strata of slice thickness.
 
     Returns:
         Plain types: `n_…` counts (`n_both_empty`; `n_false_alarm`: only the label is empty; `n_missed`: only the
         prediction is), the means of `METRICS`, `volume_icc` (ICC(2,1)), `volume_icc_3_1`, `volume_ccc`,
-        `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (Dice by stratum). A mean is
+        `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (by stratum: Dice, under `metrics`
+        the mean of every measure of `measures.MEASURES`, and ICC(2,1) of the volumes). A mean is
         `{"mean", "ci95": [low, high], "n", "n_patients"}`, a coefficient `{"value", "ci95", "n", "n_patients"}`,
         whatever is undefined is None. Figures after the protocol prior stand under `protocol_prior` in the same form
         when the table has them, those of the uncalibrated network under `uncalibrated`; agreement with the volumes that
@@ -194,12 +193,13 @@ def summarise(
         "n_patients": int(table["patient_id"].nunique()),
         "n_with_lesion": int(with_lesion.sum()),
         "n_lesion_free": int((~with_lesion).sum()),
-        **_figures(table, "", seed, resamples),
+        "thickness_edges_mm": edges_of(thickness_strata),
+        **_figures(table, "", seed, resamples, thickness_strata),
     }
     if "prior_dice" in table:
-        summary["protocol_prior"] = _figures(table, "prior_", seed, resamples)
+        summary["protocol_prior"] = _figures(table, "prior_", seed, resamples, thickness_strata)
     if "uncalibrated_dice" in table:
-        summary["uncalibrated"] = _figures(table, "uncalibrated_", seed, resamples)
+        summary["uncalibrated"] = _figures(table, "uncalibrated_", seed, resamples, thickness_strata)
     return summary
 
 
@@ -220,41 +220,35 @@ def example_series(table: pd.DataFrame) -> dict[str, str]:
     return chosen
 
 
-def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dict[str, Any]:
+def _figures(
+    table: pd.DataFrame, prefix: str, seed: int, resamples: int, thickness_strata: Sequence[Stratum]
+) -> dict[str, Any]:
     with_lesion = table["has_lesion"].astype(bool)
-    lesions = table[with_lesion]
 
-    def mean(rows: pd.DataFrame, column: str) -> dict[str, Any]:
-        values = rows[prefix + column].to_numpy(dtype=float)
-        values = np.where(np.isinf(values), np.nan, values)
-        return _mean(mean_ci(values, rows["patient_id"].to_numpy(dtype=str), seed=seed, resamples=resamples))
+    def mean(x: NDArray[np.float64], rows: pd.DataFrame = table) -> dict[str, Any]:
+        return _mean(mean_ci(x, rows["patient_id"].to_numpy(dtype=str), seed=seed, resamples=resamples))
+
+    means = {name: mean(values(table, name, prefix)) for name in MEASURES}
 
     predicted = table[prefix + "volume_mm3"].to_numpy(dtype=float)
     figures: dict[str, Any] = {
-        "dice": mean(lesions, "dice"),
-        "dice_all": mean(table, "dice"),
+        "dice": means["dice"],
+        "dice_all": mean(table[prefix + "dice"].to_numpy(dtype=float)),
         "n_both_empty": int(table[prefix + "both_empty"].astype(bool).sum()),
         "n_false_alarm": int((~with_lesion & (predicted > 0)).sum()),
         "n_missed": int((with_lesion & (predicted == 0)).sum()),
-        "sensitivity": mean(lesions, "sensitivity"),
-        "ppv": mean(table, "ppv"),
-        "lesion_sensitivity": mean(lesions, "lesion_sensitivity"),
-        "lesion_ppv": mean(table, "lesion_ppv"),
-        "lesion_f1": mean(lesions, "lesion_f1"),
-        "nsd_1mm": mean(lesions, "nsd_1mm"),
-        "hd95_mm": mean(table, "hd95_mm"),
+        **{name: means[name] for name in MEASURES if name not in ("dice", "volume_error_mm3")},
         "n_hd95_infinite": int(np.isinf(table[prefix + "hd95_mm"].to_numpy(dtype=float)).sum()),
         "lesions": {
             "n": int(table["n_lesions"].sum()),
             "hit": int(table[prefix + "n_lesions_hit"].sum()),
             "predicted": int(table[prefix + "n_predicted"].sum()),
             "predicted_hit": int(table[prefix + "n_predicted_hit"].sum()),
+            "small": int(table["n_small_lesions"].sum()),
+            "small_hit": int(table[prefix + "n_small_lesions_hit"].sum()),
         },
         **_volume_agreement(table, prefix, "label_volume_mm3", seed, resamples),
-        "thickness": [
-            {"stratum": name, **mean(lesions[_within(lesions, low, high)], "dice")}
-            for name, low, high in THICKNESS_STRATA
-        ],
+        "thickness": by_thickness(table, prefix, seed, resamples, thickness_strata),
     }
     if table["label_agatston"].notna().any():
         figures["agatston"] = _score_agreement(table, prefix, seed, resamples)
@@ -263,8 +257,40 @@ def _figures(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dic
     return figures
 
 
-def _within(table: pd.DataFrame, low: float, high: float) -> pd.Series[bool]:
-    return (table["slice_thickness_mm"] > low) & (table["slice_thickness_mm"] <= high)
+def by_thickness(
+    table: pd.DataFrame, prefix: str, seed: int, resamples: int, strata: Sequence[Stratum]
+) -> list[dict[str, Any]]:
+    """The figures of each stratum of slice thickness, as in `summarise`.
+
+    Args:
+        table: from `series_table`.
+        prefix: "prior_" for the prediction after the protocol prior.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        strata: of slice thickness.
+    """
+    index = stratum_index(table["slice_thickness_mm"], strata)
+    found = []
+    for k, (name, _, _) in enumerate(strata):
+        rows = table[index == k]
+        patients, free = rows["patient_id"].to_numpy(dtype=str), ~rows["has_lesion"].astype(bool)
+        means = {
+            measure: _mean(mean_ci(values(rows, measure, prefix), patients, seed=seed, resamples=resamples))
+            for measure in MEASURES
+        }
+        _, coefficient = _pairs(rows, prefix + "volume_mm3", "label_volume_mm3", seed, resamples)
+        found.append(
+            {
+                "stratum": name,
+                "n_series": len(rows),
+                **means["dice"],
+                "metrics": means,
+                "volume_icc": coefficient(agreement.icc_2_1) if len(rows) else _undefined(),
+                "n_lesion_free": int(free.sum()),
+                "n_false_alarm": int((free & (rows[prefix + "volume_mm3"] > 0)).sum()),
+            }
+        )
+    return found
 
 
 def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: int, resamples: int) -> dict[str, Any]:
@@ -320,6 +346,10 @@ def _uncertainty(interval: Interval) -> dict[str, Any]:
         "n": interval.n,
         "n_patients": interval.n_patients,
     }
+
+
+def _undefined() -> dict[str, Any]:
+    return {"value": None, "ci95": [None, None], "n": 0, "n_patients": 0}
 
 
 def _number(value: float) -> float | None:

@@ -13,15 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iac_lightning.evaluation.bootstrap import RESAMPLES, Interval, mean_ci, ratio, sums_ci
-from iac_lightning.evaluation.summary import THICKNESS_STRATA
-
-Stratum = tuple[str, float, float]
-"""Name, lower limit (excluded) and upper limit (included) in mm."""
-
-
-def stratum_index(thickness_mm: ArrayLike, strata: Sequence[Stratum] = THICKNESS_STRATA) -> NDArray[np.intp]:
-    """Which stratum each scan lies in; strata must adjoin and reach infinity."""
-    return np.searchsorted([high for _, _, high in strata], np.asarray(thickness_mm, dtype=np.float64), side="left")
+from iac_lightning.evaluation.strata import THICKNESS_STRATA, Stratum, stratum_index
 
 
 def by_stratum(

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_modules.ct import read_mask, read_scan
+from data_modules.ct import read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Volume, place
+from data_modules.look import read_label
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning import sharding, tracking
 from iac_lightning.evaluation.calibration import (
@@ -36,6 +37,7 @@ from iac_lightning.evaluation.calibration import (
 )
 from iac_lightning.evaluation.calibration_figures import reliability_figure
 from iac_lightning.evaluation.lesions import protocol_prior_probability
+from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
 from iac_lightning.files import on_disk, write_json_atomic
 from iac_lightning.runs import Run
@@ -107,6 +109,7 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
         UserError: when a development series has no label, or none has a lesion where the model predicts.
     """
     run, seed = model.run, model.run.config.seed
+    assert store.look is None, "calibration never holds the test split"
     series = labelled(store.split("dev"), "dev")
     key = calibration_key(model, series)
     known = read_calibration(run)
@@ -161,15 +164,16 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     return result
 
 
-def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> dict[str, str]:
+def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> dict[str, Any]:
     """Which weights, settings and data a calibration belongs to."""
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "depends_on": digest([prediction_key(model, item) for item in series]),
+        "thickness_edges_mm": list(model.run.config.evaluation.thickness_edges_mm),
     }
 
 
-def belongs_to(calibration: dict[str, Any], key: dict[str, str]) -> bool:
+def belongs_to(calibration: dict[str, Any], key: dict[str, Any]) -> bool:
     """Whether a calibration has this key."""
     return {k: calibration.get(k) for k in key} == key
 
@@ -183,8 +187,7 @@ def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], sca
         raw = development_probability(model, item)
         probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
         label = development_label(item)
-        assert item.series.label is not None
-        outside = int(np.count_nonzero(read_mask(item.series.label).data)) - int(np.count_nonzero(label))
+        outside = int(np.count_nonzero(read_label(item.series).data)) - int(np.count_nonzero(label))
         hu = Volume(np.asarray(item.native_hu()), item.native_grid)
         for rows, seen in ((plain, probability), (prior, protocol_prior_probability(probability, hu))):
             # Labelled voxels outside the region can only be missed, and count as in every evaluation.
@@ -194,11 +197,12 @@ def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], sca
         unseen += outside + int(np.count_nonzero(label & (raw.data == 0)))
     patients = [item.series.patient_id for item in series]
     thickness = [item.series.slice_thickness_mm for item in series]
+    strata = strata_from_edges(model.run.config.evaluation.thickness_edges_mm)
     result: dict[str, Any] = {}
     for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
         result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
         result[f"{prefix}thickness"] = thresholds_by_thickness(
-            scores, lesions, patients, thickness, model.run.config.seed
+            scores, lesions, patients, thickness, model.run.config.seed, strata
         )
     return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": unseen}
 

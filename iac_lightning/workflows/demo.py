@@ -110,7 +110,7 @@ def run_job(
         return None  # named already by the job that failed
     steps = [["pretrain" if name == "mae" else "finetune", str(experiment), *settings]]
     if name in MODELS:
-        steps.append(["evaluate", str(run), "--split", "test"])
+        steps += [["evaluate", str(run), "--split", split] for split in ("dev", "test")]
     for step in steps:
         if run_step(step):
             return f"iac {step[0]} ({name})"

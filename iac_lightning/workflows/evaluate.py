@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 
-from data_modules.ct import read_mask, read_scan, write_nifti
+from data_modules.ct import read_scan, write_nifti
 from data_modules.geometry import Grid, Volume, place
+from data_modules.look import GUARDED, RecordedLook, read_label
 from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning import sharding, tracking
+from iac_lightning.config import config_hash
 from iac_lightning.evaluation.calibration import apply, calibrated_half
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
+from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
+from iac_lightning.looks import count_looks, record_look
 from iac_lightning.runs import Run, is_main_process
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, threshold_for, uncalibrated_file
 from iac_lightning.workflows.trained import (
@@ -53,30 +57,47 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     A run that was killed here goes on with the scans that are missing. With several processes (`sharding`) each scan
     is predicted by one of them, and the first writes the tables.
 
+    A look at the test split is recorded (`iac_lightning.looks`) before anything of it is read.
+
     Returns:
         The summary, as in the JSON; nothing in processes other than the first.
     """
     if run.config.trainer.threads:
         torch.set_num_threads(run.config.trainer.threads)
     model = load_trained(run)
-    store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))))
-    refuse_known_patients(store.split("dev", split), model)
-    calibration = calibrate_together(model, store)
+    dev = prepare_cohort(run.config.data, ("dev",))
+    refuse_known_patients(dev.split("dev"), model)
+    calibration = calibrate_together(model, dev)
+    look = None
+    if split == GUARDED:
+        settings = config_hash(run.config, "inference", "evaluation")
+        look = sharding.on_first(
+            lambda: record_look(run.directory, "evaluate", split, settings, model.checkpoint_sha256)
+        )
+    store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
+    refuse_known_patients(series, model)
     rows = sharding.mapped(
-        lambda item: evaluate_series(model, item, split, calibration), series, f"{run.config.name}: {split}"
+        lambda item: evaluate_series(model, item, split, calibration, look), series, f"{run.config.name}: {split}"
     )
     if not is_main_process():
         return {}
     table = series_table(rows)
     summary = {
         "run": run.config.name,
-        **summarise(table, run.config.seed, split=split, threshold=calibration["threshold"]),
+        **summarise(
+            table,
+            run.config.seed,
+            split=split,
+            threshold=calibration["threshold"],
+            thickness_strata=strata_from_edges(run.config.evaluation.thickness_edges_mm),
+        ),
         "prior_threshold": calibration["prior_threshold"],
         "calibration": {"file": calibration_file(run).name, **{name: calibration[name] for name in APPLIED}},
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
         "failed_series": store.failed,
+        **({"test_looks": count_looks(run.directory)} if look else {}),
     }
     folder = run.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
@@ -86,15 +107,26 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
 
 
 def evaluate_series(
-    model: TrainedModel, item: PreparedSeries, split: str, calibration: dict[str, Any]
+    model: TrainedModel,
+    item: PreparedSeries,
+    split: str,
+    calibration: dict[str, Any],
+    look: RecordedLook | None = None,
 ) -> dict[str, Any]:
-    """Predict one series (or read its saved prediction), write it on the scan's own grid and measure it there."""
+    """Predict one series (or read its saved prediction), write it on the scan's own grid and measure it there.
+
+    Args:
+        model: the network.
+        item: the series.
+        split: that it belongs to.
+        calibration: what is applied.
+        look: needed for the test split.
+    """
     series = item.series
     folder = model.run.directory / "predictions" / split
     stem = folder / series.series_id
     scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
-    assert series.label is not None
-    label = read_mask(series.label, like=scan.grid)
+    label = read_label(series, like=scan.grid, look=look)
     probability = calibrated_probability(model, item, Path(f"{stem}_probability.nii.gz"), scan.grid, calibration)
     threshold = threshold_for(calibration, series.slice_thickness_mm)
     prediction = probability.with_data(probability.data >= threshold)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ from tqdm import tqdm
 
 from data_modules.cohort import read_cohort
 from data_modules.errors import UserError
+from data_modules.look import GUARDED, RecordedLook
+from iac_lightning.config import load_experiment
 from iac_lightning.evaluation.predictions import Prediction, find_predictions, measure
+from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import series_table, summarise, write_series_table, write_summary
 from iac_lightning.files import write_json_atomic
+from iac_lightning.looks import count_looks, record_look
+from iac_lightning.schema import EvaluationConfig
 
 MODEL_FILE = "model.json"
 """In a folder of evaluated predictions: what `iac report` needs to know of the model."""
@@ -38,6 +45,7 @@ class ExternalModel:
         predictions: folder of its files by split.
         cohort: table of the labels.
         threshold: as given to `evaluate_predictions`.
+        evaluation: settings of its evaluation.
     """
 
     directory: Path
@@ -45,6 +53,13 @@ class ExternalModel:
     predictions: dict[str, Path]
     cohort: Path
     threshold: float | None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def look_hash(self) -> str:
+        """Of what decides the figures, as far as it is known here; for the record of looks."""
+        known = [self.label, self.threshold, asdict(self.evaluation)]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def evaluate_predictions(
@@ -56,6 +71,7 @@ def evaluate_predictions(
     threshold: float | None = None,
     label: str = "",
     workers: int = 2,
+    evaluation: EvaluationConfig | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
@@ -70,6 +86,9 @@ def evaluate_predictions(
         threshold: for probabilities (0.5 where only those are there); without it masks are preferred.
         label: name of the model; by default that of the folder.
         workers: processes; each holds one series at a time.
+        evaluation: strata of slice thickness; by default the schema's.
+
+    A look at the test split is recorded in the output folder before anything of it is read.
 
     Returns:
         The summary, as in the JSON.
@@ -90,17 +109,27 @@ def evaluate_predictions(
             f"{cohort.path}: split '{split}' has {len(series)} series, {len(unlabelled)} of them without label "
             f"({', '.join(unlabelled[:5])}). Evaluation needs labels (an empty mask counts as one)."
         )
+    directory = Path(out).absolute() if out else predictions
+    model = ExternalModel(
+        directory, label or predictions.name, {}, cohort.path, threshold, evaluation or EvaluationConfig()
+    )
+    look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
     found, problems = find_predictions(predictions, series, threshold)
     raise_all(problems, predictions, len(series), split)
-    results = list(tqdm(measured(found, workers), total=len(found), desc=split, unit="scan", disable=None))
+    results = list(tqdm(measured(found, workers, look), total=len(found), desc=split, unit="scan", disable=None))
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     table = series_table([r for r in results if not isinstance(r, str)])
 
-    directory = Path(out).absolute() if out else predictions
     used = sorted({p.threshold for p in found if p.threshold is not None})
     summary = {
-        "run": label or predictions.name,
-        **summarise(table, SEED, split=split, threshold=used[0] if used else None),
+        "run": model.label,
+        **summarise(
+            table,
+            SEED,
+            split=split,
+            threshold=used[0] if used else None,
+            thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
+        ),
         "prior_threshold": used[0] if used else None,
         "predictions": {
             "folder": str(predictions),
@@ -112,6 +141,7 @@ def evaluate_predictions(
         "checkpoint_sha256": None,
         "data_fingerprint": None,
         "failed_series": [],
+        **({"test_looks": count_looks(directory)} if look else {}),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
@@ -123,19 +153,22 @@ def evaluate_predictions(
             "predictions": {name: str(path) for name, path in {**known, split: predictions}.items()},
             "cohort": str(cohort.path),
             "threshold": threshold,
+            "evaluation": asdict(model.evaluation),
         },
     )
     return summary
 
 
-def measured(predictions: Sequence[Prediction], workers: int) -> Iterator[dict[str, Any] | str]:
+def measured(
+    predictions: Sequence[Prediction], workers: int, look: RecordedLook | None = None
+) -> Iterator[dict[str, Any] | str]:
     """Rows, or what is wrong, in order; in fresh processes, so that nothing heavy is inherited."""
     if workers <= 1:
-        yield from map(measure, predictions)
+        yield from map(partial(measure, look=look), predictions)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            yield from pool.map(measure, predictions, chunksize=4)
+            yield from pool.map(partial(measure, look=look), predictions, chunksize=4)
         except BrokenProcessPool:
             raise UserError(
                 f"a worker process was killed, probably for lack of memory; use fewer than {workers} (--workers)"
@@ -164,8 +197,12 @@ def is_external(directory: Path) -> bool:
     return (Path(directory) / MODEL_FILE).is_file()
 
 
-def load_external(directory: Path) -> ExternalModel:
+def load_external(directory: Path, overrides: Sequence[str] = ()) -> ExternalModel:
     """What `evaluate_predictions` wrote about the model.
+
+    Args:
+        directory: holds `model.json`.
+        overrides: settings of the section `evaluation`.
 
     Raises:
         UserError: when `model.json` is damaged.
@@ -179,9 +216,25 @@ def load_external(directory: Path) -> ExternalModel:
             predictions={split: Path(folder) for split, folder in known["predictions"].items()},
             cohort=Path(known["cohort"]),
             threshold=known["threshold"],
+            evaluation=external_settings(known.get("evaluation") or {}, overrides),
         )
+    except UserError:
+        raise
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not what evaluation writes ({error}); evaluate the predictions again") from None
+
+
+def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -> EvaluationConfig:
+    """Settings of the evaluation of predictions: what was known of them, and what is said now.
+
+    Raises:
+        UserError: for anything but `evaluation.key=value`.
+    """
+    foreign = [override for override in overrides if not override.startswith("evaluation.")]
+    if foreign:
+        raise UserError(f"{', '.join(foreign)}: predictions take settings of the section evaluation only")
+    stored = [f"evaluation.{key}={json.dumps(value)}" for key, value in known.items()]
+    return load_experiment(None, ["name=external", *stored, *overrides]).evaluation
 
 
 def describe(summary: dict[str, Any]) -> str:

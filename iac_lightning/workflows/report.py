@@ -1,29 +1,40 @@
-"""Evaluated runs beside each other in one page."""
+"""Evaluated models beside each other in one page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data_modules.cohort import Series, read_cohort
-from data_modules.ct import read_mask, read_scan
-from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
-from iac_lightning.callbacks import read_history
-from iac_lightning.evaluation import figures
+from iac_lightning import tracking
 from iac_lightning.evaluation.analysis import analyse, shortage
 from iac_lightning.evaluation.analysis_page import analysis_sections
-from iac_lightning.evaluation.predictions import find_predictions, read_prediction
-from iac_lightning.evaluation.report import ExtraFigure, ModelResult, Overlay, ReportContext, write_report
-from iac_lightning.evaluation.summary import example_series, read_series_table
+from iac_lightning.evaluation.calibration_page import calibration_section
+from iac_lightning.evaluation.page import ModelResult, ReportContext
+from iac_lightning.evaluation.report import report_files, write_report
+from iac_lightning.evaluation.strata import strata_from_edges
+from iac_lightning.evaluation.summary import read_series_table
 from iac_lightning.files import write_json_atomic
-from iac_lightning.runs import Run, load_run
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.runs import Run
+from iac_lightning.schema import EvaluationConfig
+from iac_lightning.workflows.evaluated import (
+    Entry,
+    check_evaluated,
+    evaluate_command,
+    fixed_cutoffs,
+    look_at,
+    model_labels,
+    named,
+    shared_settings,
+    shown_path,
+)
 from iac_lightning.workflows.external import SEED, ExternalModel
+from iac_lightning.workflows.report_models import external_result, model_result, reconstructions, training_curves
 
 SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
 """What the evaluations of a model on two splits share, unless it has changed in between."""
@@ -31,11 +42,12 @@ SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration"
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
 
 
-def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
+def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
     """Write the page from what `iac evaluate` left in each run.
 
-    Where every model was evaluated on the development split too, an analysis follows from it (`analysis.json`): risk
-    groups, volume intervals, slopes over slice thickness, detection. The model given last is its baseline.
+    An analysis follows (`analysis.json`): slopes over slice thickness and detection; where every model was evaluated on
+    the development split too, risk groups and volume intervals. The model given last is its baseline. A page about the
+    test split is a look at it, recorded with every model. Page, tables and figures also go to the runs' MLflow.
 
     Args:
         entries: evaluated segmentation runs and predictions of other programs, in the order of the tables.
@@ -48,18 +60,76 @@ def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat
         Path of the page.
 
     Raises:
-        UserError: when a run was not evaluated on the split, or two have the same name.
+        UserError: when a run was not evaluated on the split, two have the same name, or their settings of the
+            evaluation differ.
     """
+    by_name = named(entries)
+    settings = shared_settings(entries)
+    for entry in entries:
+        check_evaluated(entry, split)
     runs = [entry for entry in entries if isinstance(entry, Run)]
-    names = [entry.config.name if isinstance(entry, Run) else entry.label for entry in entries]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"more than one run is called {', '.join(twice)}: give each run once, under a name of its own")
     labels = model_labels([run.config for run in runs])
     label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
-    models = {
-        name: model_result(entry, label_of[name], split) if isinstance(entry, Run) else external_result(entry, split)
-        for name, entry in zip(names, entries, strict=True)
-    }
+    models: dict[str, ModelResult] = {}
+    for name, entry in by_name.items():
+        look = look_at(entry, "report", split)
+        if isinstance(entry, Run):
+            models[name] = model_result(entry, label_of[name], split, look)
+        else:
+            models[name] = external_result(entry, split, look)
+    dev_tables, missing, mend = development(by_name, split, settings)
+    context = describe(
+        entries,
+        split=split,
+        settings=settings,
+        caveat=caveat,
+        command=command or report_command(entries, out, split, settings),
+        missing=(missing, mend),
+        labels=labels,
+    )
+    analysis = analyse(
+        {name: model.table for name, model in models.items()},
+        dev_tables,
+        baseline=list(models)[-1] if len(models) > 1 else None,
+        cutoffs=fixed_cutoffs(settings),
+        coverage=settings.coverage,
+        thickness_strata=context.strata,
+        seed=context.seed,
+    )
+    sections = analysis_sections(models, dev_tables, analysis, context)
+    if calibrations := calibration_section(models):
+        sections.append(calibrations)
+    page = write_report(out, models, context, sections)
+    write_json_atomic(out / "analysis.json", analysis)
+    for name, entry in by_name.items():
+        if isinstance(entry, Run):
+            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
+            tracking.log_files(entry, report_files(out), out, f"report/{split}")
+    return page
+
+
+def describe(
+    entries: Sequence[Entry],
+    *,
+    split: str,
+    settings: EvaluationConfig,
+    caveat: str,
+    command: str,
+    missing: tuple[str, Sequence[str]],
+    labels: Sequence[str],
+) -> ReportContext:
+    """What the page says of data, code and training.
+
+    Args:
+        entries: the models.
+        split: that the page is about.
+        settings: of the evaluation.
+        caveat: what the figures cannot say.
+        command: what makes the page.
+        missing: what the page lacks, and the commands that make it.
+        labels: of the runs among the models.
+    """
+    runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
     provenance = runs[0].provenance if runs else {}
     git = provenance.get("git") or {}
@@ -74,14 +144,13 @@ def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat
     if len(runs) < len(entries):
         others = ", ".join(entry.label for entry in entries if isinstance(entry, ExternalModel))
         about.append(f"Predicted elsewhere, so that the patients it was trained on cannot be checked here: {others}.")
-    dev_tables, missing, mend = development(dict(zip(names, entries, strict=True)), split)
-    context = ReportContext(
+    return ReportContext(
         title="Intracranial arterial calcification: models compared",
         question=QUESTION,
         caveat=caveat,
         split=split,
         seed=runs[0].config.seed if runs else SEED,
-        command=command or f"iac report {' '.join(str(e.directory) for e in entries)} --out {out} --split {split}",
+        command=command,
         git=" ".join([str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]).strip(),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         contact_sheet=sheet if sheet.exists() else None,
@@ -90,35 +159,64 @@ def report(entries: Sequence[Run | ExternalModel], out: Path, split: str, caveat
             *(training_curves(run, label) for run, label in zip(runs, labels, strict=True)),
             *reconstructions(runs),
         ],
-        missing=missing,
-        mend=mend,
+        missing=missing[0],
+        mend=missing[1],
+        strata=strata_from_edges(settings.thickness_edges_mm),
     )
-    path = out / "analysis.json"
-    if not dev_tables:
-        path.unlink(missing_ok=True)  # of an earlier page
-        return write_report(out, models, context)
-    tables = {name: model.table for name, model in models.items()}
-    analysis = analyse(tables, dev_tables, baseline=names[-1] if len(names) > 1 else None, seed=context.seed)
-    page = write_report(out, models, context, analysis_sections(models, dev_tables, analysis, context))
-    write_json_atomic(path, analysis)
-    return page
+
+
+def report_command(entries: Sequence[Entry], out: Path, split: str, settings: EvaluationConfig) -> str:
+    """How the page is made again; folders of absolute paths are left out."""
+    default = EvaluationConfig()
+    changed = {
+        f.name: getattr(settings, f.name)
+        for f in fields(settings)
+        if getattr(settings, f.name) != getattr(default, f.name)
+    }
+    return " ".join(
+        [
+            "iac report",
+            *(shown_path(entry.directory) for entry in entries),
+            f"--out {shown_path(out)} --split {split}",
+            *(f"evaluation.{name}={json.dumps(value).replace(' ', '')}" for name, value in changed.items()),
+        ]
+    )
+
+
+def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a page that stand beside a run in MLflow; what is undefined is None."""
+    found: dict[str, Any] = {
+        "dice": model.summary["dice"]["mean"],
+        "volume_icc": model.summary["volume_icc"]["value"],
+        "dice_slope_per_mm": analysis["thickness"]["dice"]["slope_per_mm"]["value"],
+        "detection_auc": analysis["detection"]["auc"]["value"],
+        "looks": model.looks["n"] if model.looks else None,
+    }
+    if "risk" in analysis:
+        found["risk_accuracy"] = analysis["risk"]["accuracy"]["value"]
+        found["risk_kappa"] = analysis["risk"]["kappa"]["value"]
+    if "conformal" in analysis:
+        found["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
+    return found
 
 
 def development(
-    entries: Mapping[str, Run | ExternalModel], split: str
+    entries: Mapping[str, Entry], split: str, settings: EvaluationConfig
 ) -> tuple[dict[str, pd.DataFrame], str, tuple[str, ...]]:
-    """Tables of the development split, by which the models are analysed.
+    """Tables of the development split, which decide risk groups and intervals.
 
     Args:
         entries: name to evaluated model.
-        split: that the page is about; on the development split itself nothing can be analysed.
+        split: that the page is about; the development split cannot judge itself.
+        settings: coverage of the intervals, and cut-offs where they are fixed.
 
     Returns:
         Name to table, or none of them; a sentence that says what is missing; the commands that make it.
     """
     if split == "dev":
         return {}, "", ()
-    left_out = "Risk groups, volume intervals, slopes over slice thickness and detection per patient are left out"
+    cutoffs = fixed_cutoffs(settings)
+    left_out = f"{'Volume' if cutoffs else 'Risk groups and volume'} intervals are left out"
     lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
     if lacking:
         sentence = (
@@ -127,7 +225,7 @@ def development(
         )
         return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
     tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
-    if small := shortage(tables):
+    if small := shortage(tables, settings.coverage, cutoffs):
         sentence = f"{left_out} because of {small}; with more of them labelled, evaluate again"
         return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
     return tables, "", ()
@@ -139,139 +237,6 @@ def has_development(folder: Path, split: str) -> bool:
         return False
     dev, other = (json.loads((folder / f"{name}.json").read_text()) for name in ("dev", split))
     return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
-
-
-def evaluate_command(entry: Run | ExternalModel, split: str) -> str:
-    """How a model is evaluated on a split."""
-    if isinstance(entry, Run):
-        return f"iac evaluate {entry.directory} --split {split}"
-    return f"iac evaluate --predictions DIR --cohort {entry.cohort} --split {split} --out {entry.directory}"
-
-
-def model_result(run: Run, label: str, split: str) -> ModelResult:
-    """What the page needs of one run."""
-    table, summary = evaluation(run.directory, split, evaluate_command(run, split))
-    predictions = run.directory / "predictions" / split
-    finished = run.finished
-    return ModelResult(
-        name=run.config.name,
-        label=label,
-        table=table,
-        summary=summary,
-        threshold=summary["threshold"],
-        prior_threshold=summary["prior_threshold"],
-        parameters=finished.get("parameters"),
-        train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
-        overlays=overlays(
-            Path(run.config.data.cohort),
-            table,
-            lambda series, grid: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=grid),
-        ),
-    )
-
-
-def external_result(model: ExternalModel, split: str) -> ModelResult:
-    """What the page needs of another program's predictions."""
-    again = evaluate_command(model, split)
-    table, summary = evaluation(model.directory, split, again)
-
-    def mask(series: Series, grid: Grid) -> Volume:
-        found, problems = find_predictions(model.predictions[split], [series], model.threshold)
-        if not found:
-            raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
-        return read_prediction(found[0], grid)
-
-    return ModelResult(
-        name=model.label,
-        label=model.label,
-        table=table,
-        summary=summary,
-        threshold=summary["threshold"],
-        prior_threshold=summary["prior_threshold"],
-        overlays=overlays(model.cohort, table, mask),
-    )
-
-
-def evaluation(directory: Path, split: str, command: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table and summary of an evaluated model.
-
-    Raises:
-        UserError: when the split was not evaluated, naming the command.
-    """
-    path = directory / "evaluation" / f"{split}.json"
-    if not path.exists():
-        raise UserError(f"{path} does not exist. Evaluate the model first: {command}")
-    return read_series_table(path.with_suffix(".csv")), json.loads(path.read_text())
-
-
-def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
-    """A reader's name for each model; the run's name is added where two would be called the same."""
-    labels = [model_label(config) for config in configs]
-    return [
-        label if labels.count(label) == 1 else f"{label} ({config.name})"
-        for label, config in zip(labels, configs, strict=True)
-    ]
-
-
-def model_label(config: ExperimentConfig) -> str:
-    """Such as ``ViT, MAE pre-trained``."""
-    if config.model.name == "cnn":
-        return f"CNN ({config.model.cnn.encoder}, nnU-Net-style)"
-    return "ViT, MAE pre-trained" if config.init_from else "ViT, from scratch"
-
-
-def overlays(cohort: Path, table: pd.DataFrame, predicted: Callable[[Series, Grid], Volume]) -> list[Overlay]:
-    """Best, median and worst scan of a model, label and prediction outlined.
-
-    Args:
-        cohort: table of the scans.
-        table: of the evaluation.
-        predicted: mask of a series on the grid of its scan.
-    """
-    series = {s.series_id: s for s in read_cohort(cohort).series}
-    found = []
-    for kind, series_id in example_series(table).items():
-        item = series[series_id]
-        scan = read_scan(item.image, series=item.extra.get("dicom_series") or None)
-        assert item.label is not None
-        dice = float(table.loc[table["series_id"] == series_id, "dice"].iloc[0])
-        figure = figures.overlay_figure(
-            scan.volume,
-            label=read_mask(item.label, like=scan.grid),
-            prediction=predicted(item, scan.grid),
-            probability=None,
-            title=f"{kind}: {series_id}, Dice {dice:.2f}, {item.slice_thickness_mm:g} mm slices",
-        )
-        found.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=figures.png(figure)))
-    return found
-
-
-def training_curves(run: Run, label: str) -> ExtraFigure:
-    """Loss and development Dice by epoch."""
-    rows = pd.DataFrame(read_history(run.directory / "logs" / "history.jsonl"))
-    columns = [c for c in ("train/loss_epoch", "train/loss", "dev/dice") if c in rows][-2:]
-    rows["epoch"] += 1
-    figure = figures.training_figure(rows[["epoch", *columns]], f"{label}; seed {run.config.seed}")
-    return ExtraFigure(
-        title=f"Training: {label}",
-        caption="Training loss, and Dice on the native grids of the development split at its best threshold, by epoch.",
-        png=figures.png(figure),
-    )
-
-
-def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
-    """What the masked autoencoders behind the runs restore."""
-    found = []
-    for source in dict.fromkeys(run.config.init_from for run in runs if run.config.init_from):
-        path = Path(source) / "figures" / "reconstruction.png"
-        if path.exists():
-            config = load_run(Path(source)).config
-            caption = (
-                f"The masked autoencoder hides {config.model.mae.mask_ratio:.0%} of the tokens and restores them; "
-                "a crop of a development scan, after the last epoch."
-            )
-            found.append(ExtraFigure(title="Pre-training", caption=caption, png=path.read_bytes()))
-    return found
 
 
 def cohort_sentence(series: Sequence[Series]) -> str:

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from data_modules.cohort import Series, read_cohort
 from data_modules.errors import UserError
+from data_modules.look import GUARDED
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning import tracking
+from iac_lightning.config import config_hash
 from iac_lightning.evaluation.ceiling import BOUND, CEILING
 from iac_lightning.evaluation.figures import png
 from iac_lightning.evaluation.stress import METRICS, compare_stress, comparison_table, summarise_stress
@@ -21,9 +23,10 @@ from iac_lightning.evaluation.stress_figures import stress_figure
 from iac_lightning.evaluation.stress_page import write_stress_page
 from iac_lightning.evaluation.summary import write_series_table, write_summary
 from iac_lightning.files import remove_leftovers, replacing
+from iac_lightning.looks import record_look
 from iac_lightning.runs import Run
 from iac_lightning.workflows.calibrate import trained_calibration
-from iac_lightning.workflows.report import model_labels
+from iac_lightning.workflows.evaluated import model_labels
 from iac_lightning.workflows.stress_series import TRUTH, stress_series
 from iac_lightning.workflows.trained import TrainedModel, labelled, load_trained, refuse_known_patients
 
@@ -85,13 +88,17 @@ def stress_run(
     """Table and summary of one run, written into its folder.
 
     A scan that cannot be prepared, read or measured is listed under `failed` with the reason, and the others go on;
-    of a patient whose thinnest scan cannot be prepared the next is taken.
+    of a patient whose thinnest scan cannot be prepared the next is taken. A look at the test split is recorded first.
     """
     run = model.run
     if run.config.trainer.threads:
         torch.set_num_threads(run.config.trainer.threads)
     calibration = trained_calibration(model)
-    store = prepare_cohort(run.config.data, (split,))
+    look = None
+    if split == GUARDED:
+        settings = config_hash(run.config, "inference", "evaluation")
+        look = record_look(run.directory, "stress", split, settings, model.checkpoint_sha256)
+    store = prepare_cohort(run.config.data, (split,), look=look)
     series = thinnest(store, split)
     refuse_known_patients(series, model)
     folder = run.directory / "stress" / split
@@ -101,7 +108,7 @@ def stress_run(
     tables = []
     for item in tqdm(series, desc=f"{run.config.name}: re-imaging {split}", unit="head", disable=None):
         try:
-            tables.append(stress_series(model, item, calibration, thicknesses_mm, spacing_ratio, folder))
+            tables.append(stress_series(model, item, calibration, thicknesses_mm, spacing_ratio, folder, look))
         except Exception as error:  # one bad scan among thousands must not stop the rest
             failed[item.series.series_id] = reason(error, run.config.data.cohort)
     if not tables:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from data_modules.ct import Scan, canonical_scan, read_mask, read_scan
+from data_modules.ct import Scan, canonical_scan, read_scan
 from data_modules.geometry import Volume, place
+from data_modules.look import RecordedLook, read_label
 from data_modules.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
 from data_modules.store import PREPARATION_VERSION, PreparedSeries
 from iac_lightning.evaluation.agatston import agatston
@@ -40,6 +41,7 @@ def stress_series(
     thicknesses_mm: Sequence[float],
     spacing_ratio: float,
     folder: Path,
+    look: RecordedLook | None = None,
 ) -> pd.DataFrame:
     """The native version of a series and each thicker one, predicted and measured; known rows are read.
 
@@ -50,6 +52,7 @@ def stress_series(
         thicknesses_mm: slices to make; only those thicker than the scan's own are made.
         spacing_ratio: distance over thickness of the new slices.
         folder: where the rows are kept, one file a series.
+        look: needed for a series of the test split.
     """
     path = folder / f"{item.series.series_id}.csv"
     own_mm = item.series.slice_thickness_mm
@@ -69,7 +72,7 @@ def stress_series(
     wanted = {mm: key(mm) for mm in (own_mm, *thicknesses_mm) if mm == own_mm or mm > own_mm + TOLERANCE_MM}
     missing = [mm for mm, name in wanted.items() if name not in set(known["key"])]
     if missing:
-        thin, label, center_ras_mm = read_thin(item)
+        thin, label, center_ras_mm = read_thin(item, look)
         for mm in missing:
             row: dict[str, Any] = {"key": wanted[mm]}
             if mm == own_mm:
@@ -85,7 +88,7 @@ def stress_series(
     return known[known["key"].isin(set(wanted.values()))].drop(columns="key")
 
 
-def read_thin(item: PreparedSeries) -> tuple[Scan, Volume, Any]:
+def read_thin(item: PreparedSeries, look: RecordedLook | None = None) -> tuple[Scan, Volume, Any]:
     """A series as it came, its label on the same voxels, and the middle of its region of interest (RAS mm).
 
     Where the slice thickness changes within the scan, it is that of the region: its median for the profile, and each
@@ -97,8 +100,7 @@ def read_thin(item: PreparedSeries) -> tuple[Scan, Volume, Any]:
         series=series.extra.get("dicom_series") or None,
         slice_thickness_mm=None if series.image.is_dir() else series.slice_thickness_mm,
     )
-    assert series.label is not None
-    label = read_mask(series.label, like=scan.grid)
+    label = read_label(series, like=scan.grid, look=look)
     center_ras_mm = item.native_grid.center_ras_mm
     region = canonical_scan(scan).crop(center_ras_mm, item.native_grid.size_mm)
     if region.slice_thicknesses_mm is not None:

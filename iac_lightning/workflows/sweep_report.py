@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data_modules.errors import UserError
+from data_modules.look import GUARDED
 from iac_lightning.callbacks import read_history
 from iac_lightning.config import config_hash, load_experiment
 from iac_lightning.evaluation.ablation import Ablation, analyse_ablation
@@ -21,6 +22,7 @@ from iac_lightning.evaluation.risk import RiskCutoffs
 from iac_lightning.evaluation.summary import read_series_table
 from iac_lightning.evaluation.sweep_answer import EVALUATED, CellResult, SweepResult
 from iac_lightning.evaluation.sweep_page import PageContext, write_sweep_page
+from iac_lightning.looks import record_look
 from iac_lightning.schema import ExperimentConfig
 
 PLAN = "sweep.json"
@@ -127,9 +129,15 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def result(folder: Path, plan: Mapping[str, Any]) -> SweepResult:
-    """States of a sweep's cells, and the effects of its factors."""
+    """States of a sweep's cells, and the effects of its factors; a look at the test split is recorded with each."""
     split = plan["split"]
     cells = [cell_result(folder, cell, split) for cell in plan["cells"]]
+    for row, cell in zip(cells, plan["cells"], strict=True):
+        if split == GUARDED and row.kind != "pretrain" and row.state == EVALUATED:
+            directory = folder / cell["run"]
+            settings = config_hash(load_experiment(directory / "config.yaml"), "inference", "evaluation")
+            weights = _json(directory / "evaluation" / f"{split}.json").get("checkpoint_sha256")
+            record_look(directory, "sweep report", split, settings, weights)
     trainings = [
         Training(levels=row.levels, seed=row.seed, table=table_of(folder / cell["run"], split))
         for row, cell in zip(cells, plan["cells"], strict=True)

@@ -15,6 +15,7 @@ from data_modules.cohort import check_unseen, read_cohort, split_salt
 from data_modules.errors import UserError
 from iac_lightning.cli import main
 from iac_lightning.evaluation.report import estimate
+from iac_lightning.looks import looks
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.runs import load_run
 from iac_lightning.workflows.bundle import FILES, WEIGHTS
@@ -203,10 +204,19 @@ def test_a_pretraining_cannot_predict(runs: Path, phantom_cohort: Path, tmp_path
 
 def test_the_report_shows_both(runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "report"
-    assert main(["report", str(runs / "vit_mae"), str(runs / "cnn"), "--out", str(page)]) == 0
+    before = [len(looks(runs / name)) for name in ("vit_mae", "cnn")]
+    models = [str(runs / "vit_mae"), str(runs / "cnn")]
+    assert main(["report", *models, "evaluation.thickness_edges_mm=[3]", "--out", str(page)]) == 0
     html = (page / "index.html").read_text()
     summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
     assert f"{summary['dice']['mean']:.3f}" in html
+    assert "<h2>Calibration</h2>" in html
+    assert "≤ 3 mm" in html
+    assert [len(looks(runs / name)) for name in ("vit_mae", "cnn")] == [n + 1 for n in before]
+    assert summary["test_looks"]["n_weights"] == 1
+    weights = {look["checkpoint_sha256"] for look in looks(runs / "cnn")}
+    assert weights == {summary["checkpoint_sha256"]}
+    assert main(["compare", *models]) == 0
     assert "http" not in html.replace("http://www.w3.org", "")
 
 

@@ -210,7 +210,7 @@ def test_training_gets_the_checked_experiment(monkeypatch: pytest.MonkeyPatch) -
 def test_prepare_prepares_the_experiments_cohort(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare = Recorder(SimpleNamespace(series=(1, 2, 3), directory=Path("prepared/abc")))
+    prepare = Recorder(SimpleNamespace(series=(1, 2), n_withheld=1, directory=Path("prepared/abc")))
     monkeypatch.setattr("data_modules.store.prepare_cohort", prepare)
     assert main(["prepare", MAE, "data.cohort=mine.csv"]) == 0
     assert prepare.calls[0][0].cohort == "mine.csv"

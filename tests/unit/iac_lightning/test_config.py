@@ -389,3 +389,31 @@ def test_every_experiment_file_loads():
         if "sweeps" not in path.relative_to(ROOT).parts:
             config = load_experiment(path, [] if "name:" in path.read_text() else ["name=from_a_base"])
             assert from_dict(config_dict(config)) == config
+
+
+def test_a_list_of_any_length(tmp_path):
+    path = write(
+        tmp_path / "a.yaml", "name: a\nevaluation: {thickness_edges_mm: [1, 2.5, 5], risk_cutoffs_mm3: [0, 9, 90]}\n"
+    )
+    config = load_experiment(path)
+    assert config.evaluation.thickness_edges_mm == (1.0, 2.5, 5.0)
+    assert config.evaluation.risk_cutoffs_mm3 == (0.0, 9.0, 90.0)
+    assert from_dict(config_dict(config)) == config
+    assert load_experiment(write(tmp_path / "b.yaml", to_yaml(config))) == config
+    assert load_experiment(path, ["evaluation.thickness_edges_mm=[3]"]).evaluation.thickness_edges_mm == (3.0,)
+    example = "expected a list of numbers, such as [1.0, 2.0, 4.0, 6.0]"
+    assert only("evaluation.thickness_edges_mm=3").endswith(f"= 3: {example}")
+    assert only("evaluation.thickness_edges_mm=[1,x]").endswith(f'= [1, "x"]: {example}')
+    rising = "out of range: expected one or more rising numbers greater than 0"
+    for wrong in ("[]", "[0,1]", "[2,1]", "[1,1]"):
+        assert only(f"evaluation.thickness_edges_mm={wrong}").endswith(rising)
+    assert only("evaluation.risk_cutoffs_mm3=[1,2]").endswith("expected three numbers or null")
+    assert "three rising numbers" in only("evaluation.risk_cutoffs_mm3=[0,5,5]")
+
+
+def test_settings_of_the_evaluation_decide_no_training_but_a_look():
+    config = load_experiment(None, ["name=a"])
+    other = load_experiment(None, ["name=a", "evaluation.coverage=0.8", "inference.mirror=true"])
+    assert config_hash(config) == config_hash(other)
+    assert config_hash(config, "inference", "evaluation") != config_hash(other, "inference", "evaluation")
+    assert config_hash(config, "inference") != config_hash(config)

@@ -23,7 +23,16 @@ from iac_lightning import tracking, tracking_spool, tracking_store
 from iac_lightning.config import load_experiment
 from iac_lightning.runs import Run, open_run
 from iac_lightning.schema import ExperimentConfig
-from iac_lightning.tracking import RunLogger, finish, log_figure, log_summary, serve_command, start_logger, tracking_uri
+from iac_lightning.tracking import (
+    RunLogger,
+    finish,
+    log_figure,
+    log_files,
+    log_summary,
+    serve_command,
+    start_logger,
+    tracking_uri,
+)
 from iac_lightning.tracking_spool import Spool, spool_file
 
 ROOT = Path(__file__).parents[3]
@@ -460,3 +469,21 @@ def test_eight_cold_starts_on_one_database(tmp_path):
         assert [(m.step, m.value) for m in history] == [(step, step / 8 + i) for step in range(20)]
         assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
     assert not list(tmp_path.glob("run*/logs/tracking_spool.jsonl"))
+
+
+def test_files_keep_their_folders(runs_dir, tmp_path, caplog, monkeypatch):
+    page, table = tmp_path / "page/index.html", tmp_path / "page/tables/models.csv"
+    table.parent.mkdir(parents=True)
+    page.write_text("page")
+    table.write_text("table")
+    with open_run(config_of(runs_dir, "files")) as run:
+        log_files(run, [page], tmp_path / "page", "report/test")  # never tracked: nothing to do
+        start_logger(run)
+        log_files(run, [page, table], tmp_path / "page", "report/test")
+        assert artifacts(run, "report/test") == ["report/test/index.html", "report/test/tables"]
+        assert artifacts(run, "report/test/tables") == ["report/test/tables/models.csv"]
+        monkeypatch.setattr(tracking, "client_of", lambda uri: 1 / 0)
+        with caplog.at_level(logging.WARNING):
+            log_files(run, [page, table], tmp_path / "page", "report/test")
+        assert [r.message for r in caplog.records if "report/test of files was not stored" in r.message]
+        assert len(caplog.records) == 1

@@ -12,6 +12,7 @@ from iac_lightning.evaluation.bootstrap import holm, paired_difference
 from iac_lightning.evaluation.classification import confusion_matrix
 from iac_lightning.evaluation.conformal import fit_conformal
 from iac_lightning.evaluation.risk import RiskCutoffs, risk_groups
+from iac_lightning.evaluation.strata import strata_from_edges
 
 
 def invented(patients: int, prefix: str, quality: float, seed: int = 0) -> pd.DataFrame:
@@ -104,6 +105,43 @@ def test_slopes_of_scans_with_lesions(result):
     assert result["models"]["vit"]["thickness"]["ppv"]["slope_per_mm"]["n"] == len(ppv)
     strata = result["models"]["vit"]["thickness"]["dice"]["strata"]
     assert [s["stratum"] for s in strata] == ["≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm"]
+
+
+def test_every_measure_is_compared_over_slice_thickness(result):
+    comparison = result["comparisons"][0]
+    assert comparison["thickness"].keys() == {"dice", "sensitivity", "ppv", "lesion_f1"}  # what the tables hold
+    for measure, difference in comparison["thickness"].items():
+        slopes = [result["models"][n]["thickness"][measure]["slope_per_mm"]["value"] for n in ("vit", "cnn")]
+        if measure != "ppv":  # defined on other scans for each model
+            assert difference["slope_per_mm"]["value"] == pytest.approx(slopes[0] - slopes[1])
+
+
+def test_without_development_tables_there_is_what_needs_none():
+    strata = strata_from_edges([3.0])
+    found = analyse(TEST, {}, baseline="cnn", thickness_strata=strata, seed=0, resamples=20)
+    assert found["cutoffs"] is None
+    assert found["models"]["vit"].keys() == {"thickness", "detection"}
+    assert "risk" not in found["comparisons"][0]
+    assert found["settings"]["thickness_edges_mm"] == [3.0]
+    assert [s["stratum"] for s in found["models"]["vit"]["thickness"]["dice"]["strata"]] == ["≤ 3 mm", "> 3 mm"]
+    cutoffs = RiskCutoffs(low_mm3=20, medium_mm3=80, source="fixed")
+    fixed = analyse(TEST, {}, baseline="cnn", cutoffs=cutoffs, seed=0, resamples=20)
+    assert fixed["models"]["vit"].keys() == {"thickness", "detection", "risk"}
+    assert "relative_change" in fixed["comparisons"][0]["risk"]
+
+
+def test_coverage_and_strata_of_the_settings_reach_the_intervals():
+    strata = strata_from_edges([3.0])
+    found = analyse(
+        {"vit": TEST["vit"]}, {"vit": DEV["vit"]}, coverage=0.8, thickness_strata=strata, seed=0, resamples=20
+    )
+    fit = fit_conformal(DEV["vit"], 0.8, strata)
+    conformal = found["models"]["vit"]["conformal"]
+    assert conformal["promised"] == 0.8
+    assert [part["radius"] for part in conformal["radii"]] == [part.radius for part in fit.radii]
+    assert [row["stratum"] for row in conformal["coverage"]] == ["all", "≤ 3 mm", "> 3 mm"]
+    assert "needs" not in shortage({"vit": DEV["vit"]}, 0.8)
+    assert "intervals of 99% coverage need at least 99" in shortage(DEV, 0.99)
 
 
 def test_every_scan_has_an_interval_and_groups(result):

@@ -34,6 +34,9 @@ def test_lesion_counts_by_hand():
     prediction[19, 0, 0] = True  # false alarm
     counts = lesion_counts(prediction, label)
     assert (counts.n_lesions, counts.n_lesions_hit, counts.n_predicted, counts.n_predicted_hit) == (3, 2, 5, 3)
+    assert (counts.n_small_lesions, counts.n_small_lesions_hit) == (0, 0)
+    small = lesion_counts(prediction, label, small_voxels=2)  # of 2 voxels, hit, and of 1, missed; not that of 3
+    assert (small.n_small_lesions, small.n_small_lesions_hit) == (2, 1)
     assert counts.sensitivity == pytest.approx(2 / 3)
     assert counts.ppv == pytest.approx(3 / 5)
     assert counts.f1 == pytest.approx(2 * (2 / 3) * (3 / 5) / (2 / 3 + 3 / 5))

@@ -9,7 +9,9 @@ import pytest
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from iac_lightning.evaluation.agreement import icc_2_1
+from iac_lightning.evaluation.measures import MEASURES
 from iac_lightning.evaluation.overlap import series_metrics
+from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import (
     METRICS,
     example_series,
@@ -53,7 +55,7 @@ def test_which_scans_each_mean_covers(table):
     assert found["sensitivity"]["mean"] == pytest.approx((1 + 0.5) / 2)
     assert found["ppv"]["mean"] == pytest.approx((1 + 0.5 + 0) / 3)  # the false alarm counts, the empty scan cannot
     assert found["lesion_f1"]["mean"] == 1.0
-    assert found["lesions"] == {"n": 2, "hit": 2, "predicted": 3, "predicted_hit": 2}
+    assert found["lesions"] == {"n": 2, "hit": 2, "predicted": 3, "predicted_hit": 2, "small": 2, "small_hit": 2}
     assert found["seed"] == 3
 
 
@@ -92,6 +94,23 @@ def test_strata_include_their_upper_limit(table):
     assert strata["≤ 1 mm"]["ci95"] == [None, None]  # one patient tells nothing about patients
     assert strata["4–6 mm"]["mean"] is None  # its scan has no lesion
     assert strata["4–6 mm"]["n"] == 0
+
+
+def test_every_measure_stands_in_every_stratum_of_the_edges_asked_for(table):
+    found = summarise(table, seed=0, resamples=50, thickness_strata=strata_from_edges([1.05, 6.0]))
+    assert found["thickness_edges_mm"] == [1.05, 6.0]
+    thin, middle, thick = found["thickness"]  # b1 | a1, c1 | c2
+    assert [s["stratum"] for s in found["thickness"]] == ["≤ 1.05 mm", "1.05–6 mm", "> 6 mm"]
+    assert [s["n_series"] for s in found["thickness"]] == [1, 2, 1]
+    assert thin["metrics"].keys() == MEASURES.keys()
+    means = {name: figure["mean"] for name, figure in middle["metrics"].items()}
+    assert means["ppv"] == pytest.approx((0.5 + 0) / 2)  # the false alarm counts, as in the whole
+    assert (means["sensitivity"], means["lesion_f1"]) == (0.5, 1.0)
+    assert (means["volume_error_mm3"], means["absolute_volume_error_mm3"]) == (3.0, 3.0)
+    assert means["hd95_mm"] == pytest.approx(0.95)
+    assert (middle["n_lesion_free"], middle["n_false_alarm"]) == (1, 1)
+    assert middle["volume_icc"]["value"] == pytest.approx(icc_2_1(np.array([[4.0, 4.0], [6.0, 0.0]])))
+    assert thick["metrics"]["dice"]["mean"] is None
 
 
 def test_prior_figures_stand_apart(table):

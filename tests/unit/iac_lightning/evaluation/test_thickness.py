@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from iac_lightning.evaluation.bootstrap import mean_ci, statistic_ci
-from iac_lightning.evaluation.thickness import (
-    by_stratum,
-    slope_ci,
-    stratum_index,
-    within_patient_slope_ci,
-)
+from iac_lightning.evaluation.strata import EDGES_MM, THICKNESS_STRATA, edges_of, strata_from_edges, stratum_index
+from iac_lightning.evaluation.thickness import by_stratum, slope_ci, within_patient_slope_ci
+from iac_lightning.schema import EvaluationConfig
 
 RNG = np.random.default_rng(0)
 THICKNESS = RNG.choice([0.6, 1.0, 2.5, 5.0, 8.0], 70)
@@ -19,6 +16,19 @@ PATIENTS = RNG.permutation(70) % 25
 
 def test_edges_belong_to_the_thinner_stratum():
     assert stratum_index([0.25, 1, 1.01, 2, 4, 6, 6.1, 10]).tolist() == [0, 0, 1, 1, 2, 3, 4, 4]
+
+
+def test_strata_of_any_edges():
+    assert [name for name, _, _ in THICKNESS_STRATA] == ["≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm"]
+    assert EvaluationConfig().thickness_edges_mm == EDGES_MM
+    found = strata_from_edges([2.5])
+    assert found == (("≤ 2.5 mm", 0.0, 2.5), ("> 2.5 mm", 2.5, float("inf")))
+    assert edges_of(found) == [2.5]
+    assert stratum_index([2.5, 2.6], found).tolist() == [0, 1]
+    assert [n for n, _, _ in strata_from_edges([0.625, 3, 10])] == ["≤ 0.625 mm", "0.625–3 mm", "3–10 mm", "> 10 mm"]
+    for wrong in ([], [0, 1], [2, 1], [1, 1]):
+        with pytest.raises(ValueError, match="rising"):
+            strata_from_edges(wrong)
 
 
 def test_strata_hold_their_scans():

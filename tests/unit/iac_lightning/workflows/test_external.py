@@ -18,6 +18,8 @@ from data_modules.geometry import Grid, Volume
 from iac_lightning.cli import main
 from iac_lightning.evaluation.predictions import find_predictions, measure
 from iac_lightning.evaluation.summary import summarise
+from iac_lightning.looks import looks, record_look
+from iac_lightning.schema import EvaluationConfig
 from iac_lightning.workflows import external
 from iac_lightning.workflows.external import evaluate_predictions, load_external
 
@@ -163,7 +165,8 @@ def test_nnunet_archives_that_do_not_fit(cohort: Path, masks: Path, probabilitie
     np.savez(masks / "a1.npz", probabilities=probabilities)
     series = [s for s in read_cohort(cohort).series if s.series_id == "a1"]
     found, problems = find_predictions(masks, series, 0.5)
-    results = [p for p in problems if "a1" in p] or [str(measure(found[0]))]
+    look = record_look(masks, "evaluate", "test", "", None)
+    results = [p for p in problems if "a1" in p] or [str(measure(found[0], look))]
     assert len(results) == 1
     assert re.search(message, results[0])
 
@@ -213,3 +216,34 @@ def test_report_beside_one_another(cohort: Path, masks: Path, tmp_path: Path) ->
     (tmp_path / "first/model.json").write_text("{}")
     with pytest.raises(UserError, match=r"model\.json"):
         load_external(tmp_path / "first")
+
+
+def test_a_look_is_on_record_before_a_label_is_read(
+    cohort: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def measuring(prediction, look=None):
+        seen.append(len(looks(tmp_path / "out")))
+        return measure(prediction, look)
+
+    monkeypatch.setattr(external, "measure", measuring)
+    first = evaluate_predictions(masks, cohort, "test", tmp_path / "out", workers=1)
+    again = evaluate_predictions(
+        masks, cohort, "test", tmp_path / "out", workers=1, evaluation=EvaluationConfig(thickness_edges_mm=(2.5,))
+    )
+    assert seen == [1] * 5 + [2] * 5
+    assert first["test_looks"] == {"n": 1, "n_configs": 1, "n_weights": 0}
+    assert again["test_looks"] == {"n": 2, "n_configs": 2, "n_weights": 0}
+    assert [s["stratum"] for s in again["thickness"]] == ["≤ 2.5 mm", "> 2.5 mm"]
+    assert load_external(tmp_path / "out").evaluation.thickness_edges_mm == (2.5,)
+
+
+def test_predictions_take_settings_of_their_evaluation_only(
+    cohort: Path, masks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--predictions", str(masks), "--cohort", str(cohort), "--workers", "1"]
+    assert main([*command, "inference.mirror=true"]) == 2
+    assert "settings of the section evaluation only" in capsys.readouterr().err
+    assert main([*command, "evaluation.thickness_edges_mm=[1,5]"]) == 0
+    assert load_external(masks).evaluation.thickness_edges_mm == (1.0, 5.0)
