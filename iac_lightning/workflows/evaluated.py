@@ -12,12 +12,13 @@ import pandas as pd
 
 from data_modules.errors import UserError
 from data_modules.look import GUARDED, RecordedLook, require_look
+from iac_lightning import runs
 from iac_lightning.config import config_hash
 from iac_lightning.evaluation.risk import RiskCutoffs
 from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import by_thickness, read_series_table
 from iac_lightning.looks import record_look
-from iac_lightning.runs import Run, load_run
+from iac_lightning.runs import Run
 from iac_lightning.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.workflows.external import ExternalModel, is_external, load_external
 
@@ -39,7 +40,7 @@ def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
             f"{', '.join(foreign)}: predictions exist already, so that only settings of evaluation can change, such as "
             "evaluation.thickness_edges_mm=[1,3]"
         )
-    return load_external(path, overrides) if is_external(path) else load_run(path, overrides)
+    return load_external(path, overrides) if is_external(path) else runs.load_run(path, overrides)
 
 
 def named(entries: Sequence[Entry]) -> dict[str, Entry]:

@@ -25,6 +25,7 @@ from data_modules.geometry import Grid, Volume
 from data_modules.reimaging import finest_mm, thicker
 from data_modules.store import prepare_cohort
 from iac_lightning.config import load_experiment
+from iac_lightning.looks import looks, record_look
 from iac_lightning.runs import Run
 from iac_lightning.workflows import evaluate as evaluation
 from iac_lightning.workflows import stress as workflow
@@ -104,10 +105,12 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     model, _ = done
     table = rows_of(model).set_index("series_id")
     own = table[table["is_native"]]
-    store = prepare_cohort(model.run.config.data, ("test",))
+    assert [look["what"] for look in looks(model.run.directory)] == ["stress"]
+    look = record_look(model.run.directory, "evaluate", "test", "", None)
+    store = prepare_cohort(model.run.config.data, ("test",), look=look)
     assert sorted(own.index) == sorted(item.series.series_id for item in store.series)
     for item in store.series:
-        row = evaluation.evaluate_series(model, item, "test", CALIBRATION)
+        row = evaluation.evaluate_series(model, item, "test", CALIBRATION, look)
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column
@@ -376,7 +379,7 @@ def test_where_thickness_changes_the_region_decides(
         native_grid=region,
     )
     monkeypatch.setattr(series_workflow, "read_scan", lambda *_, **__: scan)
-    monkeypatch.setattr(series_workflow, "read_mask", lambda *_, **__: Volume(hu > 100, scan.grid))
+    monkeypatch.setattr(series_workflow, "read_label", lambda *_, **__: Volume(hu > 100, scan.grid))
     thin, _, center = series_workflow.read_thin(item)
     assert (thin.slice_thickness_mm, finest_mm(thin)) == (profile_mm, finest)
     np.testing.assert_allclose(center, region.center_ras_mm)
