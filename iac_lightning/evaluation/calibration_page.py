@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from iac_lightning.evaluation.calibration_figures import reliability_of_models
 from iac_lightning.evaluation.page import ModelResult, Section, Table, drawn
 from iac_lightning.evaluation.words import Cell, pair, signed
@@ -60,7 +62,8 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                     [
                         "Grey: 95\u00a0% bootstrap interval over patients. Over the voxels of the region of interest "
                         "where the model says something. ECE: mean distance of probability and share of lesion voxels "
-                        "over bins of equal width; adaptive: over bins of equal size.",
+                        "over bins of equal width; adaptive: over bins of equal size. Resampling adds noise that both count "
+                        "as error, so that their intervals can lie above them.",
                         *warnings,
                         *([f"Not calibrated here: {', '.join(left_out)}."] if left_out else []),
                     ]
@@ -84,4 +87,8 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
 def _quality(calibration: Mapping[str, Any], key: str, when: str) -> Cell:
     value, ends = calibration[f"{key}_{when}"], calibration.get(f"{key}_{when}_ci95")
     low, high = ends or (None, None)
-    return pair(*("–" if v is None else f"{v:.3g}" for v in (value, low, high)))
+    return pair(*("–" if v is None else _three_digits(v) for v in (value, low, high)))
+
+
+def _three_digits(value: float) -> str:
+    return str(np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-"))

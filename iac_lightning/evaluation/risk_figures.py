@@ -97,9 +97,11 @@ def intervals_figure(intervals: pd.DataFrame, cutoffs: RiskCutoffs, coverage: fl
     axes.plot(place, root["volume"], "_", color=BLACK, markersize=5)
     axes.plot(place[covered], label[covered], "o", color=BLUE, markersize=4, markeredgewidth=0)
     axes.plot(place[~covered], label[~covered], "X", color=VERMILLION, markersize=7, markeredgewidth=0)
-    for limit, name in zip(cutoffs.limits_mm3[1:], ("low", "medium"), strict=True):
+    crowded = np.sqrt(cutoffs.medium_mm3) - np.sqrt(cutoffs.low_mm3) < 0.06 * top
+    sides = ("top", "bottom") if crowded else ("center", "center")
+    for limit, name, side in zip(cutoffs.limits_mm3[1:], ("low", "medium"), sides, strict=True):
         axes.axhline(np.sqrt(limit), color=GREY, linewidth=0.9, linestyle=":", zorder=0)
-        axes.text(len(rows) + 0.5, np.sqrt(limit), f"{name} ≤ {limit:.3g}", fontsize=8, va="center", color="#555555")
+        axes.text(len(rows) + 0.5, np.sqrt(limit), f"{name} ≤ {limit:.3g}", fontsize=8, va=side, color="#555555")
     axes.set_ylim(-0.03 * top, top)
     axes.set_xlim(-1, len(rows))
     _volume_axis(axes, top)
