@@ -62,8 +62,8 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                     [
                         "Grey: 95\u00a0% bootstrap interval over patients. Over the voxels of the region of interest "
                         "where the model says something. ECE: mean distance of probability and share of lesion voxels "
-                        "over bins of equal width; adaptive: over bins of equal size. Resampling adds noise that both count "
-                        "as error, so that their intervals can lie above them.",
+                        "over bins of equal width; adaptive: over bins of equal size. Resampling adds noise that both "
+                        "count as error, so that their intervals can lie above them.",
                         *warnings,
                         *([f"Not calibrated here: {', '.join(left_out)}."] if left_out else []),
                     ]

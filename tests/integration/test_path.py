@@ -136,6 +136,30 @@ def test_evaluating_again_reads_the_saved_predictions(runs: Path, monkeypatch: p
     assert (runs / "cnn/evaluation/test.csv").read_bytes() == before
 
 
+def test_a_look_is_on_record_before_the_test_split_is_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iac_lightning.workflows import evaluate as workflow
+
+    before, seen = len(looks(runs / "cnn")), []
+    prepare, measure = workflow.prepare_cohort, workflow.evaluate_series
+
+    def preparing(config, splits, look=None):
+        if "test" in splits:
+            seen.append(len(looks(runs / "cnn")))
+        return prepare(config, splits, look=look)
+
+    def measuring(*arguments):
+        seen.append(len(looks(runs / "cnn")))
+        return measure(*arguments)
+
+    monkeypatch.setattr(workflow, "prepare_cohort", preparing)
+    monkeypatch.setattr(workflow, "evaluate_series", measuring)
+    assert main(["evaluate", str(runs / "cnn")]) == 0
+    assert len(seen) > 1
+    assert set(seen) == {before + 1}
+    assert main(["evaluate", str(runs / "cnn"), "--split", "dev"]) == 0
+    assert len(looks(runs / "cnn")) == before + 1
+
+
 def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
     """A checkpoint that has seen a patient refuses to be judged on that patient."""
     import shutil
