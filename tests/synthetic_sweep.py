@@ -66,6 +66,7 @@ def invented(
             "slice_thickness_mm": thickness,
             "has_lesion": lesion,
             "n_lesions": 2 * lesion,
+            "n_small_lesions": 1 * lesion,
             "label_volume_mm3": label,
             "true_volume_mm3": np.nan,
             "label_agatston": np.nan,

@@ -14,6 +14,7 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning.cli import main
+from iac_lightning.looks import looks
 from iac_lightning.workflows import sweep_report as workflow
 from iac_lightning.workflows.sweep_report import all_sweeps, sweep_report
 from tests.synthetic_sweep import invented, patch_and_upsampling, write_sweep
@@ -246,3 +247,10 @@ def test_refusals(sweep, tmp_path):
     )
     with pytest.raises(UserError, match="same scans"):
         sweep_report([sweep, other], tmp_path / "out")
+
+
+def test_a_page_about_the_test_split_is_a_look_at_every_cell(sweep, report):
+    evaluated = [path.parent.parent for path in sweep.rglob("evaluation/test.csv")]
+    assert evaluated
+    for directory in evaluated:
+        assert {look["what"] for look in looks(directory)} == {"sweep report"}
