@@ -13,7 +13,7 @@ from iac_lightning.config import config_hash
 from iac_lightning.evaluation.report import estimate, interval
 from iac_lightning.models.build import count_parameters
 from iac_lightning.runs import Run
-from iac_lightning.workflows.report import model_label
+from iac_lightning.workflows.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
 METRICS = {
