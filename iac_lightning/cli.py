@@ -126,6 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
     others.add_argument("--cohort", type=Path, help="cohort table with the labels")
     others.add_argument("--threshold", type=float, help="use probabilities, from this one on; else masks, or 0.5")
+    others.add_argument(
+        "--dev-predictions", type=Path, help="probabilities of the dev split: choose threshold and calibration by them"
+    )
     others.add_argument("--out", type=Path, help="folder for evaluation/ and model.json (default: the predictions')")
     others.add_argument("--label", default="", help="name of the model in reports (default: that of the folder)")
     others.add_argument("--workers", type=int, default=2)
@@ -316,8 +319,9 @@ def run_one_cell(arguments: argparse.Namespace) -> None:
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""
+    from iac_lightning.evaluation.calibration_record import describe
     from iac_lightning.runs import load_run
-    from iac_lightning.workflows.calibrate import calibrate_run, describe
+    from iac_lightning.workflows.calibrate import calibrate_run
 
     print(describe(calibrate_run(load_run(arguments.run))))
     print(f"  all of it: {arguments.run / 'calibration.json'}, {arguments.run / 'figures' / 'reliability.png'}")
@@ -340,6 +344,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.split,
             arguments.out,
             threshold=arguments.threshold,
+            dev_predictions=arguments.dev_predictions,
             label=arguments.label,
             workers=arguments.workers,
         )

@@ -12,12 +12,13 @@ from data_modules.geometry import Grid, Volume, place
 from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning import sharding, tracking
 from iac_lightning.evaluation.calibration import apply, calibrated_half
+from iac_lightning.evaluation.calibration_record import APPLIED, threshold_for
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
 from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
 from iac_lightning.runs import Run, is_main_process
-from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, threshold_for, uncalibrated_file
+from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
@@ -28,20 +29,6 @@ from iac_lightning.workflows.trained import (
     saved_prediction,
     write_prediction,
 )
-
-APPLIED = (
-    "temperature",
-    "bias",
-    "threshold",
-    "prior_threshold",
-    "thickness",
-    "prior_thickness",
-    "checkpoint_sha256",
-    "depends_on",
-    "n_series",
-    "n_patients",
-)
-"""What an evaluation says of the calibration that it applied."""
 
 
 @sharding.together()

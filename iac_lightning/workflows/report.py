@@ -17,13 +17,14 @@ from iac_lightning.callbacks import read_history
 from iac_lightning.evaluation import figures
 from iac_lightning.evaluation.analysis import analyse, shortage
 from iac_lightning.evaluation.analysis_page import analysis_sections
-from iac_lightning.evaluation.predictions import find_predictions, read_prediction
+from iac_lightning.evaluation.predictions import DEFAULT_THRESHOLD, calibrated, find_predictions, read_prediction
 from iac_lightning.evaluation.report import ExtraFigure, ModelResult, Overlay, ReportContext, write_report
 from iac_lightning.evaluation.summary import example_series, read_series_table
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import Run, load_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows.external import SEED, ExternalModel
+from iac_lightning.workflows.external_calibration import CALIBRATION_FILE
 
 SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
 """What the evaluations of a model on two splits share, unless it has changed in between."""
@@ -145,7 +146,8 @@ def evaluate_command(entry: Run | ExternalModel, split: str) -> str:
     """How a model is evaluated on a split."""
     if isinstance(entry, Run):
         return f"iac evaluate {entry.directory} --split {split}"
-    return f"iac evaluate --predictions DIR --cohort {entry.cohort} --split {split} --out {entry.directory}"
+    dev = " --dev-predictions DEV_DIR" if (entry.directory / CALIBRATION_FILE).exists() else ""
+    return f"iac evaluate --predictions DIR --cohort {entry.cohort} --split {split}{dev} --out {entry.directory}"
 
 
 def model_result(run: Run, label: str, split: str) -> ModelResult:
@@ -176,10 +178,12 @@ def external_result(model: ExternalModel, split: str) -> ModelResult:
     table, summary = evaluation(model.directory, split, again)
 
     def mask(series: Series, grid: Grid) -> Volume:
-        found, problems = find_predictions(model.predictions[split], [series], model.threshold)
+        calibration = summary["calibration"]
+        threshold = DEFAULT_THRESHOLD if calibration else model.threshold
+        found, problems = find_predictions(model.predictions[split], [series], threshold)
         if not found:
             raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
-        return read_prediction(found[0], grid)
+        return read_prediction(calibrated(found[0], calibration) if calibration else found[0], grid)
 
     return ModelResult(
         name=model.label,
