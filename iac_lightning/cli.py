@@ -196,6 +196,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
     bench.add_argument("--template", type=Path, help="template for that scan")
     bench.add_argument("--run", type=Path, help="run that predicts it")
+    bench.add_argument("--models", type=int, default=2, help="sets of predictions to evaluate")
+    bench.add_argument("--series", type=int, default=40, help="scans of each")
     bench.set_defaults(command=run_bench)
 
     training = commands.add_parser("bench-training", help="speed, memory and waiting of a real training")
@@ -448,7 +450,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     """`iac bench`."""
     from iac_lightning.workflows.bench import bench
 
-    bench(arguments.out, arguments.scan, arguments.template, arguments.run)
+    bench(arguments.out, arguments.scan, arguments.template, arguments.run, arguments.models, arguments.series)
 
 
 def run_bench_training(arguments: argparse.Namespace) -> None:
