@@ -221,24 +221,27 @@ def read_prediction(prediction: Prediction, like: Grid) -> Volume:
     return read_masks(prediction, like)[0]
 
 
-def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume]:
-    """The predicted mask, and the one that the protocol prior is applied to, both bool on the scan's grid.
+def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume, Volume | None]:
+    """The predicted mask, the one that the protocol prior is applied to, and the uncalibrated one, on the scan's grid.
 
-    They are the same but for a calibrated model, which has a threshold for each.
+    The first two are the same but for a calibrated model, which has a threshold for each; only such a model has the
+    third, at a probability of 0.5.
 
     Raises:
         UserError: as `read_prediction`.
     """
     if prediction.threshold is None:
         mask = read_mask(prediction.path, like=like)
-        return mask, mask
+        return mask, mask, None
     probability = read_probabilities(prediction, like)
+    uncalibrated = None
     if prediction.temperature is not None:
+        uncalibrated = probability.with_data(probability.data >= DEFAULT_THRESHOLD)
         probability = probability.with_data(apply(probability.data, prediction.temperature, prediction.bias))
     mask = probability.with_data(probability.data >= prediction.threshold)
     if prediction.prior_threshold is None or prediction.prior_threshold == prediction.threshold:
-        return mask, mask
-    return mask, probability.with_data(probability.data >= prediction.prior_threshold)
+        return mask, mask, uncalibrated
+    return mask, probability.with_data(probability.data >= prediction.prior_threshold), uncalibrated
 
 
 def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
@@ -278,7 +281,7 @@ def measure(prediction: Prediction) -> dict[str, Any] | str:
     try:
         scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
         label = read_mask(series.label, like=scan.grid)
-        mask, before_prior = read_masks(prediction, scan.grid)
+        mask, before_prior, uncalibrated = read_masks(prediction, scan.grid)
     except UserError as error:
         return str(error)
     return series_row(
@@ -288,4 +291,5 @@ def measure(prediction: Prediction) -> dict[str, Any] | str:
         series_metrics(mask, label, scan),
         series_metrics(protocol_prior(before_prior, scan.volume), label, scan),
         series.true_volume_mm3,
+        series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )

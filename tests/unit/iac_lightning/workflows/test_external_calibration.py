@@ -110,6 +110,8 @@ def test_by_the_rule_of_the_projects_own_models(
         for name in TEST:
             expected = dice(masks(name, found[f"{prefix}threshold"])[k], scans[name][1])
             assert table.loc[name, f"{prefix}dice"] == pytest.approx(expected)
+    for name in TEST:
+        assert table.loc[name, "uncalibrated_dice"] == pytest.approx(dice(scans[name][2] >= 0.5, scans[name][1]))
     assert found["threshold"] != found["prior_threshold"]  # so that the two were told apart
     summary = json.loads((out / "evaluation/test.json").read_text())
     applied = summary["calibration"]
