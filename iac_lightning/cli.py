@@ -126,6 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     others.add_argument("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do")
     others.add_argument("--cohort", type=Path, help="cohort table with the labels")
     others.add_argument("--threshold", type=float, help="use probabilities, from this one on; else masks, or 0.5")
+    others.add_argument(
+        "--dev-predictions", type=Path, help="probabilities of the dev split: choose threshold and calibration by them"
+    )
     others.add_argument("--out", type=Path, help="folder for evaluation/ and model.json (default: the predictions')")
     others.add_argument("--label", default="", help="name of the model in reports (default: that of the folder)")
     others.add_argument("--workers", type=int, default=2)
@@ -198,6 +201,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
     bench.add_argument("--template", type=Path, help="template for that scan")
     bench.add_argument("--run", type=Path, help="run that predicts it")
+    bench.add_argument("--models", type=int, default=2, help="sets of predictions to evaluate")
+    bench.add_argument("--series", type=int, default=40, help="scans of each")
     bench.set_defaults(command=run_bench)
 
     training = commands.add_parser("bench-training", help="speed, memory and waiting of a real training")
@@ -321,8 +326,9 @@ def run_one_cell(arguments: argparse.Namespace) -> None:
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""
+    from iac_lightning.evaluation.calibration_record import describe
     from iac_lightning.runs import load_run
-    from iac_lightning.workflows.calibrate import calibrate_run, describe
+    from iac_lightning.workflows.calibrate import calibrate_run
 
     print(describe(calibrate_run(load_run(arguments.run))))
     print(f"  all of it: {arguments.run / 'calibration.json'}, {arguments.run / 'figures' / 'reliability.png'}")
@@ -346,6 +352,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.split,
             arguments.out,
             threshold=arguments.threshold,
+            dev_predictions=arguments.dev_predictions,
             label=arguments.label,
             workers=arguments.workers,
             evaluation=external.external_settings({}, arguments.overrides),
@@ -475,7 +482,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     """`iac bench`."""
     from iac_lightning.workflows.bench import bench
 
-    bench(arguments.out, arguments.scan, arguments.template, arguments.run)
+    bench(arguments.out, arguments.scan, arguments.template, arguments.run, arguments.models, arguments.series)
 
 
 def run_bench_training(arguments: argparse.Namespace) -> None:

@@ -69,6 +69,11 @@ def apply(probability: NDArray[np.floating], temperature: float, bias: float) ->
 
     Exact zeros stay zeros: the model says nothing there. float32 in, the same shape out.
     """
+    if probability.ndim > 1:  # slice by slice: a whole head in float64 several times over takes a gigabyte
+        result = np.empty_like(probability, dtype=np.float32)
+        for k in range(probability.shape[-1]):
+            result[..., k] = apply(probability[..., k], temperature, bias)
+        return result
     logit = _logit(probability) / temperature + bias
     calibrated = np.clip(special.expit(logit).astype(np.float32), LOWEST, HIGHEST)
     return np.where(probability > 0, calibrated, np.float32(0))

@@ -74,6 +74,17 @@ def as_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
     return data.astype(bool)
 
 
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box around a mask `[X, Y, Z]`; None when it is empty."""
+    sides = []
+    for axis in range(3):
+        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(filled):
+            return None
+        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return sides[0], sides[1], sides[2]
+
+
 def components(mask: NDArray[Any]) -> tuple[NDArray[np.signedinteger], int]:
     """26-connected components of a mask `[X, Y, Z]`: array of ids (0 background, then 1…n) and n."""
     ids, n = ndimage.label(as_mask(mask), structure=_ALL_26)
@@ -125,8 +136,12 @@ def protocol_prior(mask: Volume, hu: Volume, minimum_hu: float = MINIMUM_HU) -> 
         ValueError: when `mask` is not boolean or integer.
     """
     require_same_grid(mask, hu, "mask", "scan")
-    bright = as_mask(mask.data) & (hu.data >= minimum_hu)
-    return mask.with_data(bright & ndimage.binary_dilation(bright, structure=_NEIGHBOURS))
+    kept = as_mask(mask.data) & (hu.data >= minimum_hu)
+    box = bounding_box(kept)
+    if box is not None:  # neighbours that count lie in the box too
+        bright = kept[box].copy()
+        kept[box] = bright & ndimage.binary_dilation(bright, structure=_NEIGHBOURS)
+    return mask.with_data(kept)
 
 
 def protocol_prior_probability(probability: Volume, hu: Volume, minimum_hu: float = MINIMUM_HU) -> Volume:
@@ -140,8 +155,21 @@ def protocol_prior_probability(probability: Volume, hu: Volume, minimum_hu: floa
     """
     require_same_grid(probability, hu, "probability", "scan")
     bright = np.where(hu.data >= minimum_hu, probability.data, probability.data.dtype.type(0))
-    neighbour = ndimage.maximum_filter(bright, footprint=_NEIGHBOURS, mode="constant", cval=0)
-    return probability.with_data(np.minimum(bright, neighbour))
+    result = np.zeros_like(bright)
+    box = bounding_box(bright > 0)
+    if box is not None:
+        inside = bright[box]
+        largest = ndimage.maximum_filter(inside, size=3, mode="constant", cval=0)
+        # Only where a voxel is itself the largest of its 27 does leaving it out change anything.
+        peaks = np.argwhere((inside == largest) & (inside > 0))
+        padded = np.pad(inside, 1)
+        neighbour = largest.copy()
+        at = tuple(peaks.T)
+        neighbour[at] = 0
+        for offset in np.argwhere(_NEIGHBOURS):
+            neighbour[at] = np.maximum(neighbour[at], padded[tuple((peaks + offset).T)])
+        result[box] = np.minimum(inside, neighbour)
+    return probability.with_data(result)
 
 
 def require_same_grid(a: Volume, b: Volume, name_a: str, name_b: str) -> None:

@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 from data_modules.ct import Scan
 from data_modules.geometry import Volume
 from iac_lightning.evaluation.agatston import agatston
-from iac_lightning.evaluation.lesions import SMALL_LESION_MM3, as_mask, lesion_counts, require_same_grid
-from iac_lightning.evaluation.surface import bounding_box, surface_metrics
+from iac_lightning.evaluation.lesions import (
+    SMALL_LESION_MM3,
+    as_mask,
+    bounding_box,
+    lesion_counts,
+    require_same_grid,
+)
+from iac_lightning.evaluation.surface import surface_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from data_modules.ct import read_mask, read_probability, read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from data_modules.look import RecordedLook, TestSetGuardError, read_label
+from iac_lightning.evaluation.calibration import apply
+from iac_lightning.evaluation.calibration_record import threshold_for
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.summary import series_row
@@ -40,6 +42,7 @@ DEFAULT_THRESHOLD = 0.5
 _KNOWN = ({"plain"}, {"plain", "npz"}, {"mask"}, {"probability"}, {"mask", "probability"})
 _UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 _NOT_TIED = 1e-2
+_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,18 @@ class Prediction:
         path: NIfTI of a mask or a probability map; for nnU-Net's `.npz`, the mask beside it.
         threshold: from which probability on a voxel is predicted; None for a mask.
         npz: nnU-Net's probabilities, where these are to be used.
+        temperature: of the logits, applied before the threshold (`evaluation.calibration.apply`); None: as they are.
+        bias: likewise.
+        prior_threshold: that of the mask which the protocol prior is applied to; None: the same.
     """
 
     series: Series
     path: Path
     threshold: float | None
     npz: Path | None = None
+    temperature: float | None = None
+    bias: float = 0.0
+    prior_threshold: float | None = None
 
 
 def find_predictions(
@@ -88,6 +97,33 @@ def find_predictions(
     problems += [f"{name}: no prediction" for name in missing]
     problems += [f"{name}: no series of this split is called so" for name in extra]
     return found, problems
+
+
+def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) -> None:
+    """One error for everything that is wrong, if anything is."""
+    if not problems:
+        return
+    lines = [
+        f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with the predictions of the {n_series} "
+        f"series of split '{split}'; nothing was evaluated. Each series needs one prediction on its scan's own voxels: "
+        "S.nii.gz, S_mask.nii.gz or S_probability.nii.gz for series S, and nothing else."
+    ]
+    lines += [f"  {problem}" for problem in problems[:_LISTED]]
+    if len(problems) > _LISTED:
+        lines.append(f"  … and {len(problems) - _LISTED} more")
+    raise UserError("\n".join(lines))
+
+
+def calibrated(prediction: Prediction, calibration: dict[str, Any]) -> Prediction:
+    """The same probabilities, with temperature, bias and thresholds of a calibration (`calibration.json`)."""
+    thickness_mm = prediction.series.slice_thickness_mm
+    return replace(
+        prediction,
+        temperature=calibration["temperature"],
+        bias=calibration["bias"],
+        threshold=threshold_for(calibration, thickness_mm),
+        prior_threshold=threshold_for(calibration, thickness_mm, prior=True),
+    )
 
 
 def _files_by_series(folder: Path, names: set[str]) -> tuple[dict[str, dict[str, Path]], list[str]]:
@@ -183,13 +219,41 @@ def read_prediction(prediction: Prediction, like: Grid) -> Volume:
     Raises:
         UserError: when it cannot be read, does not fit, or nnU-Net's probabilities contradict its mask.
     """
+    return read_masks(prediction, like)[0]
+
+
+def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume, Volume | None]:
+    """The predicted mask, the one that the protocol prior is applied to, and the uncalibrated one, on the scan's grid.
+
+    The first two are the same but for a calibrated model, which has a threshold for each; only such a model has the
+    third, at a probability of 0.5.
+
+    Raises:
+        UserError: as `read_prediction`.
+    """
     if prediction.threshold is None:
-        return read_mask(prediction.path, like=like)
+        mask = read_mask(prediction.path, like=like)
+        return mask, mask, None
+    probability = read_probabilities(prediction, like)
+    uncalibrated = None
+    if prediction.temperature is not None:
+        uncalibrated = probability.with_data(probability.data >= DEFAULT_THRESHOLD)
+        probability = probability.with_data(apply(probability.data, prediction.temperature, prediction.bias))
+    mask = probability.with_data(probability.data >= prediction.threshold)
+    if prediction.prior_threshold is None or prediction.prior_threshold == prediction.threshold:
+        return mask, mask, uncalibrated
+    return mask, probability.with_data(probability.data >= prediction.prior_threshold), uncalibrated
+
+
+def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
+    """The predicted probabilities as the program wrote them, float32, on the scan's grid.
+
+    Raises:
+        UserError: when they cannot be read, do not fit, or nnU-Net's probabilities contradict its mask.
+    """
     if prediction.npz is None:
-        probability = read_probability(prediction.path, like=like)
-    else:
-        probability = Volume(_read_npz(prediction.npz, read_mask(prediction.path, like=like).data), like)
-    return probability.with_data(probability.data >= prediction.threshold)
+        return read_probability(prediction.path, like=like)
+    return Volume(_read_npz(prediction.npz, read_mask(prediction.path, like=like).data), like)
 
 
 def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -222,7 +286,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[st
     try:
         scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
         label = read_label(series, like=scan.grid, look=look)
-        mask = read_prediction(prediction, scan.grid)
+        mask, before_prior, uncalibrated = read_masks(prediction, scan.grid)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -232,6 +296,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[st
         series.patient_id,
         series.slice_thickness_mm,
         series_metrics(mask, label, scan),
-        series_metrics(protocol_prior(mask, scan.volume), label, scan),
+        series_metrics(protocol_prior(before_prior, scan.volume), label, scan),
         series.true_volume_mm3,
+        series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from iac_lightning.evaluation.lesions import as_mask
+from iac_lightning.evaluation.lesions import as_mask, bounding_box
 
 TOLERANCE_MM = 1.0
 """Surface voxels that lie this near to the other surface agree."""
@@ -81,14 +81,3 @@ def surface_voxels(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
         return np.empty((0, 3), dtype=np.intp)
     inner = mask[box]  # what is beyond the bounding box is outside, just as what is beyond the image
     return np.argwhere(inner & ~ndimage.binary_erosion(inner)) + [part.start for part in box]
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box around a mask `[X, Y, Z]`; None when it is empty."""
-    sides = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not len(filled):
-            return None
-        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return sides[0], sides[1], sides[2]

@@ -61,11 +61,15 @@ def dice_at_thresholds(
     if hu is not None and steps[0] <= 0:
         raise ValueError(f"with the protocol prior thresholds must be positive, got {steps[0]}")
     cuts = steps.astype(p.dtype)
-    candidate = p >= cuts[0]
     # A voxel in bin k is predicted at thresholds 0…k-1; counting from the top gives |P| and |P∩G| at each threshold.
-    bins = np.searchsorted(cuts, p[candidate], side="right")
-    predicted = np.bincount(bins, minlength=len(cuts) + 1)[::-1].cumsum()[::-1][1:]
-    hits = np.bincount(bins[g[candidate]], minlength=len(cuts) + 1)[::-1].cumsum()[::-1][1:]
+    counts = np.zeros((2, len(cuts) + 1), dtype=np.int64)
+    # Slice by slice, or the bins of a whole head take eight bytes a voxel.
+    for values, inside in zip(np.moveaxis(p, -1, 0), np.moveaxis(g, -1, 0), strict=True) if p.ndim > 1 else ((p, g),):
+        candidate = values >= cuts[0]
+        bins = np.searchsorted(cuts, values[candidate], side="right")
+        counts[0] += np.bincount(bins, minlength=len(cuts) + 1)
+        counts[1] += np.bincount(bins[inside[candidate]], minlength=len(cuts) + 1)
+    predicted, hits = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
     total = predicted + int(g.sum())
     return np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
 

@@ -5,12 +5,9 @@ Absolute seconds depend on the machine; a ratio to a peer measured in turn with 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +23,6 @@ from torch import nn
 from data_modules.config import AugmentationConfig, DataConfig, GridConfig, SamplingConfig
 from data_modules.ct import write_nifti
 from data_modules.ct_data_module import CTDataModule
-from data_modules.errors import UserError
 from data_modules.geometry import Volume
 from data_modules.phantom.cohort import make_phantom_cohort
 from data_modules.store import prepare_cohort
@@ -35,6 +31,8 @@ from iac_lightning.files import write_json_atomic
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder, patchify
 from iac_lightning.runs import open_run
+from iac_lightning.workflows.bench_evaluation import bench_evaluation
+from iac_lightning.workflows.bench_process import alternate, measured
 from iac_lightning.workflows.calibrate import calibration_file
 from iac_lightning.workflows.trained import file_digest
 
@@ -46,7 +44,9 @@ MAE_SIZES = {"dim": 384, "depth": 6, "heads": 6, "decoder_dim": 192, "decoder_de
 MAE_CROP, MAE_PATCH = (128, 128, 64), (8, 8, 8)
 
 
-def bench(out: Path, scan: Path | None, template: Path | None, run: Path | None) -> dict[str, Any]:
+def bench(
+    out: Path, scan: Path | None, template: Path | None, run: Path | None, models: int = 2, series: int = 40
+) -> dict[str, Any]:
     """Measure all of it, write it as JSON and print a table.
 
     Args:
@@ -55,25 +55,21 @@ def bench(out: Path, scan: Path | None, template: Path | None, run: Path | None)
         template: template to register that scan to.
         run: segmentation run that predicts it; by default a network of the demo's sizes with random weights, which
             takes the same time.
+        models: sets of predictions to evaluate.
+        series: scans of each.
     """
     with tempfile.TemporaryDirectory() as folder:
         results: dict[str, Any] = {
             "machine": {"cpu_count": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},
             "patches": bench_patches(Path(folder)),
             "mae_step": bench_mae_step(),
+            "evaluation": bench_evaluation(Path(folder) / "evaluation", models, series),
         }
         if scan:
             results["scan"] = bench_scan(Path(folder), scan, template, run)
     write_json_atomic(out, results)
     print(table(results))
     return results
-
-
-def alternate(a: Callable[[], float], b: Callable[[], float], rounds: int) -> tuple[list[float], list[float], float]:
-    """Two measurements in turn; their values and the median of the ratios a/b, pair by pair."""
-    pairs = [(a(), b()) for _ in range(rounds)]
-    ratio = statistics.median(x / y for x, y in pairs)
-    return [x for x, _ in pairs], [y for _, y in pairs], ratio
 
 
 def bench_patches(folder: Path, seconds: float = 4.0, rounds: int = 3) -> dict[str, Any]:
@@ -243,27 +239,6 @@ def bench_scan(folder: Path, scan: Path, template: Path | None, run: Path | None
     return {"prepare": measured(prepare), "predict": measured(predict)}
 
 
-WATCH = """
-import json, os, subprocess, sys, time
-start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss / 2**20]))
-"""
-"""Starts a process and prints its status, seconds and peak memory (GiB). It runs in a small process of its own: on
-Linux the peak of a new process begins at that of the one that starts it, and this one holds torch and networks."""
-
-
-def measured(command: list[str]) -> dict[str, float]:
-    """Wall-clock seconds and peak resident memory of one `iac` command, start of Python included."""
-    program = [sys.executable, "-m", "iac_lightning.cli", *command]
-    done = subprocess.run([sys.executable, "-c", WATCH, *program], stdout=subprocess.PIPE, text=True, check=True)
-    status, seconds, peak_memory_gib = json.loads(done.stdout)
-    if status:
-        raise UserError(f"iac {' '.join(command)} ended with status {status}. Its message stands above.")
-    return {"seconds": seconds, "peak_memory_gib": peak_memory_gib}
-
-
 def throwaway_run(folder: Path) -> Path:
     """A run directory with the demo's network and random weights: timing does not need a trained one."""
     from iac_lightning.modules.segmentation_module import SegmentationModule
@@ -306,6 +281,19 @@ def table(results: dict[str, Any]) -> str:
             f"{m['ratio']:.1f} × faster",
         )
     )
+    e = results["evaluation"]
+    rows.append(
+        (
+            "metrics of a series of 64³ voxels",
+            f"{e['metrics']['milliseconds']:.0f} ms",
+            f"MONAI {e['metrics']['monai_milliseconds']:.0f} ms",
+            f"{e['metrics']['ratio']:.1f} × faster",
+        )
+    )
+    for name in ("evaluate", "report"):
+        r = e[name]
+        cells = (f"{r['seconds']:.1f} s", f"{r['cpu_seconds']:.1f} s of CPU, {r['peak_memory_gib']:.2f} GiB peak", "")
+        rows.append((f"{name} {e['models']} models × {e['series']} series", *cells))
     for name in ("prepare", "predict"):
         if "scan" in results:
             r = results["scan"][name]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,25 +19,18 @@ from data_modules.look import read_label
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning import sharding, tracking
 from iac_lightning.evaluation.calibration import (
-    BINS,
-    HIGHEST,
-    LOWEST,
-    RESAMPLES,
     THRESHOLDS,
     Part,
     Scaling,
     apply,
-    fit,
-    quality,
-    sample,
-    threshold_at,
     thresholds_by_thickness,
 )
 from iac_lightning.evaluation.calibration_figures import reliability_figure
+from iac_lightning.evaluation.calibration_record import calibrate_voxels, reliability, voxels_on_disk
 from iac_lightning.evaluation.lesions import protocol_prior_probability
 from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
-from iac_lightning.files import on_disk, write_json_atomic
+from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import Run
 from iac_lightning.workflows.trained import (
     CalibratedModel,
@@ -53,8 +44,6 @@ from iac_lightning.workflows.trained import (
     saved_prediction,
     write_prediction,
 )
-
-QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
 
 
 @sharding.together()
@@ -120,45 +109,25 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     patients = [item.series.patient_id for item in series]
     with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
         try:
-            scaling = fit(*(drawn := sample(voxels, seed)))
+            scaling, fitted = calibrate_voxels(voxels, patients, seed, run.directory)
         except ValueError as error:
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
-        before = quality(voxels, patients, seed)
-        calibrated = ((apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels)
-        with voxels_on_disk(calibrated, run.directory) as voxels_after:
-            after = quality(voxels_after, patients, seed)
     result = {
-        "temperature": scaling.temperature,
-        "bias": scaling.bias,
+        **fitted,
         **choose_thresholds(model, series, scaling),
-        **{
-            f"{name}_{when}{suffix}": found[f"{name}{suffix}"]
-            for name in QUALITIES
-            for when, found in (("before", before), ("after", after))
-            for suffix in ("", "_ci95")
-        },
-        "split": "dev",
-        "seed": seed,
-        "resamples": RESAMPLES,
-        "bins": BINS,
-        "clip": [float(LOWEST), float(HIGHEST)],
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
-        "n_series": len(series),
-        "n_patients": len(set(patients)),
-        "n_voxels": before["n_voxels"],
-        "n_lesion_voxels": before["n_lesion_voxels"],
-        "n_fit_voxels": len(drawn[0]),
-        "warnings": remarks(scaling, before, after),
-        "reliability_before": before["reliability"],
-        "reliability_after": after["reliability"],
         **key,
     }
     source = (
         f"{run.config.name}; {result['n_voxels']:,} voxels of {len(series)} development scans "
         f"({result['n_patients']} patients); seed {seed}"
     )
-    tracking.log_figure(logger, reliability_figure(before, after, source), run.directory / "figures/reliability.png")
+    tracking.log_figure(
+        logger,
+        reliability_figure(reliability(result, "before"), reliability(result, "after"), source),
+        run.directory / "figures/reliability.png",
+    )
     write_json_atomic(calibration_file(run), result)
     tracking.log_summary(run, result, "calibration", logger)
     return result
@@ -207,12 +176,6 @@ def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], sca
     return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": unseen}
 
 
-def threshold_for(calibration: dict[str, Any], slice_thickness_mm: float, prior: bool = False) -> float:
-    """The threshold of calibrated probability for a scan, with or without the protocol prior."""
-    prefix = "prior_" if prior else ""
-    return threshold_at(calibration[f"{prefix}thickness"], slice_thickness_mm, calibration[f"{prefix}threshold"])
-
-
 def development_probability(model: TrainedModel, item: PreparedSeries) -> Volume:
     """Uncalibrated probability of a development series on its native region: predicted once, then read."""
     path, key = uncalibrated_file(model.run, item), prediction_key(model, item)
@@ -237,40 +200,6 @@ def domain_voxels(model: TrainedModel, series: Sequence[PreparedSeries]) -> Iter
         probability = development_probability(model, item).data
         domain = probability > 0
         yield probability[domain], development_label(item)[domain]
-
-
-@contextmanager
-def voxels_on_disk(parts: Iterable[Part], folder: Path) -> Iterator[list[Part]]:
-    """The same parts, memory-mapped from nameless files in `folder`, which vanish with the process at the latest."""
-    with TemporaryFile(dir=folder) as probabilities, TemporaryFile(dir=folder) as labels:
-        sizes = []
-        with on_disk(folder / "(voxels of the calibration)"):
-            for p, y in parts:
-                probabilities.write(p.astype(np.float32, copy=False).tobytes())
-                labels.write(y.tobytes())
-                sizes.append(len(p))
-            probabilities.flush()
-            labels.flush()
-        if not sum(sizes):
-            raise UserError("the model's probability is 0 in every development scan; there is nothing to calibrate")
-        ends = np.cumsum(sizes)[:-1]
-        p_all = np.memmap(probabilities, dtype=np.float32, mode="r")
-        y_all = np.memmap(labels, dtype=np.bool_, mode="r")
-        yield list(zip(np.split(p_all, ends), np.split(y_all, ends), strict=True))
-
-
-def remarks(scaling: Scaling, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What a reader of the calibration must know: a temperature at its limit, an error that did not fall."""
-    found = []
-    if scaling.at_limit:
-        what = "tells lesion from background without error" if scaling.temperature < 1 else "knows next to nothing"
-        found.append(f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}")
-    if after["ece"] > before["ece"]:
-        found.append(
-            f"the expected calibration error did not fall ({before['ece']:.3g} to {after['ece']:.3g}): the fit is by "
-            f"likelihood ({before['nll']:.3g} to {after['nll']:.3g}), which weighs missed lesions more than bins do"
-        )
-    return found
 
 
 def uncalibrated_file(run: Run, item: PreparedSeries) -> Path:
@@ -319,20 +248,3 @@ def load_calibrated(run: Run) -> CalibratedModel:
         trained_on=model.trained_on,
         calibration=trained_calibration(model),
     )
-
-
-def describe(calibration: dict[str, Any]) -> str:
-    """The calibration in a few lines, for the terminal."""
-    lines = [
-        f"temperature {calibration['temperature']:.3f}, bias {calibration['bias']:+.3f} "
-        f"({calibration['n_series']} development scans of {calibration['n_patients']} patients)",
-        *(
-            f"  {name}: {calibration[f'{name}_before']:.3g} before, {calibration[f'{name}_after']:.3g} after"
-            for name in QUALITIES
-        ),
-        f"  threshold {calibration['threshold']:g} (mean Dice {calibration['dice']:.3f}), "
-        f"with the protocol prior {calibration['prior_threshold']:g} ({calibration['prior_dice']:.3f})",
-        f"  by slice thickness: {calibration['thickness']['why']}",
-        *(f"  warning: {warning}" for warning in calibration["warnings"]),
-    ]
-    return "\n".join(lines)

@@ -14,6 +14,7 @@ from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning import sharding, tracking
 from iac_lightning.config import config_hash
 from iac_lightning.evaluation.calibration import apply, calibrated_half
+from iac_lightning.evaluation.calibration_record import APPLIED, threshold_for
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
@@ -21,7 +22,7 @@ from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
 from iac_lightning.looks import count_looks, record_look
 from iac_lightning.runs import Run, is_main_process
-from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, threshold_for, uncalibrated_file
+from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
@@ -32,20 +33,6 @@ from iac_lightning.workflows.trained import (
     saved_prediction,
     write_prediction,
 )
-
-APPLIED = (
-    "temperature",
-    "bias",
-    "threshold",
-    "prior_threshold",
-    "thickness",
-    "prior_thickness",
-    "checkpoint_sha256",
-    "depends_on",
-    "n_series",
-    "n_patients",
-)
-"""What an evaluation says of the calibration that it applied."""
 
 
 @sharding.together()

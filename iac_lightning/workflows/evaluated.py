@@ -21,6 +21,7 @@ from iac_lightning.looks import record_look
 from iac_lightning.runs import Run
 from iac_lightning.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.workflows.external import ExternalModel, is_external, load_external
+from iac_lightning.workflows.external_calibration import CALIBRATION_FILE
 
 Entry = Run | ExternalModel
 
@@ -136,7 +137,8 @@ def evaluate_command(entry: Entry, split: str) -> str:
     folder = shown_path(entry.directory)
     if isinstance(entry, Run):
         return f"iac evaluate {folder} --split {split}"
-    return f"iac evaluate --predictions DIR --cohort {shown_path(entry.cohort)} --split {split} --out {folder}"
+    dev = " --dev-predictions DEV_DIR" if (entry.directory / CALIBRATION_FILE).exists() else ""
+    return f"iac evaluate --predictions DIR --cohort {shown_path(entry.cohort)} --split {split}{dev} --out {folder}"
 
 
 def shown_path(path: Path) -> str:

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_modules.cohort import read_cohort
+from data_modules.cohort import Cohort, Series, read_cohort
 from data_modules.errors import UserError
-from data_modules.look import GUARDED, RecordedLook
+from data_modules.look import GUARDED
 from iac_lightning.config import load_experiment
-from iac_lightning.evaluation.predictions import Prediction, find_predictions, measure
+from iac_lightning.evaluation.calibration_record import APPLIED
+from iac_lightning.evaluation.predictions import (
+    DEFAULT_THRESHOLD,
+    calibrated,
+    find_predictions,
+    measure,
+    raise_all,
+)
 from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import series_table, summarise, write_series_table, write_summary
 from iac_lightning.files import write_json_atomic
 from iac_lightning.looks import count_looks, record_look
 from iac_lightning.schema import EvaluationConfig
+from iac_lightning.workflows.external_calibration import CALIBRATION_FILE, calibrate_predictions
+from iac_lightning.workflows.processes import mapped
 
 MODEL_FILE = "model.json"
 """In a folder of evaluated predictions: what `iac report` needs to know of the model."""
 
 SEED = 0
 """Of the bootstrap."""
-
-_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,16 @@ def evaluate_predictions(
     out: Path | None = None,
     *,
     threshold: float | None = None,
+    dev_predictions: Path | None = None,
     label: str = "",
     workers: int = 2,
     evaluation: EvaluationConfig | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
-    Figures are those of `iac evaluate` for a run. The protocol prior is applied to the predicted mask, without a
-    threshold of its own. Whether the model has learnt from these patients cannot be checked here.
+    Figures are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
+    and for the protocol prior (`external_calibration`; writes `calibration.json`). Without, the protocol prior is
+    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here.
 
     Args:
         predictions: files named after the series (`iac_lightning.evaluation.predictions`).
@@ -84,6 +90,7 @@ def evaluate_predictions(
         split: which series; every one needs exactly one prediction.
         out: folder to write to; by default the predictions' own.
         threshold: for probabilities (0.5 where only those are there); without it masks are preferred.
+        dev_predictions: probabilities of the development split, to calibrate those of `predictions` by.
         label: name of the model; by default that of the folder.
         workers: processes; each holds one series at a time.
         evaluation: strata of slice thickness; by default the schema's.
@@ -98,46 +105,56 @@ def evaluate_predictions(
     """
     if threshold is not None and not 0 < threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a probability above 0, at most 1")
+    if threshold is not None and dev_predictions is not None:
+        raise UserError(f"threshold {threshold} and predictions to choose one by were given; expected one of the two")
     predictions = Path(predictions).absolute()
-    if not predictions.is_dir():
-        raise UserError(f"{predictions}: no such folder. Expected the NIfTI files of predictions, named after series.")
+    for folder in (predictions, dev_predictions):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder. Expected the NIfTI files of predictions, named after series.")
     cohort = read_cohort(cohort_path)
-    series = cohort.split(split)
-    unlabelled = [s.series_id for s in series if s.label is None]
-    if unlabelled or not series:
-        raise UserError(
-            f"{cohort.path}: split '{split}' has {len(series)} series, {len(unlabelled)} of them without label "
-            f"({', '.join(unlabelled[:5])}). Evaluation needs labels (an empty mask counts as one)."
-        )
+    series = labelled_series(cohort, split)
     directory = Path(out).absolute() if out else predictions
     model = ExternalModel(
         directory, label or predictions.name, {}, cohort.path, threshold, evaluation or EvaluationConfig()
     )
     look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
-    found, problems = find_predictions(predictions, series, threshold)
+    found, problems = find_predictions(predictions, series, DEFAULT_THRESHOLD if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
-    results = list(tqdm(measured(found, workers, look), total=len(found), desc=split, unit="scan", disable=None))
+    calibration = None
+    if dev_predictions is not None:
+        calibration = calibrate_predictions(
+            Path(dev_predictions).absolute(),
+            labelled_series(cohort, "dev"),
+            directory,
+            label=model.label,
+            seed=SEED,
+            workers=workers,
+        )
+        found = [calibrated(prediction, calibration) for prediction in found]
+    rows = mapped(partial(measure, look=look), found, workers)
+    results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     table = series_table([r for r in results if not isinstance(r, str)])
 
     used = sorted({p.threshold for p in found if p.threshold is not None})
+    general = calibration["threshold"] if calibration else used[0] if used else None
     summary = {
         "run": model.label,
         **summarise(
             table,
             SEED,
             split=split,
-            threshold=used[0] if used else None,
+            threshold=general,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
         ),
-        "prior_threshold": used[0] if used else None,
+        "prior_threshold": calibration["prior_threshold"] if calibration else general,
         "predictions": {
             "folder": str(predictions),
             "n_masks": sum(p.threshold is None for p in found),
             "n_probabilities": sum(p.threshold is not None for p in found),
             "trained_on": None,
         },
-        "calibration": None,
+        "calibration": calibration and {"file": CALIBRATION_FILE, **{key: calibration[key] for key in APPLIED}},
         "checkpoint_sha256": None,
         "data_fingerprint": None,
         "failed_series": [],
@@ -159,37 +176,20 @@ def evaluate_predictions(
     return summary
 
 
-def measured(
-    predictions: Sequence[Prediction], workers: int, look: RecordedLook | None = None
-) -> Iterator[dict[str, Any] | str]:
-    """Rows, or what is wrong, in order; in fresh processes, so that nothing heavy is inherited."""
-    if workers <= 1:
-        yield from map(partial(measure, look=look), predictions)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(partial(measure, look=look), predictions, chunksize=4)
-        except BrokenProcessPool:
-            raise UserError(
-                f"a worker process was killed, probably for lack of memory; use fewer than {workers} (--workers)"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+def labelled_series(cohort: Cohort, split: str) -> tuple[Series, ...]:
+    """The series of a split, each with a label.
 
-
-def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) -> None:
-    """One error for everything that is wrong, if anything is."""
-    if not problems:
-        return
-    lines = [
-        f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with the predictions of the {n_series} "
-        f"series of split '{split}'; nothing was evaluated. Each series needs one prediction on its scan's own voxels: "
-        "S.nii.gz, S_mask.nii.gz or S_probability.nii.gz for series S, and nothing else."
-    ]
-    lines += [f"  {problem}" for problem in problems[:_LISTED]]
-    if len(problems) > _LISTED:
-        lines.append(f"  … and {len(problems) - _LISTED} more")
-    raise UserError("\n".join(lines))
+    Raises:
+        UserError: when there is none, or one has no label.
+    """
+    series = cohort.split(split)
+    unlabelled = [s.series_id for s in series if s.label is None]
+    if unlabelled or not series:
+        raise UserError(
+            f"{cohort.path}: split '{split}' has {len(series)} series, {len(unlabelled)} of them without label "
+            f"({', '.join(unlabelled[:5])}). Evaluation needs labels (an empty mask counts as one)."
+        )
+    return series
 
 
 def is_external(directory: Path) -> bool:
@@ -242,6 +242,8 @@ def describe(summary: dict[str, Any]) -> str:
     from iac_lightning.evaluation.report import estimate  # matplotlib, which the workers can do without
 
     at = "masks" if summary["threshold"] is None else f"threshold {summary['threshold']:g}"
+    if summary["calibration"]:
+        at += f" of probabilities calibrated on {summary['calibration']['n_series']} development scans"
     lines = [
         f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
     ]

@@ -17,7 +17,7 @@ from data_modules.look import RecordedLook, read_label
 from iac_lightning.callbacks import read_history
 from iac_lightning.evaluation import figures
 from iac_lightning.evaluation.page import ExtraFigure, ModelResult, Overlay
-from iac_lightning.evaluation.predictions import find_predictions, read_prediction
+from iac_lightning.evaluation.predictions import DEFAULT_THRESHOLD, calibrated, find_predictions, read_prediction
 from iac_lightning.evaluation.summary import example_series
 from iac_lightning.looks import count_looks
 from iac_lightning.runs import Run, load_run
@@ -69,11 +69,13 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
     table, summary = evaluation(model, split, look)
 
     def mask(series: Series, grid: Grid) -> Volume:
-        found, problems = find_predictions(model.predictions[split], [series], model.threshold)
+        calibration = summary["calibration"]
+        threshold = DEFAULT_THRESHOLD if calibration else model.threshold
+        found, problems = find_predictions(model.predictions[split], [series], threshold)
         if not found:
             again = evaluate_command(model, split)
             raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
-        return read_prediction(found[0], grid)
+        return read_prediction(calibrated(found[0], calibration) if calibration else found[0], grid)
 
     return ModelResult(
         name=model.label,

@@ -16,12 +16,12 @@ from data_modules.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thic
 from data_modules.store import PREPARATION_VERSION, PreparedSeries
 from iac_lightning.evaluation.agatston import agatston
 from iac_lightning.evaluation.calibration import apply
+from iac_lightning.evaluation.calibration_record import threshold_for
 from iac_lightning.evaluation.ceiling import bound_dice, protocol_label
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.overlap import SeriesMetrics, dice, series_metrics
 from iac_lightning.evaluation.summary import COLUMNS, series_row, write_series_table
 from iac_lightning.inference import predict_scan
-from iac_lightning.workflows.calibrate import threshold_for
 from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
 
 VERSION = 1

@@ -28,6 +28,7 @@ from iac_lightning.callbacks import (
 )
 from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
 from iac_lightning.config import from_dict
+from iac_lightning.evaluation.calibration_record import describe
 from iac_lightning.files import write_text_atomic
 from iac_lightning.launch import RequeuedError, slurm_job
 from iac_lightning.modules.common import ExperimentModule
@@ -37,7 +38,7 @@ from iac_lightning.modules.transfer import transfer_encoder, transfer_table
 from iac_lightning.runs import Run, is_main_process, load_run, open_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.strategies import build_strategy, check_launched_processes
-from iac_lightning.workflows.calibrate import calibrate_run, describe
+from iac_lightning.workflows.calibrate import calibrate_run
 from iac_lightning.workflows.mlflow_model import log_trained
 
 

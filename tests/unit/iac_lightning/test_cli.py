@@ -378,7 +378,7 @@ def test_report_demo_and_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert main(["demo", "--patients", "30", "--out", "runs/x", "--data", "data/x", "trainer.max_epochs=2"]) == 0
     assert demo.calls == [(Path("experiments/demo"), Path("runs/x"), Path("data/x"), 30, ["trainer.max_epochs=2"])]
     assert main(["bench", "--scan", "ct"]) == 0
-    assert bench.calls == [(Path("bench.json"), Path("ct"), None, None)]
+    assert bench.calls == [(Path("bench.json"), Path("ct"), None, None, 2, 40)]
 
 
 def test_ui_serves_this_machine_only(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
@@ -55,3 +56,19 @@ def test_other_grids_are_refused():
         agatston(mask, volumes(np.zeros(SHAPE, np.int16), (1.0, 1.0, 2.0))[1])
     with pytest.raises(ValueError, match="threshold"):
         agatston(mask.with_data(scan.data.astype(np.float32)), scan)
+
+
+def test_brightest_voxels_are_those_of_scipy():
+    rng = np.random.default_rng([3])
+    hu = rng.integers(0, 600, (20, 18, 9)).astype(np.int16)
+    mask, scan = volumes(hu, (1.0, 1.0, 3.0))
+    mask = mask.with_data(rng.random(hu.shape) < 0.2)
+    expected = 0.0
+    for k in range(hu.shape[2]):
+        ids, n = ndimage.label(mask.data[..., k] & (hu[..., k] >= 130), structure=np.ones((3, 3)))
+        peaks = ndimage.maximum(hu[..., k], ids, np.arange(1, n + 1))
+        areas = ndimage.sum_labels(ids > 0, ids, np.arange(1, n + 1))
+        expected += sum(area * min(4, peak // 100) for area, peak in zip(areas, peaks, strict=True) if peak >= 200)
+        expected += sum(area for area, peak in zip(areas, peaks, strict=True) if peak < 200)
+    assert expected > 100
+    assert agatston(mask, scan) == pytest.approx(expected)

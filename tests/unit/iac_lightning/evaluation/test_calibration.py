@@ -285,3 +285,11 @@ def test_the_figure_shows_both_curves(parts: list[Part]):
     assert curve.get_ydata() == pytest.approx([row["lesion_share"] for row in after["reliability"]])
     assert [bar.get_height() for bar in figure.axes[2].patches] == [r["n_voxels"] for r in before["reliability"]]
     assert matplotlib.image.imread(io.BytesIO(png(figure))).std() > 0.01
+
+
+def test_volumes_are_calibrated_like_their_voxels():
+    volume = np.asfortranarray(np.random.default_rng([1]).random((5, 4, 3)).astype(np.float32) ** 8)
+    volume[0, 0, 0] = 0
+    found = apply(volume, 2.5, -0.5)
+    np.testing.assert_array_equal(found.ravel(), apply(volume.ravel(), 2.5, -0.5), strict=True)
+    assert found.flags.f_contiguous

@@ -98,6 +98,29 @@ def test_prior_probability_gives_the_prior_mask_at_every_threshold():
     assert removed > 0  # single bright voxels occurred
 
 
+@pytest.mark.parametrize("density", [0.002, 0.05, 0.6])
+def test_looking_only_where_voxels_are_bright_changes_nothing(density: float) -> None:
+    others = np.ones((3, 3, 3), bool)
+    others[1, 1, 1] = False
+    rng = np.random.default_rng([7])
+    for _ in range(6):
+        shape = tuple(int(n) for n in rng.integers(3, 24, 3))
+        hu = volume(np.where(rng.random(shape) < density, 300, 0).astype(np.int16))
+        probability = volume(np.round(rng.random(shape), 1).astype(np.float32))  # many ties
+        bright = np.where(hu.data >= 130, probability.data, 0)
+        largest = ndimage.maximum_filter(bright, footprint=others, mode="constant", cval=0)
+        np.testing.assert_array_equal(
+            protocol_prior_probability(probability, hu).data, np.minimum(bright, largest), strict=True
+        )
+        mask = volume(probability.data >= 0.3)
+        kept = mask.data & (hu.data >= 130)
+        before = mask.data.copy()
+        np.testing.assert_array_equal(
+            protocol_prior(mask, hu).data, kept & ndimage.binary_dilation(kept, structure=others), strict=True
+        )
+        np.testing.assert_array_equal(mask.data, before)
+
+
 def test_other_grid_and_probability_as_mask_are_refused():
     mask = volume(np.zeros((4, 4, 4), bool))
     with pytest.raises(UserError, match=r"mask.*scan.*native"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from iac_lightning.evaluation.surface import bounding_box, surface_metrics, surface_voxels
+from iac_lightning.evaluation.lesions import bounding_box
+from iac_lightning.evaluation.surface import surface_metrics, surface_voxels
 
 EMPTY = np.zeros((9, 8, 7), bool)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from iac_lightning.runs import load_run
 from iac_lightning.workflows import bench as workflow
-from iac_lightning.workflows.bench import alternate, measured, rate, table, training_step
+from iac_lightning.workflows.bench import rate, table, training_step
+from iac_lightning.workflows.bench_process import WATCH, alternate, measured
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import predict
 
@@ -57,6 +60,25 @@ def test_memory_is_that_of_the_command_alone() -> None:
     assert ballast.sum() > 0
     assert 0.01 < found["peak_memory_gib"] < 0.5
     assert 0.05 < found["seconds"] < 60
+    assert 0.05 < found["cpu_seconds"] < 60
+
+
+def test_memory_of_workers_is_added_up() -> None:
+    ballast = "import time; held = bytearray(2**28); time.sleep(1.5)"
+    parent = (
+        "import subprocess, sys\nchildren = [subprocess.Popen([sys.executable, '-c', sys.argv[1]]) for _ in '12']\n"
+    )
+    parent += "[child.wait() for child in children]"
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, sys.executable, "-c", parent, ballast],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    status, seconds, _, peak_gib = json.loads(done.stdout)
+    assert status == 0
+    assert seconds > 1.5
+    assert 0.5 < peak_gib < 0.65  # two of a quarter GiB each, and three interpreters
 
 
 def test_a_failed_command_is_named(capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +101,13 @@ def results() -> dict[str, Any]:
     return {
         "patches": {"bare": rates, "augmented": {**rates, "ratio": 12.0}},
         "mae_step": {"tokens": 2048, "seconds": 0.84, "monai_seconds": 2.1, "ratio": 2.5},
+        "evaluation": {
+            "models": 2,
+            "series": 40,
+            "evaluate": {"seconds": 9.0, "cpu_seconds": 12.0, "peak_memory_gib": 0.5},
+            "report": {"seconds": 8.0, "cpu_seconds": 7.5, "peak_memory_gib": 0.25},
+            "metrics": {"milliseconds": 13.2, "monai_milliseconds": 66.0, "ratio": 5.04},
+        },
     }
 
 
@@ -90,11 +119,17 @@ def test_the_table_names_peers_and_ratios() -> None:
     assert lines[1].endswith("20.0 × faster")
     assert lines[3].startswith("MAE step, 2048 tokens")
     assert "MONAI 2.10 s" in lines[3]
-    assert len(lines) == 4
+    assert lines[4].split("  ")[0] == "metrics of a series of 64³ voxels"
+    assert "MONAI 66 ms" in lines[4]
+    assert lines[4].endswith("5.0 × faster")
+    assert lines[5].startswith("evaluate 2 models × 40 series")
+    assert "12.0 s of CPU, 0.50 GiB peak" in lines[5]
+    assert [" ".join(lines[6].split()[k : k + 5]) for k in (0, 5)] == ["report 2 models × 40", "series 8.0 s 7.5 s"]
+    assert len(lines) == 7
     scan = {"prepare": {"seconds": 14.21, "peak_memory_gib": 1.234}, "predict": {"seconds": 18.0, "peak_memory_gib": 2}}
     rows = table({**results(), "scan": scan}).splitlines()
-    assert "14.2 s" in rows[4]
-    assert "1.23 GiB" in rows[4]
+    assert "14.2 s" in rows[7]
+    assert "1.23 GiB" in rows[7]
     assert len({row.index("ours") if k == 0 else row[rows[0].index("ours") - 1] for k, row in enumerate(rows)}) == 2
 
 
@@ -105,6 +140,13 @@ def test_bench_writes_what_it_measured(
     scans: list[Any] = []
     monkeypatch.setattr(workflow, "bench_patches", lambda folder: known["patches"])
     monkeypatch.setattr(workflow, "bench_mae_step", lambda: known["mae_step"])
+    sizes: list[Any] = []
+
+    def evaluation(folder: Path, models: int, series: int) -> dict[str, Any]:
+        sizes.append((models, series))
+        return known["evaluation"]
+
+    monkeypatch.setattr(workflow, "bench_evaluation", evaluation)
     part = {"seconds": 1.0, "peak_memory_gib": 1.0}
 
     def bench_scan(folder: Path, *rest: Any) -> dict[str, Any]:
@@ -114,7 +156,8 @@ def test_bench_writes_what_it_measured(
     monkeypatch.setattr(workflow, "bench_scan", bench_scan)
     workflow.bench(tmp_path / "bench.json", None, None, None)
     assert "scan" not in json.loads((tmp_path / "bench.json").read_text())
-    workflow.bench(tmp_path / "bench.json", Path("ct"), Path("t"), None)
+    workflow.bench(tmp_path / "bench.json", Path("ct"), Path("t"), None, 10, 500)
+    assert sizes == [(2, 40), (10, 500)]
     assert scans == [(Path("ct"), Path("t"), None)]
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert saved["patches"] == known["patches"]

@@ -17,9 +17,10 @@ from data_modules.geometry import Volume
 from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning.config import load_experiment
 from iac_lightning.evaluation.calibration import Scaling, apply
+from iac_lightning.evaluation.calibration_record import describe, remarks, threshold_for
 from iac_lightning.runs import Run
 from iac_lightning.workflows import calibrate as workflow
-from iac_lightning.workflows.calibrate import calibrate, describe, threshold_for, trained_calibration
+from iac_lightning.workflows.calibrate import calibrate, trained_calibration
 from iac_lightning.workflows.trained import TrainedModel
 from tests.integration.settings import experiment, overrides
 
@@ -214,6 +215,6 @@ def test_a_model_that_says_nothing_cannot_be_calibrated(
 def test_an_error_that_did_not_fall_is_said():
     errors = {"ece": 0.001, "nll": 0.02}
     scaling = Scaling(temperature=1.2, bias=0.0)
-    assert not workflow.remarks(scaling, errors, {"ece": 0.0005, "nll": 0.01})
-    (remark,) = workflow.remarks(scaling, errors, {"ece": 0.002, "nll": 0.01})
+    assert not remarks(scaling, errors, {"ece": 0.0005, "nll": 0.01})
+    (remark,) = remarks(scaling, errors, {"ece": 0.002, "nll": 0.01})
     assert "0.001 to 0.002" in remark
