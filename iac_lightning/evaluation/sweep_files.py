@@ -21,6 +21,7 @@ from iac_lightning.evaluation.sweep_tables import (
     interactions_table,
     trends_table,
 )
+from iac_lightning.evaluation.table_files import escape
 from iac_lightning.files import write_text_atomic
 
 
@@ -53,8 +54,8 @@ def latex(table: SweepTable, title: str, label: str) -> str:
     """A table as LaTeX with booktabs' rules; its legend is the caption."""
     names = [f"{name} ({remark})" if remark else name for name, remark in table.header]
     rows = [[cell if isinstance(cell, str) else f"{cell[0]} [{cell[1]}]" for cell in row] for row in table.rows]
-    columns = [_tex(name) for name in names]
-    frame = pd.DataFrame([[_tex(cell) for cell in row] for row in rows])
+    columns = [escape(name) for name in names]
+    frame = pd.DataFrame([[escape(cell) for cell in row] for row in rows])
     longest = [max(len(row[k]) for row in rows) for k in range(len(names))]
     aligned = "".join(
         r"p{0.19\linewidth}" if n > _WRAPPED else "l" if name in table.words else "r"
@@ -64,17 +65,10 @@ def latex(table: SweepTable, title: str, label: str) -> str:
     return styler.to_latex(
         hrules=True,
         column_format=aligned,
-        caption=_tex(f"{title}. {table.legend}"),
+        caption=escape(f"{title}. {table.legend}"),
         label=label,
         position_float="centering",
     )
-
-
-def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"}
-    special |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00a0": "~", "−": "$-$"}
-    special |= {"×": r"$\times$", "≤": r"$\leq$", "<": "$<$", ">": "$>$", "³": "$^3$", "–": "--", "’": "'"}
-    return "".join(special.get(character, character) for character in text)
 
 
 def _cell_rows(sweep: SweepResult) -> pd.DataFrame:

@@ -39,6 +39,7 @@ _LATEX = {
     "α": r"$\alpha$",
     "…": r"\ldots{}",
     "\u00a0": "~",
+    "’": "'",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 

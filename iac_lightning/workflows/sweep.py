@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from data_modules.errors import UserError
 from iac_lightning.config import load_experiment
 from iac_lightning.launch import JOBS
+from iac_lightning.runs import LOCK_WAIT_S
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.cluster import submit_sweep
@@ -35,6 +39,20 @@ def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry:
     print(plan_table(spec, planned))
     if dry_run:
         return 0
+    spec.directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(spec.directory / "sweep.lock")
+    try:
+        lock.acquire(timeout=LOCK_WAIT_S)
+    except Timeout:
+        raise UserError(
+            f"{spec.directory}: this sweep is in progress in another process; `iac sweep --status {path}` shows it"
+        ) from None
+    with lock:
+        return run(spec, planned, retry)
+
+
+def run(spec: SweepSpec, planned: Sequence[Cell], retry: bool) -> int:
+    """The cells that are left, then the report; arguments and result as for `sweep`."""
     found = write_plan(spec, planned)
     if retry:
         for cell in found.cells:
@@ -45,7 +63,7 @@ def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry:
     start_parent(found, config)
     if spec.launcher.name == "slurm":
         lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"])
-        print("\n".join([*lines, f"output: {found.directory / JOBS}; state: iac sweep --status {path}"]))
+        print("\n".join([*lines, f"output: {found.directory / JOBS}; state: iac sweep --status {found.directory}"]))
         return 0
     try:
         run_here(found, spec.launcher.at_once)
