@@ -18,11 +18,9 @@ from scipy import ndimage
 from data_modules.cohort import read_cohort, write_cohort
 from data_modules.ct import read_scan, write_nifti
 from data_modules.geometry import Grid, Volume
-from data_modules.look import RecordedLook
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.predictions import Prediction, find_predictions, measure
 from iac_lightning.evaluation.surface import TOLERANCE_MM
-from iac_lightning.looks import record_look
 from iac_lightning.workflows.bench_process import alternate, measured
 
 SHAPE = (64, 64, 64)
@@ -49,19 +47,21 @@ def bench_evaluation(folder: Path, models: int = 2, series: int = 40, workers: i
     """
     cohort = make_table(folder, models, series)
     commands = [
-        ["evaluate", "--predictions", str(folder / f"model{m}"), "--cohort", str(cohort), "--workers", str(workers)]
+        [
+            *("evaluate", "--predictions", str(folder / f"model{m}"), "--cohort", str(cohort)),
+            *("--split", "dev", "--workers", str(workers)),
+        ]
         for m in range(models)
     ]
     parts = [measured(command) for command in commands]
     names = [str(folder / f"model{m}") for m in range(models)]
-    found, problems = find_predictions(Path(names[0]), read_cohort(cohort).split("test")[:PEER_SERIES])
+    found, problems = find_predictions(Path(names[0]), read_cohort(cohort).split("dev")[:PEER_SERIES])
     found = found[:PEER_SERIES]
     assert len(found) == min(series, PEER_SERIES), problems
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    look = record_look(folder, "bench", "test", "", None)
     try:
-        peer, ours, ratio = alternate(lambda: seconds_monai(found), lambda: seconds_ours(found, look), 3)
+        peer, ours, ratio = alternate(lambda: seconds_monai(found), lambda: seconds_ours(found), 3)
     finally:
         torch.set_num_threads(threads)
     return {
@@ -74,7 +74,7 @@ def bench_evaluation(folder: Path, models: int = 2, series: int = 40, workers: i
             "cpu_seconds": sum(p["cpu_seconds"] for p in parts),
             "peak_memory_gib": max(p["peak_memory_gib"] for p in parts),
         },
-        "report": measured(["report", *names, "--out", str(folder / "report")]),
+        "report": measured(["report", *names, "--split", "dev", "--out", str(folder / "report")]),
         "metrics": {
             "milliseconds": 1000 * float(np.median(ours)) / len(found),
             "monai_milliseconds": 1000 * float(np.median(peer)) / len(found),
@@ -83,11 +83,11 @@ def bench_evaluation(folder: Path, models: int = 2, series: int = 40, workers: i
     }
 
 
-def seconds_ours(predictions: Sequence[Prediction], look: RecordedLook) -> float:
+def seconds_ours(predictions: Sequence[Prediction]) -> float:
     """Seconds for all figures of each series, plain and after the protocol prior, files read."""
     start = time.perf_counter()
     for prediction in predictions:
-        row = measure(prediction, look)
+        row = measure(prediction)
         assert not isinstance(row, str), row
     return time.perf_counter() - start
 
@@ -137,7 +137,7 @@ def make_table(folder: Path, models: int, series: int, seed: int = 0) -> Path:
         grid = Grid(SHAPE, np.diag([*spacing, 1.0]))
         hu, label = invented_scan(rng)
         paths = (f"images/{name}.nii.gz", f"labels/{name}.nii.gz")
-        rows.append((patient, name, *paths, "test", spacing[2], *spacing, "", "", float("nan")))
+        rows.append((patient, name, *paths, "dev", spacing[2], *spacing, "", "", float("nan")))
         write_nifti(Volume(hu, grid), folder / paths[0])
         write_nifti(Volume(label, grid), folder / paths[1])
         for m in range(models):

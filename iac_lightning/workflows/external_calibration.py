@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_modules.cohort import Series
-from data_modules.ct import read_mask, read_scan
+from data_modules.ct import read_scan
 from data_modules.errors import UserError
 from data_modules.geometry import Volume
+from data_modules.look import read_label
 from iac_lightning.evaluation.calibration import THRESHOLDS, Scaling, apply, thresholds_by_thickness
 from iac_lightning.evaluation.calibration_record import calibrate_voxels, reliability
 from iac_lightning.evaluation.lesions import protocol_prior_probability
@@ -122,9 +123,8 @@ def save_domain(item: tuple[Path, Prediction]) -> str:
 def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Volume]:
     """Uncalibrated probability, label and HU of a series on its native grid."""
     series = prediction.series
-    assert series.label is not None
     scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
-    return read_probabilities(prediction, scan.grid), read_mask(series.label, like=scan.grid), scan.volume
+    return read_probabilities(prediction, scan.grid), read_label(series, like=scan.grid), scan.volume
 
 
 def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int) -> dict[str, Any]:

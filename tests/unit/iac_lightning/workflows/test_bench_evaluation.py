@@ -10,7 +10,6 @@ import pytest
 
 from data_modules.cohort import read_cohort
 from iac_lightning.evaluation.predictions import find_predictions, measure
-from iac_lightning.looks import record_look
 from iac_lightning.workflows import bench_evaluation as workflow
 from iac_lightning.workflows.bench_evaluation import bench_evaluation, make_table, monai_figures
 
@@ -19,14 +18,13 @@ from iac_lightning.workflows.bench_evaluation import bench_evaluation, make_tabl
 @pytest.mark.filterwarnings("ignore:the (ground truth|prediction) of class")
 def test_monai_finds_the_same_figures(tmp_path: Path) -> None:
     cohort = make_table(tmp_path, models=2, series=12)
-    look = record_look(tmp_path, "bench", "test", "", None)
     compared = 0
     for model in ("model0", "model1"):
-        found, problems = find_predictions(tmp_path / model, read_cohort(cohort).split("test"))
+        found, problems = find_predictions(tmp_path / model, read_cohort(cohort).split("dev"))
         assert not problems
         assert {p.threshold for p in found} == ({None} if model == "model0" else {0.5})
         for prediction in found:
-            row = measure(prediction, look)
+            row = measure(prediction)
             assert isinstance(row, dict)
             for prefix, peer in zip(("", "prior_"), monai_figures(prediction), strict=True):
                 for name, value in peer.items():
@@ -45,7 +43,7 @@ def test_every_model_is_evaluated_by_a_command(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(workflow, "measured", note)
     monkeypatch.setattr(workflow, "seconds_monai", lambda found: 0.4)
-    monkeypatch.setattr(workflow, "seconds_ours", lambda found, look: 0.1)
+    monkeypatch.setattr(workflow, "seconds_ours", lambda found: 0.1)
     found: dict[str, Any] = bench_evaluation(tmp_path, models=3, series=4)
     assert [command[0] for command in commands] == ["evaluate", "evaluate", "evaluate", "report"]
     assert commands[1][1:3] == ["--predictions", str(tmp_path / "model1")]
