@@ -58,11 +58,13 @@ def train_and_evaluate(cell: PlannedCell, split: str, parent: str | None, extra:
     """The run of a cell, and of a fine-tuning its evaluation on the development split and on `split`."""
     overrides = [*cell.overrides, *extra, *([f"tracking.parent_run_id={parent}"] if parent else [])]
     config = load_experiment(Path(cell.experiment), overrides)
+    from iac_lightning import sharding
     from iac_lightning.workflows.evaluate import evaluate
     from iac_lightning.workflows.train import train
 
     run = train(config)
-    if cell.kind == "finetune" and is_main_process():
+    # Ranks that training has joined share the scans out; where it has parted them again the first does all.
+    if cell.kind == "finetune" and (is_main_process() or sharding.process()[1] > 1):
         for name in dict.fromkeys(("dev", split)):
             evaluate(run, name)
 
