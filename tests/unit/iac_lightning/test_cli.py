@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning import cli
+from iac_lightning import arguments, cli
 from iac_lightning.cli import main, parse
 from iac_lightning.config import load_experiment
 
@@ -106,7 +107,8 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def raising(_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "parse", lambda _: SimpleNamespace(command=raising))
+    monkeypatch.setitem(cli.COMMANDS, "plan", raising)
+    monkeypatch.setattr(cli, "parse", lambda _: SimpleNamespace(command="plan"))
     return main([])
 
 
@@ -409,3 +411,9 @@ def test_the_module_runs_as_a_program() -> None:
     bad = subprocess.run([*command, MAE, "nmae=a"], cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 2
     assert "did you mean name?" in bad.stderr
+
+
+def test_every_command_has_a_function() -> None:
+    text = Path(arguments.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r'set_defaults\(command="(\w+)"', text))
+    assert named | {"config", "plan", "prepare", "pretrain", "finetune"} == set(cli.COMMANDS)
