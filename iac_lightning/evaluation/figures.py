@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from data_modules.geometry import Volume, canonical
@@ -208,7 +208,7 @@ def volume_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
                 high, color=BLACK, linewidth=1, linestyle="--", label=f"limits {_signed(low)} to {_signed(high)} mm³"
             )
             axes.axhline(low, color=BLACK, linewidth=1, linestyle="--")
-            axes.legend(frameon=False, fontsize=8, loc="best")
+            axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8, loc="best")
         axes.set_title(label, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     for spare in panels.ravel()[len(tables) :]:
@@ -236,6 +236,7 @@ def training_figure(table: pd.DataFrame, source: str) -> Figure:
             style = ("-", "--", "-.", ":")[k % 4]
             axes.plot(points["epoch"], points[column], style, color=_color(k), marker=".", label=str(column))
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel({"loss": "loss", "dice": "Dice"}[name])
         if name == "dice":
             axes.set_ylim(-0.02, 1.02)
