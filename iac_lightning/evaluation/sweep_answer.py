@@ -54,6 +54,7 @@ class SweepResult:
         cells: all planned runs.
         ablation: of the evaluated ones; None while there are none.
         seed: of the resamples.
+        caveat: what the figures cannot say, by the sweep's file.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SweepResult:
     cells: Sequence[CellResult]
     ablation: Ablation | None = field(repr=False)
     seed: int
+    caveat: str = ""
 
     @property
     def trainings(self) -> list[CellResult]:
@@ -133,8 +135,8 @@ def answer(sweep: SweepResult) -> list[str]:
 
 
 def caveats(sweep: SweepResult) -> list[str]:
-    """What the figures cannot say: missing trainings, incomplete averages, a single seed, a single patient."""
-    found = []
+    """What the figures cannot say: the file's word, missing trainings, few seeds or patients, incomplete averages."""
+    found = [sweep.caveat] if sweep.caveat else []
     lacking = [c for c in sweep.trainings if c.state != EVALUATED]
     if lacking:
         states = list(dict.fromkeys(c.state for c in lacking))

@@ -20,6 +20,7 @@ from iac_lightning.schema import LauncherConfig
 KEYS = {
     "name": "name of the sweep; results go to <runs_dir>/<name>/",
     "question": "what is asked, in one sentence",
+    "caveat": "what the figures cannot say, shown beside the answer",
     "extends": "another sweep's file, whose settings this one changes",
     "base": "experiment of the fine-tuning cells, relative to this file",
     "pretrain": "experiment of the pre-training cells; null where there are none",
@@ -60,6 +61,7 @@ class SweepSpec:
     path: Path
     name: str
     question: str
+    caveat: str
     base: Path
     pretrain: Path | None
     settings: dict[str, Any]
@@ -120,6 +122,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         path=Path(path),
         name=raw["name"],
         question=raw.get("question") or "",
+        caveat=raw.get("caveat") or "",
         base=Path(raw["base"]),
         pretrain=Path(raw["pretrain"]) if raw.get("pretrain") else None,
         settings=flat(raw.get("settings") or {}),

@@ -106,6 +106,7 @@ def write_plan(spec: SweepSpec, cells: Sequence[Cell]) -> Sweep:
     plan: dict[str, Any] = {
         "name": spec.name,
         "question": spec.question,
+        "caveat": spec.caveat,
         "file": spec.path.name,
         "split": spec.split,
         "seeds": spec.seeds,

@@ -112,6 +112,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         return {
             "name": plan["name"],
             "question": plan.get("question") or "Which level of each factor gives the highest Dice?",
+            "caveat": plan.get("caveat") or "",
             "split": plan.get("split", "test"),
             "factors": {axis: tuple(named(axis, level) for level in levels) for axis, levels in plan["axes"].items()},
             "cells": [
@@ -146,6 +147,7 @@ def result(folder: Path, plan: Mapping[str, Any]) -> SweepResult:
     return SweepResult(
         name=plan["name"],
         question=plan["question"],
+        caveat=plan["caveat"],
         split=split,
         factors=plan["factors"],
         cells=cells,

@@ -155,7 +155,10 @@ def test_holes_stay_visible(tmp_path):
 
 def test_one_seed_establishes_nothing(tmp_path):
     folder = write_sweep(tmp_path / "once", AXES, expected, table=small, seeds=(0,))
+    plan = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(plan | {"caveat": "Few steps."}))
     text = text_of(sweep_report([folder], tmp_path / "out").parent)
+    assert "What this cannot say. Few steps. Every cell was trained with one seed" in text
     assert "of networks of a single seed" in text
     assert "how much another seed would change a cell cannot be known" in text
     assert "established: 4×4×4" not in text
