@@ -27,6 +27,10 @@ SIGNAL = "USR1"
 """Sent by SLURM `launcher.signal_delay_s` before the end, and by `scancel --signal=USR1`: save, requeue, continue."""
 
 
+REQUEUE_EARLY = f"""status=$?
+[ $status -eq {128 + getattr(signal, f"SIG{SIGNAL}")} ] && scontrol requeue "$SLURM_JOB_ID"
+exit $status"""
+"""End of a batch script: a signal that came before Python could listen has ended the step; the job still goes on."""
 JOBS = "slurm"
 """Folder of a run or sweep for batch scripts and logs; it is there before the run itself."""
 _JOB = "job"
@@ -168,6 +172,7 @@ def _parameters(launcher: LauncherConfig, name: str, dependency: str | None) -> 
         "time": launcher.time_min,
         "signal_delay_s": launcher.signal_delay_s,
         "setup": [launcher.setup] if launcher.setup else None,
+        "teardown": [REQUEUE_EARLY],
         "array_parallelism": launcher.at_once,
         "additional_parameters": extra,
     }

@@ -84,6 +84,7 @@ def test_what_sbatch_is_given(commands: Path, tmp_path: Path, monkeypatch: pytes
     ):
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text
+    assert '\n[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"\nexit $status' in text
     assert "qos" not in text
     assert str(tmp_path / "logs") in text
 
