@@ -53,7 +53,7 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
                     _ended(sweep, entry, bar)
             now = states(sweep)
             elsewhere = [name for name, state in now.items() if state == "running" and name not in running]
-            pending = [c for c in sweep.cells if now[c.name] in ("pending", "queued") and c.name not in running]
+            pending = [c for c in sweep.cells if now[c.name] == "pending" and c.name not in running]
             for cell in pending[: max(0, at_once - len(running) - len(elsewhere))]:
                 running[cell.name] = _start(sweep, cell, at_once, extra)
             # A cell of an earlier, killed call ends within seconds, and is then taken up here.

@@ -104,7 +104,7 @@ def end(found: Sweep, config: ExperimentConfig) -> int:
     print(status_table(found))
     if page:
         print(f"report: {page}")
-    if not done:
+    if "failed" in now.values():
         print("failed cells run again with --retry")
     return 0 if done else 1
 
