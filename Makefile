@@ -43,7 +43,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
 $(COHORT): | $(VENV)/.runtime
 	$(IAC) phantom data/phantom --patients 150 --seed 0
 
-demo: $(VENV)/.runtime ## phantom cohort, MAE, two ViTs and a CNN, compared in one report (about 13 minutes on 2 cores)
+demo: $(VENV)/.runtime ## phantom cohort, MAE, two ViTs and a CNN, compared in one report (7 to 15 minutes on 2 cores)
 	$(IAC) demo $(ARGS)
 
 # Without EXPERIMENT the defaults run on the phantom cohort, which is made on first use (ARGS=--dry-run needs none).
