@@ -186,7 +186,7 @@ def status_table(sweep: Sweep) -> str:
     lines = []
     for cell in sweep.cells:
         record = sweep.record(cell)
-        remark = f"{record['seconds']:.0f} s" if "seconds" in record else record.get("reason", "")
+        remark = record.get("reason") or (f"{record['seconds']:.0f} s" if "seconds" in record else "")
         if now[cell.name] in ("queued", "running") and "job" in record:
             remark = f"job {record['job']}"
         lines.append(f"{cell.name.ljust(width)}  {now[cell.name]:9s} {remark}".rstrip())

@@ -38,7 +38,7 @@ with sweep.lock(cell).acquire(timeout=5):
         if what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "fails":
-            sweep.note(cell, "failed", reason="it had to")
+            sweep.note(cell, "failed", reason="it had to", seconds=2.0)
             sys.exit(2)
         time.sleep(float(what))
     except KeyboardInterrupt:
