@@ -37,6 +37,11 @@ def updates_per_epoch(config: ExperimentConfig) -> int:
     return math.ceil(config.data.sampling.samples_per_epoch / global_batch(config))
 
 
+def training_steps(config: ExperimentConfig) -> int:
+    """Weight updates of a whole run."""
+    return updates_per_epoch(config) * config.trainer.max_epochs
+
+
 def batch_weight(config: ExperimentConfig, batch_index: int) -> float:
     """What a batch's loss is multiplied with, so that an update is the mean over its samples.
 

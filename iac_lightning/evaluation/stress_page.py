@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from iac_lightning.evaluation.figures import png
-from iac_lightning.evaluation.report import number
+from iac_lightning.evaluation.report import number, page_template
 from iac_lightning.evaluation.stress import METRICS, SHARED
 from iac_lightning.evaluation.stress_figures import stress_figure
 from iac_lightning.files import write_text_atomic
@@ -61,14 +60,7 @@ def write_stress_page(
         *([("volume", "predicted / true")] if phantom else []),
         ("false alarms", "heads without lesion"),
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("stress.html.j2").render(
+    page = page_template("stress.html.j2").render(
         number=number,
         named=lambda parts: [(f"{part['thickness_mm']:g} mm", part) for part in parts],
         first=first,

@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from iac_lightning.batching import updates_per_epoch
 from iac_lightning.models.build import build_model, count_parameters
 from iac_lightning.models.mae import MAEOutput
 from iac_lightning.schema import ExperimentConfig
@@ -29,8 +28,3 @@ def step_flops(config: ExperimentConfig) -> tuple[int, int]:
             loss = output.sum() if isinstance(output, Tensor) else torch.stack([o.sum() for o in output]).sum()
         loss.backward()
         return int(counter.get_total_flops()), count_parameters(model)
-
-
-def training_steps(config: ExperimentConfig) -> int:
-    """Weight updates of a whole run."""
-    return updates_per_epoch(config) * config.trainer.max_epochs

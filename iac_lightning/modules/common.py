@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
-from iac_lightning.batching import batch_weight, learning_rate
+from iac_lightning.batching import batch_weight, learning_rate, training_steps
 from iac_lightning.config import config_dict
 from iac_lightning.models.build import build_model
-from iac_lightning.models.cost import training_steps
 from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.strategies import whole_state

@@ -67,6 +67,11 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
         bar.close()
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def command(sweep: Sweep, cell: PlannedCell, extra: Sequence[str]) -> list[str]:
     """What runs a cell in a process of its own."""
     program = [sys.executable, "-m", "iac_lightning.cli", "cell", str(sweep.directory), cell.name]
@@ -77,7 +82,7 @@ def _start(sweep: Sweep, cell: PlannedCell, at_once: int, extra: Sequence[str]) 
     path = sweep.log(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")
-    threads = max(1, len(os.sched_getaffinity(0)) // at_once) if hasattr(os, "sched_getaffinity") else 1
+    threads = max(1, cores() // at_once)
     process = subprocess.Popen(
         command(sweep, cell, extra),
         env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **os.environ},

@@ -8,7 +8,8 @@ holds its lock, which a killed process does not.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,24 @@ def open_sweep(directory: Path) -> Sweep:
     Raises:
         UserError: when the folder holds none.
     """
+    with reading_plan(directory) as plan:
+        return Sweep(Path(directory), plan, tuple(map(_planned, plan["cells"])))
+
+
+@contextmanager
+def reading_plan(directory: Path) -> Iterator[dict[str, Any]]:
+    """What `sweep.json` holds; whatever the block misses in it is an error of the file.
+
+    Raises:
+        UserError: when there is no plan, or it is not what `iac sweep` writes.
+    """
     path = Path(directory) / PLAN
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        return Sweep(Path(directory), plan, tuple(map(_planned, plan["cells"])))
+        yield json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{directory}: no sweep here (it has no {PLAN}). Begin one: iac sweep FILE") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what `iac sweep` writes ({error}); run the sweep's command again") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not what `iac sweep` writes ({error!r}); run the sweep's command again") from None
 
 
 def states(sweep: Sweep) -> dict[str, str]:

@@ -20,6 +20,7 @@ from iac_lightning.config import load_experiment
 from iac_lightning.evaluation.report import estimate, number
 from iac_lightning.files import write_json_atomic
 from iac_lightning.runs import load_run
+from iac_lightning.sweeps.local import cores
 
 MODELS = ("vit_mae", "vit_scratch", "cnn")
 AT_ONCE = 2
@@ -82,11 +83,6 @@ def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Seq
     page = report([load_run(out / name) for name in MODELS], out / "report", "test", caveat=CAVEAT)
     print(summary_lines(results, page, time.monotonic() - start))
     return results
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stage(name: str, start: float) -> None:

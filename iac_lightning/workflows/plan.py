@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from iac_lightning.batching import accumulated_batches, global_batch, learning_rate, processes, updates_per_epoch
+from iac_lightning.batching import (
+    accumulated_batches,
+    global_batch,
+    learning_rate,
+    processes,
+    training_steps,
+    updates_per_epoch,
+)
 from iac_lightning.models.build import model_summary
 from iac_lightning.schema import ExperimentConfig
 
@@ -29,7 +36,7 @@ def plan(config: ExperimentConfig) -> str:
         f"crop         {by(data.sampling.crop)} voxels = {by(size)} mm",
         f"batch        {data.batch_size} × {processes(config)} devices × {accumulated_batches(config)} accumulated = "
         f"{global_batch(config)} patches an update",
-        f"steps        {updates} updates an epoch × {trainer.max_epochs} epochs = {updates * trainer.max_epochs}; "
+        f"steps        {updates} updates an epoch × {trainer.max_epochs} epochs = {training_steps(config)}; "
         f"{data.sampling.samples_per_epoch * trainer.max_epochs} patches in all",
         f"optimiser    {config.optimizer.name}, peak rate {rate_words(config)}, {config.optimizer.schedule}",
         f"results      {config.runs_dir}/{config.name}",

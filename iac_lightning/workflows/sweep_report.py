@@ -24,8 +24,8 @@ from iac_lightning.evaluation.sweep_answer import EVALUATED, CellResult, SweepRe
 from iac_lightning.evaluation.sweep_page import PageContext, write_sweep_page
 from iac_lightning.looks import record_look
 from iac_lightning.schema import ExperimentConfig
+from iac_lightning.sweeps.state import PLAN, reading_plan
 
-PLAN = "sweep.json"
 SEED = 0
 """Of the resamples: a sweep has many seeds, and its page must not depend on which came first."""
 
@@ -94,11 +94,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: when there is no plan, or it lacks something.
     """
-    path = folder / PLAN
-    if not path.exists():
-        raise UserError(f"{folder}: no sweep here (it has no {PLAN}). Begin one: iac sweep FILE")
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+    with reading_plan(folder) as plan:
         settings = plan.get("report") or {}
         roles: dict[str, dict[str, str]] = settings.get("roles") or {}
 
@@ -125,8 +121,6 @@ def read_plan(folder: Path) -> dict[str, Any]:
             "variants": settings.get("variants"),
             "risk_cutoffs_mm3": settings.get("risk_cutoffs_mm3"),
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not what `iac sweep` writes ({error!r}); run the sweep's command again") from None
 
 
 def result(folder: Path, plan: Mapping[str, Any]) -> SweepResult:
