@@ -14,10 +14,8 @@ from data_modules.cohort import Cohort, check_leakage, check_trains_on, read_coh
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.look import GUARDED
-from data_modules.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler, normalise
+from data_modules.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
 from data_modules.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
-
-__all__ = ["CTDataModule", "normalise"]
 
 TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
 """Splits that each task learns from. The development split validates; the test split is not even opened."""

@@ -44,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
+def run_in_job(command: Sequence[str], folder: str) -> None:
+    """What a SLURM job runs: one `iac` command, in the folder where it was submitted; ends with its status."""
+    os.chdir(folder)
+    status = main(command)
+    if status:
+        sys.exit(status)  # a dependency `afterok` looks at it
+
+
 def load(arguments: argparse.Namespace) -> ExperimentConfig:
     """The experiment of a command, checked."""
     from iac_lightning.config import load_experiment
@@ -124,7 +132,7 @@ def submit_training(arguments: argparse.Namespace, config: ExperimentConfig) -> 
     from iac_lightning.launch import submit_run
 
     name = "pretrain" if config.task == "pretrain" else "finetune"
-    print(submit_run([name, str(arguments.experiment), *arguments.overrides], config))
+    print(submit_run([name, str(arguments.experiment), *arguments.overrides], config, run_in_job))
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -136,7 +144,9 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.finish:
         return finish(arguments.sweep)
-    return sweep(arguments.sweep, arguments.overrides, dry_run=arguments.dry_run, retry=arguments.retry)
+    return sweep(
+        arguments.sweep, arguments.overrides, entry=run_in_job, dry_run=arguments.dry_run, retry=arguments.retry
+    )
 
 
 def run_one_cell(arguments: argparse.Namespace) -> None:
@@ -357,4 +367,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 """What each command of `arguments` does."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from iac_lightning import cli  # under its own name, by which a SLURM job finds `run_in_job`
+
+    sys.exit(cli.main())

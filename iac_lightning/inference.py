@@ -10,8 +10,8 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from data_modules.ct import Scan
-from data_modules.ct_data_module import normalise
 from data_modules.geometry import Volume
+from data_modules.patches import normalise
 from data_modules.prepare.common_grid import on_common_grid
 from data_modules.resampling import resample_probability
 from data_modules.store import PreparedSeries

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -43,8 +43,17 @@ class RequeuedError(BaseException):
 # --- submission -------------------------------------------------------------------------------------------------
 
 
+Entry = Callable[[list[str], str], None]
+"""What a job runs: arguments of `iac`, and the folder in which it was submitted. Importable by its name."""
+
+
 def submit(
-    commands: Sequence[Sequence[str]], launcher: LauncherConfig, folder: Path, name: str, dependency: str | None = None
+    commands: Sequence[Sequence[str]],
+    launcher: LauncherConfig,
+    folder: Path,
+    name: str,
+    entry: Entry,
+    dependency: str | None = None,
 ) -> list[str]:
     """Send `iac` commands to SLURM: one job, or a job array of several.
 
@@ -53,6 +62,7 @@ def submit(
         launcher: nodes, GPUs, time and the rest.
         folder: logs (`<job>_<rank>_log.out`, `….err`) and the batch script; shared by all nodes.
         name: of the job.
+        entry: what each job calls with its command.
         dependency: as sbatch understands it, such as ``afterok:12``; jobs whose dependency fails are cancelled.
 
     Returns:
@@ -73,13 +83,13 @@ def submit(
     executor.update_parameters(**_parameters(launcher, name, dependency))
     try:
         with _outside_jobs():
-            jobs = executor.map_array(run_in_job, [list(c) for c in commands], [str(Path.cwd())] * len(commands))
+            jobs = executor.map_array(entry, [list(c) for c in commands], [str(Path.cwd())] * len(commands))
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         raise UserError(f"sbatch refused the job {name}: {str(error).strip().splitlines()[-1]}") from error
     return [job.job_id for job in jobs]
 
 
-def submit_run(command: Sequence[str], config: ExperimentConfig) -> str:
+def submit_run(command: Sequence[str], config: ExperimentConfig, entry: Entry) -> str:
     """Send one training to SLURM; returns a line for the terminal.
 
     A run that starts from a pre-training which is still in the queue waits for it.
@@ -87,6 +97,7 @@ def submit_run(command: Sequence[str], config: ExperimentConfig) -> str:
     Args:
         command: arguments of `iac`.
         config: what they mean.
+        entry: what the job calls with them.
     """
     directory = Path(config.runs_dir) / config.name
     if (directory / "finished.json").exists():
@@ -102,6 +113,7 @@ def submit_run(command: Sequence[str], config: ExperimentConfig) -> str:
         config.launcher,
         folder,
         config.name.replace("/", "-"),
+        entry,
         dependency,
     )
     write_text_atomic(folder / _JOB, job + "\n")
@@ -113,16 +125,6 @@ def _job_of(directory: Path) -> str | None:
     """The job that a run was submitted as."""
     path = directory / JOBS / _JOB
     return path.read_text(encoding="utf-8").strip() if path.exists() else None
-
-
-def run_in_job(command: Sequence[str], folder: str) -> None:
-    """What a job runs: one `iac` command, in the folder where it was submitted; ends with the command's status."""
-    from iac_lightning.cli import main
-
-    os.chdir(folder)
-    status = main(list(command))
-    if status:
-        sys.exit(status)  # a dependency `afterok` looks at it
 
 
 def training_command(command: Sequence[str], launcher: LauncherConfig) -> list[str]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.config import AugmentationConfig, DataConfig, GridConfig, SamplingConfig
-from data_modules.ct_data_module import DEV_CROPS, CTDataModule, normalise
+from data_modules.ct_data_module import DEV_CROPS, CTDataModule
 from data_modules.errors import UserError
-from data_modules.patches import PatchDataset, PatchSampler
+from data_modules.patches import PatchDataset, PatchSampler, normalise
 from data_modules.store import PreparedStore, open_store
 
 SHAPE = (20, 18, 14)

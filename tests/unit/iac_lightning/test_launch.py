@@ -10,6 +10,7 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning import launch
+from iac_lightning.cli import run_in_job
 from iac_lightning.config import load_experiment
 from iac_lightning.launch import RequeuedError, queued, requeue_on_signal, submit, submit_run, training_command
 from iac_lightning.schema import LauncherConfig
@@ -41,7 +42,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_without_slurm_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="there is no sbatch on this machine"):
-        submit([["plan"]], LauncherConfig(name="slurm"), tmp_path, "x")
+        submit([["plan"]], LauncherConfig(name="slurm"), tmp_path, "x", run_in_job)
     assert queued(["1"]) == {}
 
 
@@ -60,7 +61,9 @@ def test_what_sbatch_is_given(commands: Path, tmp_path: Path, monkeypatch: pytes
         setup="module load cuda",
         at_once=3,
     )
-    jobs = submit([["plan", "a.yaml"], ["plan", "b.yaml"]], launcher, tmp_path / "logs", "name", "afterok:12")
+    jobs = submit(
+        [["plan", "a.yaml"], ["plan", "b.yaml"]], launcher, tmp_path / "logs", "name", run_in_job, "afterok:12"
+    )
     assert jobs == ["41_0", "41_1"]
     assert os.environ["SLURM_JOB_ID"] == "7"
     text = commands.read_text()
@@ -87,6 +90,13 @@ def test_what_sbatch_is_given(commands: Path, tmp_path: Path, monkeypatch: pytes
     assert '\n[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"\nexit $status' in text
     assert "qos" not in text
     assert str(tmp_path / "logs") in text
+
+
+def test_a_job_is_given_its_entry_by_name(commands: Path, tmp_path: Path) -> None:
+    (job,) = submit([["plan", "a.yaml"]], LauncherConfig(name="slurm"), tmp_path, "name", run_in_job)
+    pickled = (tmp_path / f"{job}_submitted.pkl").read_bytes()
+    assert b"iac_lightning.cli" in pickled
+    assert b"run_in_job" in pickled
 
 
 def test_ranks_of_a_training_follow_the_launcher() -> None:
@@ -149,11 +159,11 @@ def test_training_batches_are_finished_first(commands: Path, monkeypatch: pytest
 def test_a_fine_tuning_waits_for_the_pretraining_in_the_queue(commands: Path, tmp_path: Path) -> None:
     common = [f"runs_dir={tmp_path}", "launcher=slurm"]
     mae = load_experiment(experiment("mae"), ["name=mae", *common])
-    assert submit_run(["pretrain", "mae.yaml"], mae).startswith("job 41; its output: ")
+    assert submit_run(["pretrain", "mae.yaml"], mae, run_in_job).startswith("job 41; its output: ")
     (commands.parent / "bin" / "squeue").write_text('#!/bin/sh\necho "41 RUNNING"\n')
-    assert "mae is job 41 already" in submit_run(["pretrain", "mae.yaml"], mae)
+    assert "mae is job 41 already" in submit_run(["pretrain", "mae.yaml"], mae, run_in_job)
     vit = load_experiment(experiment("vit_mae"), ["name=vit", f"init_from={tmp_path}/mae", *common])
-    assert submit_run(["finetune", "vit.yaml"], vit).startswith("job 41, after job 41; ")
+    assert submit_run(["finetune", "vit.yaml"], vit, run_in_job).startswith("job 41, after job 41; ")
     assert "#SBATCH --dependency=afterok:41\n" in commands.read_text()
     (tmp_path / "mae" / "finished.json").write_text("{}")
-    assert "is finished already" in submit_run(["pretrain", "mae.yaml"], mae)
+    assert "is finished already" in submit_run(["pretrain", "mae.yaml"], mae, run_in_job)
