@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iac_lightning.launch import JOBS, Entry, submit
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.cluster.slurm import JOBS, Entry, submit
+from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.sweeps.state import PlannedCell, Sweep, states
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
-from iac_lightning.config import load_experiment
-from iac_lightning.launch import JOBS, Entry
-from iac_lightning.runs import LOCK_WAIT_S
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.cluster.slurm import JOBS, Entry
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import LOCK_WAIT_S
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.cluster import submit_sweep
 from iac_lightning.sweeps.local import run_here
@@ -77,7 +77,7 @@ def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> 
 def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
     """Make the phantom cohort and the volumes on every common grid once, before cells that start at once would."""
     from data_modules.phantom.cohort import make_phantom_cohort
-    from data_modules.store import prepare_cohort
+    from data_modules.prepare.store import prepare_cohort
 
     if spec.phantom:
         phantom = spec.phantom
@@ -94,7 +94,7 @@ def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
 
 def end(found: Sweep, config: ExperimentConfig) -> int:
     """The report, the states, and the status of the whole."""
-    from iac_lightning.workflows.sweep_report import sweep_report
+    from iac_lightning.workflows.reports.sweep import sweep_report
 
     page = None
     now = states(found)

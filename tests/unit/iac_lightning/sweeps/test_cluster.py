@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from iac_lightning import launch
 from iac_lightning.cli import run_in_job
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.cluster import slurm as launch
+from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.sweeps import cluster
 from iac_lightning.sweeps.state import Sweep, states
 from tests.unit.iac_lightning.sweeps.conftest import planned

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.ct import Scan, write_nifti
+from benchmarks.bench import throwaway_run
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
 from data_modules.prepare.registration import Registration, RegistrationFailed
-from iac_lightning.runs import Run, load_run
-from iac_lightning.schema import ExperimentConfig
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import Scan, write_nifti
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
-from iac_lightning.workflows.bench import throwaway_run
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts
 

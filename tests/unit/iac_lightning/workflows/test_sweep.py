@@ -13,7 +13,7 @@ from data_modules.errors import UserError
 from iac_lightning.cli import run_in_job
 from iac_lightning.sweeps.state import Sweep, open_sweep, states
 from iac_lightning.workflows import sweep as workflow
-from iac_lightning.workflows import sweep_report as report_workflow
+from iac_lightning.workflows.reports import sweep as report_workflow
 from tests.integration.settings import REPOSITORY
 
 FILE = """
