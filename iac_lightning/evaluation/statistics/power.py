@@ -35,7 +35,8 @@ def patients_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 
 
     def reached(n: int) -> bool:
         limit, shift = stats.t.isf(alpha / 2, n - 1), effect * np.sqrt(n)
-        return bool(stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift) >= power)
+        # The other side is the same tail with the sign turned: SciPy's cdf of a far lower tail is often nan.
+        return bool(stats.nct.sf(limit, n - 1, shift) + stats.nct.sf(limit, n - 1, -shift) >= power)
 
     low, high = 1, 2
     while not reached(high):

@@ -62,6 +62,11 @@ class TestLesionCorner:
         assert tuple(places.min(axis=0)) == lowest
         assert tuple(places.max(axis=0)) == highest
 
+    def test_each_axis_has_a_jitter_of_its_own(self) -> None:
+        rng = np.random.default_rng(9)
+        corners = np.array([lesion_corner(voxels(1, (15, 12, 10)), CROP, 1.0, rng) for _ in range(500)])
+        assert np.abs(np.corrcoef(corners.T)[np.triu_indices(3, 1)]).max() < 0.2
+
     def test_components_are_drawn_equally_often_whatever_their_size(self) -> None:
         components = np.concatenate([block(1, (2, 2, 2), 1), block(5, (10, 4, 4), 3), block(9, (18, 10, 8), 8)])
         components = np.random.default_rng(0).permutation(components)
@@ -155,6 +160,12 @@ class TestCut:
             cut(self.VOLUME, tuple(corner), patch, -1024)
             x, y, z = (c + 20 for c in corner)
             np.testing.assert_array_equal(patch, padded[x : x + 5, y : y + 10, z : z + 7])
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float16])
+    def test_a_patch_of_any_type_that_holds_the_values(self, kind: type) -> None:
+        patch = np.full((2, 2, 2), 77, dtype=kind)
+        cut(np.full((3, 3, 3), 5, dtype=np.float32), (-1, 0, 0), patch, 9)
+        assert patch.tolist() == [[[9, 9], [9, 9]], [[5, 5], [5, 5]]]
 
     def test_reads_nothing_but_the_patch(self) -> None:
         RECORDED.clear()
