@@ -38,7 +38,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
-from data_modules.cohort.series import known_thickness_mm, read_series, thickness_remark
+from data_modules.cohort.series import known_thickness_mm, read_series, spacing_remark, thickness_remark
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
@@ -112,6 +112,7 @@ class PreparedStore:
     Attributes:
         directory: folder of the settings they were prepared with.
         fingerprint: of the settings and of every series' id, split and source content; the same on every machine.
+        cohort: the whole table.
         series: what could be prepared; without a look on record, the test split is left out.
         failed: reason by series id, of what could not.
         look: at the test split, that it was opened for.
@@ -120,6 +121,7 @@ class PreparedStore:
 
     directory: Path
     fingerprint: str
+    cohort: Cohort
     series: tuple[PreparedSeries, ...]
     failed: dict[str, str] = field(default_factory=dict)
     look: RecordedLook | None = None
@@ -379,20 +381,24 @@ def _open_store(
     described = sorted((p.series.series_id, p.series.split, p.source_sha256) for p in prepared)
     shown = tuple(p for p in prepared if p.series.split != GUARDED or (look is not None and look.is_on_record))
     fingerprint = _digest([_settings(grid), described])
-    return PreparedStore(directory, fingerprint, shown, failed, look, len(prepared) - len(shown))
+    return PreparedStore(directory, fingerprint, cohort, shown, failed, look, len(prepared) - len(shown))
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:
-    remark = thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table")
+    native_grid = Grid.from_dict(meta["native_grid"])
+    remarks = [  # of the table as it is now, which may be mended without preparing again
+        thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table"),
+        spacing_remark(series, native_grid.spacing_mm),
+    ]
     return PreparedSeries(
         series=series,
         directory=directory,
         grid=Grid.from_dict(meta["grid"]),
-        native_grid=Grid.from_dict(meta["native_grid"]),
+        native_grid=native_grid,
         slice_thickness_mm=meta["slice_thickness_mm"],
         slice_axis=meta["slice_axis"],
         source_sha256=meta["source_sha256"],
-        warnings=(*meta["warnings"], *([remark] if remark else [])),
+        warnings=(*meta["warnings"], *(remark for remark in remarks if remark)),
     )
 
 

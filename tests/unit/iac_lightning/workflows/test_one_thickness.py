@@ -19,6 +19,7 @@ from data_modules.prepare.store import PreparedSeries, prepare_cohort
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import read_mask, read_probability, read_scan, write_nifti
 from iac_lightning.evaluation.calibration.scaling import Scaling
+from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA
 from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows import calibrate
 from iac_lightning.workflows.evaluate import evaluate_series
@@ -139,7 +140,7 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     monkeypatch.setattr(
         external_calibration, "thresholds_by_thickness", lambda *a: seen.append(a[3]) or {"used": False}
     )
-    external_calibration.choose_thresholds([prediction], Scaling(temperature=1.0, bias=0.0), 0, 1)
+    external_calibration.choose_thresholds([prediction], Scaling(temperature=1.0, bias=0.0), 0, 1, THICKNESS_STRATA)
     assert seen == [[7.0], [7.0]]
 
 
