@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from iac_lightning.config import load_experiment
 from iac_lightning.evaluation.calibration_record import APPLIED
 from iac_lightning.evaluation.predictions import (
     DEFAULT_THRESHOLD,
-    calibrated,
     find_predictions,
     measure,
     raise_all,
@@ -130,7 +129,7 @@ def evaluate_predictions(
             seed=SEED,
             workers=workers,
         )
-        found = [calibrated(prediction, calibration) for prediction in found]
+        found = [replace(prediction, calibration=calibration) for prediction in found]
     rows = mapped(partial(measure, look=look), found, workers)
     results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_modules.cohort import Series
-from data_modules.ct import read_scan
+from data_modules.ct import Scan
 from data_modules.errors import UserError
 from data_modules.geometry import Volume
 from data_modules.look import read_label
+from data_modules.series import read_series
 from iac_lightning.evaluation.calibration import THRESHOLDS, Scaling, apply, thresholds_by_thickness
 from iac_lightning.evaluation.calibration_record import calibrate_voxels, reliability
 from iac_lightning.evaluation.lesions import protocol_prior_probability
@@ -111,29 +112,27 @@ def save_domain(item: tuple[Path, Prediction]) -> str:
     """Write probability and label of one series' domain as `<path>_p.npy` and `_y.npy`; what is wrong, or nothing."""
     path, prediction = item
     try:
-        probability, label, hu = development_volumes(prediction)
+        probability, label, scan = development_volumes(prediction)
     except UserError as error:
         return str(error)
-    domain = (probability.data > 0) & (hu.data >= DOMAIN_HU)
+    domain = (probability.data > 0) & (scan.hu >= DOMAIN_HU)
     np.save(f"{path}_p.npy", probability.data[domain])
     np.save(f"{path}_y.npy", label.data[domain])
     return ""
 
 
-def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Volume]:
-    """Uncalibrated probability, label and HU of a series on its native grid."""
-    series = prediction.series
-    scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
-    return read_probabilities(prediction, scan.grid), read_label(series, like=scan.grid), scan.volume
+def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
+    """Uncalibrated probability and label of a series on its native grid, and its scan."""
+    scan = read_series(prediction.series)
+    return read_probabilities(prediction, scan.grid), read_label(prediction.series, like=scan.grid), scan
 
 
 def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int) -> dict[str, Any]:
     """Thresholds of calibrated probability with the best mean Dice, for the plain mask and after the protocol prior."""
     function = partial(development_dice, scaling=scaling)
     steps = tqdm(mapped(function, found, workers), total=len(found), desc="dev: thresholds", unit="scan", disable=None)
-    plain, prior, lesions, unseen = (list(column) for column in zip(*steps, strict=True))
+    plain, prior, lesions, unseen, thickness = (list(column) for column in zip(*steps, strict=True))
     patients = [p.series.patient_id for p in found]
-    thickness = [p.series.slice_thickness_mm for p in found]
     result: dict[str, Any] = {}
     for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
         result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
@@ -143,16 +142,21 @@ def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, 
 
 def development_dice(
     prediction: Prediction, scaling: Scaling
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool, int]:
-    """Dice of a series at each of `THRESHOLDS`, plain and after the protocol prior; lesions; labelled voxels unseen."""
-    raw, label, hu = development_volumes(prediction)
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool, int, float]:
+    """Dice of a series at each of `THRESHOLDS`, plain and after the protocol prior; what else decides thresholds.
+
+    Returns:
+        Both Dice `[len(THRESHOLDS)]`, whether it has lesions, labelled voxels unseen, slice thickness in mm.
+    """
+    raw, label, scan = development_volumes(prediction)
     probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
-    outside = label.data & ((raw.data == 0) | (hu.data < DOMAIN_HU))
+    outside = label.data & ((raw.data == 0) | (scan.hu < DOMAIN_HU))
     return (
         dice_at_thresholds(probability, label, THRESHOLDS),
-        dice_at_thresholds(protocol_prior_probability(probability, hu), label, THRESHOLDS),
+        dice_at_thresholds(protocol_prior_probability(probability, scan.volume), label, THRESHOLDS),
         bool(label.data.any()),
         int(np.count_nonzero(outside)),
+        scan.slice_thickness_mm,
     )
 
 
