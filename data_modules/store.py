@@ -112,6 +112,7 @@ class PreparedStore:
     Attributes:
         directory: folder of the settings they were prepared with.
         fingerprint: of the settings and of every series' id, split and source content; the same on every machine.
+        cohort: the whole table.
         series: what could be prepared; without a look on record, the test split is left out.
         failed: reason by series id, of what could not.
         look: at the test split, that it was opened for.
@@ -120,6 +121,7 @@ class PreparedStore:
 
     directory: Path
     fingerprint: str
+    cohort: Cohort
     series: tuple[PreparedSeries, ...]
     failed: dict[str, str] = field(default_factory=dict)
     look: RecordedLook | None = None
@@ -379,7 +381,7 @@ def _open_store(
     described = sorted((p.series.series_id, p.series.split, p.source_sha256) for p in prepared)
     shown = tuple(p for p in prepared if p.series.split != GUARDED or (look is not None and look.is_on_record))
     fingerprint = _digest([_settings(grid), described])
-    return PreparedStore(directory, fingerprint, shown, failed, look, len(prepared) - len(shown))
+    return PreparedStore(directory, fingerprint, cohort, shown, failed, look, len(prepared) - len(shown))
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:
