@@ -128,6 +128,7 @@ def evaluate_predictions(
             label=model.label,
             seed=SEED,
             workers=workers,
+            edges_mm=model.evaluation.thickness_edges_mm,
         )
         found = [replace(prediction, calibration=calibration) for prediction in found]
     rows = mapped(partial(measure, look=look), found, workers)

@@ -36,6 +36,7 @@ from iac_lightning.evaluation.predictions import (
     raise_all,
     read_probabilities,
 )
+from iac_lightning.evaluation.strata import EDGES_MM, Stratum, strata_from_edges
 from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
 from iac_lightning.files import write_json_atomic
 from iac_lightning.workflows.processes import mapped
@@ -47,7 +48,14 @@ DOMAIN_HU = 100.0
 
 
 def calibrate_predictions(
-    folder: Path, series: Sequence[Series], directory: Path, *, label: str, seed: int, workers: int
+    folder: Path,
+    series: Sequence[Series],
+    directory: Path,
+    *,
+    label: str,
+    seed: int,
+    workers: int,
+    edges_mm: Sequence[float] = EDGES_MM,
 ) -> dict[str, Any]:
     """Write `calibration.json` (in the form of a run's) and `figures/reliability.png`.
 
@@ -61,6 +69,7 @@ def calibrate_predictions(
         label: name of the model, for the figure.
         seed: of the sample that is fitted and of the bootstrap.
         workers: processes.
+        edges_mm: where the strata part that may have a threshold of their own (`evaluation.thickness_edges_mm`).
 
     Returns:
         What `calibration.json` holds (`workflows.calibrate.calibrate`).
@@ -92,9 +101,10 @@ def calibrate_predictions(
             raise UserError(f"{folder}: the development split cannot calibrate this model: {error}") from None
     result = {
         **fitted,
-        **choose_thresholds(found, scaling, seed, workers),
+        **choose_thresholds(found, scaling, seed, workers, strata_from_edges(edges_mm)),
         "domain": f"voxels of the whole scan with an uncalibrated probability above 0 and {DOMAIN_HU:g} HU and more",
         "checkpoint_sha256": None,
+        "thickness_edges_mm": list(edges_mm),
         "depends_on": fingerprint(found),
     }
     source = (
@@ -127,7 +137,9 @@ def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
     return read_probabilities(prediction, scan.grid), read_label(prediction.series, like=scan.grid), scan
 
 
-def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int) -> dict[str, Any]:
+def choose_thresholds(
+    found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int, strata: Sequence[Stratum]
+) -> dict[str, Any]:
     """Thresholds of calibrated probability with the best mean Dice, for the plain mask and after the protocol prior."""
     function = partial(development_dice, scaling=scaling)
     steps = tqdm(mapped(function, found, workers), total=len(found), desc="dev: thresholds", unit="scan", disable=None)
@@ -136,7 +148,7 @@ def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, 
     result: dict[str, Any] = {}
     for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
         result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
-        result[f"{prefix}thickness"] = thresholds_by_thickness(scores, lesions, patients, thickness, seed)
+        result[f"{prefix}thickness"] = thresholds_by_thickness(scores, lesions, patients, thickness, seed, strata)
     return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": sum(unseen)}
 
 

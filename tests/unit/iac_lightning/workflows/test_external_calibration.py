@@ -21,6 +21,7 @@ from iac_lightning.evaluation.calibration_record import describe
 from iac_lightning.evaluation.lesions import protocol_prior
 from iac_lightning.evaluation.summary import summarise
 from iac_lightning.looks import record_look
+from iac_lightning.schema import EvaluationConfig
 from iac_lightning.workflows import external
 from iac_lightning.workflows.external import evaluate_predictions, load_external
 from iac_lightning.workflows.external_calibration import DOMAIN_HU
@@ -145,6 +146,22 @@ def test_neither_workers_nor_the_form_of_the_files_matter(cohort: Path, tmp_path
     known, other = json.loads(one[0]), json.loads(nnunet[0])
     assert known.pop("depends_on") != other.pop("depends_on")
     assert known == other
+
+
+def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Path) -> None:
+    evaluate_predictions(
+        tmp_path / "test",
+        cohort,
+        "test",
+        tmp_path / "out",
+        dev_predictions=tmp_path / "dev",
+        workers=1,
+        evaluation=EvaluationConfig(thickness_edges_mm=(1.5, 3.0)),
+    )
+    found = json.loads((tmp_path / "out/calibration.json").read_text())
+    for name in ("thickness", "prior_thickness"):
+        assert [(s["above_mm"], s["up_to_mm"]) for s in found[name]["strata"]] == [(0, 1.5), (1.5, 3), (3, None)]
+    assert found["thickness_edges_mm"] == [1.5, 3.0]
 
 
 def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> None:

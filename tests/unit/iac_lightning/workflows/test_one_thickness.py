@@ -20,6 +20,7 @@ from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning.evaluation.calibration import Scaling
 from iac_lightning.evaluation.predictions import Prediction, read_masks
 from iac_lightning.evaluation.predictions import measure as measure_external
+from iac_lightning.evaluation.strata import THICKNESS_STRATA
 from iac_lightning.runs import load_run
 from iac_lightning.workflows import calibrate, external_calibration
 from iac_lightning.workflows.bench import throwaway_run
@@ -138,7 +139,7 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     monkeypatch.setattr(
         external_calibration, "thresholds_by_thickness", lambda *a: seen.append(a[3]) or {"used": False}
     )
-    external_calibration.choose_thresholds([prediction], Scaling(temperature=1.0, bias=0.0), 0, 1)
+    external_calibration.choose_thresholds([prediction], Scaling(temperature=1.0, bias=0.0), 0, 1, THICKNESS_STRATA)
     assert seen == [[7.0], [7.0]]
 
 
