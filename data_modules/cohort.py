@@ -38,15 +38,16 @@ COLUMNS = {
     "label": "NIfTI mask on the image's grid; may be empty",
     "split": "pretrain, finetune, dev or test; may be empty until splits are assigned",
     "slice_thickness_mm": "how thick a slab one slice averages; above 0; may be empty where the file says it",
-    "spacing_x_mm": "voxel size along x; above 0",
-    "spacing_y_mm": "voxel size along y; above 0",
-    "spacing_z_mm": "voxel size along z; above 0",
     "kernel": "convolution kernel; may be empty",
     "manufacturer": "maker of the scanner; may be empty",
 }
 """Columns that every cohort table has, and what they hold. Further columns are kept in `Series.extra`."""
 
+SPACING = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+"""All three or none; checked against the file."""
+
 OPTIONAL_COLUMNS = {
+    **dict.fromkeys(SPACING, "voxel size along one axis; above 0; may be empty, else checked against the file"),
     "true_volume_mm3": "calcium volume known by construction (phantom); may be empty",
     "label_volume_mm3": "calcium volume of the label; may be empty; stratifies splits where no true volume is known",
     "dicom_series": "SeriesInstanceUID, where a DICOM folder holds several series; may be empty",
@@ -57,7 +58,7 @@ SALT_FILE = "split_salt"
 """Beside the cohort table; created once, travels with the table, and is never put into a checkpoint."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_POSITIVE = ("slice_thickness_mm", "spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+_POSITIVE = ("slice_thickness_mm", *SPACING)
 _VOLUMES = ("true_volume_mm3", "label_volume_mm3")
 _LISTED_PROBLEMS = 20
 
@@ -72,7 +73,8 @@ class Series:
         split: one of `SPLITS`, or "" where none is assigned yet.
         slice_thickness_mm: how thick a slab one slice averages as the table gives it; None where it is empty. What
             counts is `PreparedSeries.slice_thickness_mm` (without a region: of `data_modules.series.read_series`).
-        spacing_mm: voxel size along the x, y and z axes of the image as the table gives it.
+        spacing_mm: voxel size along the x, y and z axes of the image as the table gives it, None where it does not;
+            nothing goes by it, but a warning says where the file has another.
         true_volume_mm3: calcium volume known by construction, None on real scans.
         extra: all further columns, as strings.
     """
@@ -83,7 +85,7 @@ class Series:
     label: Path | None
     split: str
     slice_thickness_mm: float | None
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float] | None = None
     kernel: str = ""
     manufacturer: str = ""
     true_volume_mm3: float | None = None
@@ -339,9 +341,9 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, list[str]]]:
 
 
 def _series(record: dict[str, str], folder: Path) -> Series:
-    known = {*COLUMNS, "true_volume_mm3"}
+    known = {*COLUMNS, *SPACING, "true_volume_mm3"}
     true_volume = record.get("true_volume_mm3", "")
-    x, y, z = (float(record[f"spacing_{axis}_mm"]) for axis in "xyz")
+    x, y, z = (float(record.get(column) or math.nan) for column in SPACING)
     return Series(
         patient_id=record["patient_id"],
         series_id=record["series_id"],
@@ -349,7 +351,7 @@ def _series(record: dict[str, str], folder: Path) -> Series:
         label=folder / record["label"] if record["label"] else None,
         split=record["split"],
         slice_thickness_mm=float(thickness) if (thickness := record["slice_thickness_mm"]) else None,
-        spacing_mm=(x, y, z),
+        spacing_mm=None if math.isnan(x) else (x, y, z),
         kernel=record["kernel"],
         manufacturer=record["manufacturer"],
         true_volume_mm3=float(true_volume) if true_volume else None,
@@ -379,9 +381,11 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
         yield "split", f"{split!r} is unknown; use {', '.join(SPLITS)} or leave it empty{_nearest(split, SPLITS)}"
     if record.get("slice_thickness_mm") == "" and (problem := _thickness_problem(folder / record.get("image", ""))):
         yield "slice_thickness_mm", problem
+    given = [column for column in SPACING if record.get(column)]
+    if 0 < len(given) < len(SPACING):
+        yield given[0], f"is given without {' and '.join(c for c in SPACING if c not in given)}; give all three or none"
     for column in _POSITIVE:
-        empty = column == "slice_thickness_mm" and record.get(column) == ""
-        if column in record and not empty and not _number(record[column]) > 0:
+        if record.get(column) and not _number(record[column]) > 0:
             yield column, f"{record[column]!r}; expected a number of millimetres above 0"
     for column in _VOLUMES:
         if record.get(column) and not _number(record[column]) >= 0:

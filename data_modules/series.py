@@ -6,10 +6,15 @@ only where the file has none.
 
 from __future__ import annotations
 
+import numpy as np
+
 from data_modules.cohort import Series
 from data_modules.ct import Scan, read_scan
 from data_modules.errors import UserError
 from data_modules.sidecar import read_sidecar
+
+SPACING_TOLERANCE = 0.01
+"""The table's voxel size may differ from the scan's by this share of it before anybody is told."""
 
 THICKNESS_TOLERANCE = 0.1
 """A thickness that was given may differ from the scan's by this share of it before anybody is told."""
@@ -61,4 +66,23 @@ def thickness_remark(given_mm: float | None, own_mm: float, giver: str) -> str |
     return (
         f"slice thickness: {giver} says {given_mm:g} mm, the file {own_mm:g} mm in the region of interest; the file's "
         "counts: see which is right and mend the other"
+    )
+
+
+def spacing_remark(series: Series, own_mm: tuple[float, float, float]) -> str | None:
+    """What to tell where the table's voxel size is not the scan's; None where it is, or none is given.
+
+    Args:
+        series: with the voxel size that its row gives, in whatever order of axes: a coronal or sagittal image is turned
+            in preparation.
+        own_mm: voxel size of the scan.
+    """
+    if series.spacing_mm is None or np.allclose(
+        sorted(series.spacing_mm), sorted(own_mm), rtol=SPACING_TOLERANCE, atol=0
+    ):
+        return None
+    given, own = (" × ".join(f"{s:.3g}" for s in spacing) for spacing in (series.spacing_mm, own_mm))
+    return (
+        f"voxel size: the cohort table says {given} mm, the file {own} mm; the file's counts: see that the row names "
+        "the right scan"
     )

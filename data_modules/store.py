@@ -46,7 +46,7 @@ from data_modules.look import GUARDED, RecordedLook, require_look
 from data_modules.prepare.common_grid import on_common_grid, surroundings, to_int16
 from data_modules.prepare.roi import region_of_interest
 from data_modules.resampling import resample_occupancy
-from data_modules.series import known_thickness_mm, read_series, thickness_remark
+from data_modules.series import known_thickness_mm, read_series, spacing_remark, thickness_remark
 from data_modules.sidecar import sidecar_path
 from data_modules.slices import THICKNESS_UNKNOWN
 
@@ -385,16 +385,20 @@ def _open_store(
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:
-    remark = thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table")
+    native_grid = Grid.from_dict(meta["native_grid"])
+    remarks = [  # of the table as it is now, which may be mended without preparing again
+        thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table"),
+        spacing_remark(series, native_grid.spacing_mm),
+    ]
     return PreparedSeries(
         series=series,
         directory=directory,
         grid=Grid.from_dict(meta["grid"]),
-        native_grid=Grid.from_dict(meta["native_grid"]),
+        native_grid=native_grid,
         slice_thickness_mm=meta["slice_thickness_mm"],
         slice_axis=meta["slice_axis"],
         source_sha256=meta["source_sha256"],
-        warnings=(*meta["warnings"], *([remark] if remark else [])),
+        warnings=(*meta["warnings"], *(remark for remark in remarks if remark)),
     )
 
 

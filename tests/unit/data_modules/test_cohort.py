@@ -162,6 +162,18 @@ class TestRead:
         assert "did you mean 'slice_thickness'?" in str(caught.value)
         assert "column 'kernel' is missing" in str(caught.value)
 
+    def test_the_voxel_size_may_be_left_out_but_not_in_part(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table.drop(columns=[f"spacing_{axis}_mm" for axis in "xyz"]).to_csv(path, index=False)
+        (found,) = read_cohort(path).series
+        assert (found.spacing_mm, found.extra) == (None, {})
+        table.assign(spacing_x_mm="", spacing_y_mm="", spacing_z_mm="").to_csv(path, index=False)
+        assert read_cohort(path).series == (found,)
+        table.drop(columns="spacing_x_mm").assign(spacing_y_mm="").to_csv(path, index=False)
+        with pytest.raises(UserError, match=r"'spacing_z_mm': is given without spacing_x_mm and spacing_y_mm"):
+            read_cohort(path)
+
     def test_the_thickness_may_be_left_to_the_file(self, tmp_path: Path) -> None:
         (tmp_path / "dicom").mkdir()
         path = write(tmp_path, {"slice_thickness_mm": ""}, {"series_id": "b", "image": "images/b.nii.gz"})

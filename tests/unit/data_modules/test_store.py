@@ -350,6 +350,29 @@ class TestOneThickness:
         assert prepare_cohort(config).series[0].source_sha256 != store_module._source_sha256(first.series[0].series)
 
 
+class TestVoxelSize:
+    @pytest.mark.parametrize(
+        ("spacing", "told"),
+        [
+            ((1.0, 1.0, 2.0), False),
+            ((1.005, 0.995, 2.01), False),
+            ((2.0, 1.0, 1.0), False),  # axes in another order
+            ((1.0, 1.0, 2.1), True),
+            ((1.0, 1.03, 2.0), True),
+            (("", "", ""), False),
+        ],
+    )
+    def test_the_table_is_checked_against_the_file(
+        self, config: DataConfig, reads: list[str], spacing: tuple[float, ...], told: bool
+    ) -> None:
+        prepare_cohort(config)
+        reads.clear()
+        columns = {f"spacing_{axis}_mm": str(mm) for axis, mm in zip("xyz", spacing, strict=True)}
+        change_table(config, **columns)
+        assert [[w for w in p.warnings if "voxel size" in w] != [] for p in prepare_cohort(config).series] == [told] * 3
+        assert reads == []
+
+
 class TestWhenToPrepare:
     def test_a_second_run_reads_nothing(self, config: DataConfig, reads: list[str]) -> None:
         first = prepare_cohort(config)
