@@ -10,6 +10,7 @@ import torch
 from data_modules.ct import write_nifti
 from data_modules.geometry import Grid, Volume, place
 from data_modules.look import GUARDED, RecordedLook, read_label
+from data_modules.preparation_warnings import summarise_warnings
 from data_modules.series import read_series
 from data_modules.store import PreparedSeries, prepare_cohort
 from iac_lightning import sharding, tracking
@@ -21,9 +22,11 @@ from iac_lightning.evaluation.overlap import series_metrics
 from iac_lightning.evaluation.report import estimate
 from iac_lightning.evaluation.strata import strata_from_edges
 from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
+from iac_lightning.files import write_json_atomic
 from iac_lightning.looks import count_looks, record_look
 from iac_lightning.runs import Run, is_main_process
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
+from iac_lightning.workflows.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
@@ -90,6 +93,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     folder = run.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
     write_summary(summary, folder / f"{split}.json")
+    write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
     tracking.log_summary(run, summary, split)
     return summary
 

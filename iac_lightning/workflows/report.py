@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data_modules.cohort import Series, read_cohort
+from data_modules.preparation_warnings import warnings_sentence
 from iac_lightning import tracking
 from iac_lightning.evaluation.analysis import analyse, shortage
 from iac_lightning.evaluation.analysis_page import analysis_sections
@@ -32,6 +33,7 @@ from iac_lightning.workflows.evaluated import (
     named,
     shared_settings,
     shown_path,
+    warnings_file,
 )
 from iac_lightning.workflows.external import SEED, ExternalModel
 from iac_lightning.workflows.report_models import external_result, model_result, reconstructions, training_curves
@@ -139,6 +141,7 @@ def describe(
     cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
     sheet = cohort.parent / "contact_sheet.png"
     about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
+    about += preparation_sentences(entries, split)
     if runs:
         spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
         about.append(
@@ -166,6 +169,18 @@ def describe(
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
     )
+
+
+def preparation_sentences(entries: Sequence[Entry], split: str) -> list[str]:
+    """Which warnings the evaluated scans carry: once where all models say the same; nothing of earlier evaluations."""
+    found: dict[str, list[str]] = {}
+    for name, entry in named(entries).items():
+        path = warnings_file(entry.directory / "evaluation", split)
+        if path.exists():
+            found.setdefault(warnings_sentence(json.loads(path.read_text(encoding="utf-8"))), []).append(name)
+    if len(found) < 2:
+        return list(found)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in found.items()]
 
 
 def report_command(entries: Sequence[Entry], out: Path, split: str, settings: EvaluationConfig) -> str:
