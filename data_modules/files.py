@@ -131,3 +131,16 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def shown_path(path: Path, *, whole: bool = False) -> str:
+    """A path for readers: relative to the working directory where it lies below it.
+
+    Args:
+        path: a file or folder, which need not exist.
+        whole: elsewhere as it was given; by default its last part alone, for whose disk it is tells a reader nothing.
+    """
+    relative = Path(os.path.relpath(path))
+    if relative.parts[:1] != ("..",):
+        return str(relative)
+    return str(path) if whole else f"…/{path.name}"

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_modules.errors import UserError
+from data_modules.files import shown_path
 from iac_lightning.config import checks
 from iac_lightning.config.checks import resolved_vit, value_at
 from iac_lightning.config.schema import ExperimentConfig
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "config_dict",
     "config_hash",
+    "decisive_settings",
     "diff",
     "from_dict",
     "load_experiment",
@@ -113,6 +115,12 @@ def is_decisive(key: str) -> bool:
     return not any(key == other or key.startswith(other + ".") for other in UNDECISIVE)
 
 
+def decisive_settings(config: ExperimentConfig, *also: str) -> dict[str, Any]:
+    """Dotted keys and plain values of the settings that decide the result, and of the sections `also`."""
+    keys = [k for k in _leaves(ExperimentConfig) if is_decisive(k) or k.partition(".")[0] in also]
+    return {k: _plain(value_at(config, k)) for k in keys}
+
+
 def config_hash(config: ExperimentConfig, *also: str) -> str:
     """12 hexadecimal digits over the settings that decide the result, the name excepted.
 
@@ -120,8 +128,7 @@ def config_hash(config: ExperimentConfig, *also: str) -> str:
         config: the experiment.
         also: sections that count too, such as "inference" where it is an evaluation's result.
     """
-    keys = [k for k in _leaves(ExperimentConfig) if is_decisive(k) or k.partition(".")[0] in also]
-    decisive = {k: _plain(value_at(config, k)) for k in keys if k != "name"}
+    decisive = {k: v for k, v in decisive_settings(config, *also).items() if k != "name"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -218,19 +225,19 @@ class _Reading:
     def read_file(self, path: Path, chain: tuple[Path, ...], wanted_at: str = COMMAND_LINE) -> None:
         resolved = path.resolve()
         if resolved in chain:
-            loop = " → ".join(_shown_path(p) for p in (*chain[chain.index(resolved) :], resolved))
+            loop = " → ".join(shown_path(p, whole=True) for p in (*chain[chain.index(resolved) :], resolved))
             self.problem(wanted_at, f"extends goes round in a circle: {loop}; remove one of them")
             return
         if resolved in self.done:
             return
         self.done.add(resolved)
-        source = _Source(_shown_path(path))
+        source = _Source(shown_path(path, whole=True))
         try:
             text = resolved.read_text(encoding="utf-8")
         except OSError as error:
             names = [p.name for p in resolved.parent.glob("*.yaml")] if resolved.parent.is_dir() else []
             near = difflib.get_close_matches(resolved.name, names, n=1)
-            hint = f"; did you mean {_shown_path(path.parent / near[0])}?" if near else ""
+            hint = f"; did you mean {shown_path(path.parent / near[0], whole=True)}?" if near else ""
             self.problem(wanted_at, f"cannot read settings file {source.name} ({error.strerror}){hint}")
             return
         except UnicodeDecodeError:
@@ -536,11 +543,3 @@ def _show(value: Any) -> str:
 def _safe_show(key: str, value: Any) -> str:
     """As `_show`, with the password of a server left out."""
     return re.sub(r"//[^/@]*@", "//…@", _show(value)) if key == "tracking.uri" else _show(value)
-
-
-def _shown_path(path: Path) -> str:
-    """Relative to the working directory where the file is below it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,68 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        name: unique in the sweep; also its folder.
+        name: unique in the sweep.
         kind: ``pretrain`` or ``finetune``.
         levels: axis to level; of a pre-training those that its users share.
         seed: of the run.
+        run: its folder below the sweep's.
         experiment: YAML file it starts from.
         overrides: `key=value` over that file: everything that makes this cell.
         needs: names of the cells that must be finished first.
-        config: the checked settings.
+        config_hash: of the settings that decide the result.
     """
 
     name: str
     kind: str
-    levels: dict[str, str]
+    levels: Mapping[str, str]
     seed: int
+    run: str
     experiment: Path
     overrides: tuple[str, ...]
     needs: tuple[str, ...]
-    config: ExperimentConfig
+    config_hash: str
 
-    @property
-    def hash(self) -> str:
-        """Of the settings that decide the result."""
-        return config_hash(self.config)
+    @cached_property
+    def config(self) -> ExperimentConfig:
+        """The checked settings, read when they are first asked for."""
+        return load_experiment(self.experiment, self.overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sweep.json` has it."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "levels": dict(self.levels),
+            "seed": self.seed,
+            "run": self.run,
+            "experiment": str(self.experiment),
+            "overrides": list(self.overrides),
+            "needs": list(self.needs),
+            "config_hash": self.config_hash,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cell:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError: when something is missing.
+        """
+        return cls(
+            name=data["name"],
+            kind=data["kind"],
+            levels=data["levels"],
+            seed=data["seed"],
+            run=data["run"],
+            experiment=Path(data["experiment"]),
+            overrides=tuple(data["overrides"]),
+            needs=tuple(data["needs"]),
+            config_hash=data["config_hash"],
+        )
+
+
+_TASKS = {"pretrain": "pretrain", "finetune": "segment"}
+"""Kind of a cell to the task of its settings."""
 
 
 def cells(spec: SweepSpec) -> list[Cell]:
@@ -54,7 +94,7 @@ def cells(spec: SweepSpec) -> list[Cell]:
     """
     problems: dict[str, list[str]] = {}
     pretrainings: dict[str, Cell] = {}
-    found: list[Cell] = []
+    finetunings: list[Cell] = []
     for levels in spec.combinations():
         for seed in spec.seeds:
             name = "_".join([*(slug(level) for level in levels.values()), f"seed{seed}"])
@@ -63,7 +103,7 @@ def cells(spec: SweepSpec) -> list[Cell]:
                 source = None
                 if settings.get("pretrain", spec.pretrain is not None):
                     source = _pretraining(spec, levels, settings, seed, pretrainings)
-                found.append(_finetuning(spec, name, levels, settings, seed, source))
+                finetunings.append(_finetuning(spec, name, levels, settings, seed, source))
             except ConfigError as error:
                 for line in str(error).splitlines()[1:] or [str(error)]:
                     problems.setdefault(line.strip(), []).append(name)
@@ -73,9 +113,9 @@ def cells(spec: SweepSpec) -> list[Cell]:
             for line, names in problems.items()
         ]
         raise ConfigError("\n  ".join([f"{spec.path}: not every cell can run:", *rows]))
-    if not found:
+    if not finetunings:
         raise ConfigError(f"{spec.path}: no cell is left; look at axes, points and exclude")
-    return [*pretrainings.values(), *found]
+    return [*pretrainings.values(), *finetunings]
 
 
 def _merged(spec: SweepSpec, levels: Mapping[str, str]) -> dict[str, Any]:
@@ -92,16 +132,14 @@ def _finetuning(
     own = {k: v for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")}
     init = [f"init_from={spec.directory / source.name}"] if source else ["init_from=null"]
     overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *init, *spec.overrides)
-    experiment = Path(settings.get("base", spec.base))
-    return Cell(
+    return _checked(
         name=name,
         kind="finetune",
-        levels=dict(levels),
+        levels=levels,
         seed=seed,
-        experiment=experiment,
+        experiment=Path(settings.get("base", spec.base)),
         overrides=overrides,
         needs=(source.name,) if source else (),
-        config=_load(experiment, overrides, "segment"),
     )
 
 
@@ -124,17 +162,10 @@ def _pretraining(
     typed = [o for o in spec.overrides if not o.startswith(SEGMENTATION)]
     name = "_".join(["pretrain", *(slug(level) for level in shared.values()), f"seed{seed}"])
     overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *typed)
-    cell = Cell(
-        name=name,
-        kind="pretrain",
-        levels=shared,
-        seed=seed,
-        experiment=spec.pretrain,
-        overrides=overrides,
-        needs=(),
-        config=_load(spec.pretrain, overrides, "pretrain"),
+    cell = _checked(
+        name=name, kind="pretrain", levels=shared, seed=seed, experiment=spec.pretrain, overrides=overrides, needs=()
     )
-    return known.setdefault(cell.hash, cell)
+    return known.setdefault(cell.config_hash, cell)
 
 
 def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
@@ -143,8 +174,35 @@ def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
     return (*phantom, *ranks, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
 
 
-def _load(experiment: Path, overrides: Sequence[str], task: str) -> ExperimentConfig:
+def _checked(
+    *,
+    name: str,
+    kind: str,
+    levels: Mapping[str, str],
+    seed: int,
+    experiment: Path,
+    overrides: Sequence[str],
+    needs: tuple[str, ...],
+) -> Cell:
+    """A cell whose settings have been read.
+
+    Raises:
+        ConfigError: when they cannot be used, or are of another task than the cell's kind.
+    """
     config = load_experiment(experiment, overrides)
+    task = _TASKS[kind]
     if config.task != task:
         raise ConfigError(f"\n{experiment}: task is {config.task}, expected {task}")
-    return config
+    cell = Cell(
+        name=name,
+        kind=kind,
+        levels=dict(levels),
+        seed=seed,
+        run=name,
+        experiment=experiment,
+        overrides=tuple(overrides),
+        needs=needs,
+        config_hash=config_hash(config),
+    )
+    cell.__dict__["config"] = config  # where `cached_property` looks: a sweep of many cells reads none twice
+    return cell

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from iac_lightning.cluster.slurm import JOBS, Entry, submit
 from iac_lightning.config.schema import LauncherConfig
-from iac_lightning.sweeps.state import PlannedCell, Sweep, states
+from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.state import Sweep, states
 
 
 def submit_sweep(
@@ -29,7 +30,7 @@ def submit_sweep(
     jobs = {c.name: str(sweep.record(c).get("job")) for c in sweep.cells if now[c.name] in ("queued", "running")}
     lines: list[str] = []
 
-    def send(cells: list[PlannedCell], name: str, dependency: str | None) -> None:
+    def send(cells: list[Cell], name: str, dependency: str | None) -> None:
         commands = [["cell", str(sweep.directory), cell.name, "launcher=local", *extra] for cell in cells]
         ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{name}", entry, dependency)
         for cell, job in zip(cells, ids, strict=True):
@@ -40,7 +41,7 @@ def submit_sweep(
 
     to_send = [c for c in sweep.cells if now[c.name] in ("pending", "waiting")]
     for kind in ("pretrain", "finetune"):
-        groups: dict[str | None, list[PlannedCell]] = {}
+        groups: dict[str | None, list[Cell]] = {}
         for cell in (c for c in to_send if c.kind == kind):
             waits = [jobs[name] for name in cell.needs if now[name] != "finished"]
             groups.setdefault(f"afterok:{':'.join(waits)}" if waits else None, []).append(cell)

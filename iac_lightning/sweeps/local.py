@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from iac_lightning.sweeps.state import PlannedCell, Sweep, states
+from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.state import Sweep, states
 
 POLL_S = 0.3
 GRACE_S = 60.0
@@ -25,7 +26,7 @@ STOP_S = 90.0
 
 @dataclass
 class _Process:
-    cell: PlannedCell
+    cell: Cell
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     start: float
@@ -72,13 +73,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def command(sweep: Sweep, cell: PlannedCell, extra: Sequence[str]) -> list[str]:
+def command(sweep: Sweep, cell: Cell, extra: Sequence[str]) -> list[str]:
     """What runs a cell in a process of its own."""
     program = [sys.executable, "-m", "iac_lightning.cli", "cell", str(sweep.directory), cell.name]
     return [*program, *extra, "--with-parent"]
 
 
-def _start(sweep: Sweep, cell: PlannedCell, at_once: int, extra: Sequence[str]) -> _Process:
+def _start(sweep: Sweep, cell: Cell, at_once: int, extra: Sequence[str]) -> _Process:
     path = sweep.log(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")

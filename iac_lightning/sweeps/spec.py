@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +15,17 @@ from typing import Any
 
 import yaml
 
+from data_modules.errors import UserError
+from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import ConfigError, load_experiment, read_yaml
 from iac_lightning.config.schema import LauncherConfig
+
+log = logging.getLogger(__name__)
 
 KEYS = {
     "name": "name of the sweep; results go to <runs_dir>/<name>/",
     "question": "what is asked, in one sentence",
-    "caveat": "what the figures cannot say, shown beside the answer",
+    "caveat": "what the numbers cannot say, shown beside the answer",
     "extends": "another sweep's file, whose settings this one changes",
     "base": "experiment of the fine-tuning cells, relative to this file",
     "pretrain": "experiment of the pre-training cells; null where there are none",
@@ -46,6 +51,10 @@ pre-training alone is written with the prefix `pretrain.`."""
 
 SEGMENTATION = ("model.decoder.", "model.cnn.", "model.name", "loss.", "data.labelled_fraction", "evaluation.")
 """Settings of the whole sweep that mean nothing to a pre-training."""
+
+
+CUTOFFS = "evaluation.risk_cutoffs_mm3"
+"""Setting of the cells that fixes the cut-offs of the risk groups, for the report of the sweep too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +127,10 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     carrier = load_experiment(None, ["name=sweep", *launcher])  # checks the launcher's settings
     if problems:
         raise ConfigError("\n  ".join([f"{path}: {len(problems)} problem{'s'[: len(problems) > 1]}:", *problems]))
+    settings, report = flat(raw.get("settings") or {}), dict(raw.get("report") or {})
+    if limits := report.pop("risk_cutoffs_mm3", None):
+        settings.setdefault(CUTOFFS, list(old_cutoffs(limits)))
+        log.warning("%s: write report.risk_cutoffs_mm3 as settings: {%s: %s}", path, CUTOFFS, settings[CUTOFFS])
     return SweepSpec(
         path=Path(path),
         name=raw["name"],
@@ -125,7 +138,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         caveat=raw.get("caveat") or "",
         base=Path(raw["base"]),
         pretrain=Path(raw["pretrain"]) if raw.get("pretrain") else None,
-        settings=flat(raw.get("settings") or {}),
+        settings=settings,
         pretrain_settings=flat(raw.get("pretrain_settings") or {}),
         axes={
             axis: {str(level): flat(settings or {}) for level, settings in levels.items()}
@@ -137,19 +150,26 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         pretrain_seeds=raw.get("pretrain_seeds") or "shared",
         split=raw.get("split") or "test",
         phantom=raw.get("phantom"),
-        report=raw.get("report") or {},
+        report=report,
         overrides=tuple(rest),
         runs_dir=Path(carrier.runs_dir),
         launcher=carrier.launcher,
     )
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+def old_cutoffs(limits: Any) -> tuple[float, float, float]:
+    """Risk cut-offs [none, low, medium] from how sweeps gave them before: ``{none: 0, low: …, medium: …}``.
+
+    Raises:
+        UserError: when they are something else.
+    """
+    try:
+        return float(limits.get("none", 0)), float(limits["low"]), float(limits["medium"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"report.risk_cutoffs_mm3 is {limits!r}; write instead settings: {{{CUTOFFS}: [none, low, medium]}}, the "
+            "largest volume of each group"
+        ) from None
 
 
 def as_override(key: str, value: Any) -> str:
@@ -239,7 +259,13 @@ def _problems(raw: dict[str, Any]) -> Iterator[str]:
     for key in ("points", "exclude"):
         for rule in raw.get(key) or []:
             yield from _rule_problems(key, rule, axes)
-    baseline = (raw.get("report") or {}).get("baseline") or {}
+    report = raw.get("report") or {}
+    if report.get("risk_cutoffs_mm3"):
+        try:
+            old_cutoffs(report["risk_cutoffs_mm3"])
+        except UserError as error:
+            yield str(error)
+    baseline = report.get("baseline") or {}
     yield from _rule_problems("report.baseline", baseline, axes)
 
 

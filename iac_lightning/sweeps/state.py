@@ -28,20 +28,6 @@ STATES = ("finished", "running", "queued", "waiting", "pending", "failed", "bloc
 """waiting: for a pre-training; pending: can start; blocked: its pre-training failed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedCell:
-    """A cell as the plan on disk has it; see `Cell`."""
-
-    name: str
-    kind: str
-    levels: dict[str, str]
-    seed: int
-    experiment: str
-    overrides: tuple[str, ...]
-    needs: tuple[str, ...]
-    config_hash: str
-
-
 @dataclass(frozen=True)
 class Sweep:
     """A sweep's folder.
@@ -54,9 +40,9 @@ class Sweep:
 
     directory: Path
     plan: dict[str, Any]
-    cells: tuple[PlannedCell, ...]
+    cells: tuple[Cell, ...]
 
-    def cell(self, name: str) -> PlannedCell:
+    def cell(self, name: str) -> Cell:
         """The cell of that name.
 
         Raises:
@@ -67,30 +53,30 @@ class Sweep:
                 return cell
         raise UserError(f"{self.directory}: no cell is called {name}; `iac sweep --status` lists them")
 
-    def log(self, cell: PlannedCell) -> Path:
+    def log(self, cell: Cell) -> Path:
         """Where a cell's output goes when it runs here."""
         return self.directory / "logs" / f"{cell.name}.log"
 
-    def lock(self, cell: PlannedCell) -> FileLock:
+    def lock(self, cell: Cell) -> FileLock:
         """Held by the process that works on a cell."""
         folder = self.directory / "cells"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{cell.name}.lock")
 
-    def record(self, cell: PlannedCell) -> dict[str, Any]:
+    def record(self, cell: Cell) -> dict[str, Any]:
         """What is known of a cell; empty before it began, and where it was made with other settings."""
         path = self.directory / "cells" / f"{cell.name}.json"
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return known if known.get("config_hash") == cell.config_hash else {}
 
-    def note(self, cell: PlannedCell, state: str, **facts: Any) -> None:
+    def note(self, cell: Cell, state: str, **facts: Any) -> None:
         """Write down a cell's state, whole or not at all."""
         write_json_atomic(
             self.directory / "cells" / f"{cell.name}.json",
             {"state": state, "config_hash": cell.config_hash, **facts},
         )
 
-    def forget(self, cell: PlannedCell) -> None:
+    def forget(self, cell: Cell) -> None:
         """Take back what was noted, so that the cell runs again (from its last checkpoint)."""
         (self.directory / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
 
@@ -113,22 +99,10 @@ def write_plan(spec: SweepSpec, cells: Sequence[Cell]) -> Sweep:
         "seeds": spec.seeds,
         "axes": {axis: list(levels) for axis, levels in spec.axes.items()},
         "report": spec.report,
-        "cells": [
-            {
-                "name": c.name,
-                "kind": c.kind,
-                "levels": c.levels,
-                "seed": c.seed,
-                "run": c.name,
-                "experiment": str(c.experiment),
-                "overrides": list(c.overrides),
-                "needs": list(c.needs),
-                "config_hash": c.hash,
-            }
-            for c in cells
-        ],
+        "risk_cutoffs_mm3": next((c.config.evaluation.risk_cutoffs_mm3 for c in cells if c.kind == "finetune"), None),
+        "cells": [cell.to_dict() for cell in cells],
     }
-    sweep = Sweep(directory, plan, tuple(map(_planned, plan["cells"])))
+    sweep = Sweep(directory, plan, tuple(cells))
     changed = []
     for cell in sweep.cells:
         path = directory / "cells" / f"{cell.name}.json"
@@ -150,7 +124,7 @@ def open_sweep(directory: Path) -> Sweep:
         UserError: when the folder holds none.
     """
     with reading_plan(directory) as plan:
-        return Sweep(Path(directory), plan, tuple(map(_planned, plan["cells"])))
+        return Sweep(Path(directory), plan, tuple(map(Cell.from_dict, plan["cells"])))
 
 
 @contextmanager
@@ -165,6 +139,8 @@ def reading_plan(directory: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{directory}: no sweep here (it has no {PLAN}). Begin one: iac sweep FILE") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not what `iac sweep` writes ({error!r}); run the sweep's command again") from None
 
@@ -174,20 +150,20 @@ def states(sweep: Sweep) -> dict[str, str]:
     records = {cell.name: sweep.record(cell) for cell in sweep.cells}
     jobs = {name: record["job"] for name, record in records.items() if record.get("state") == "queued"}
     alive = launch.queued(list(jobs.values()))
-    found: dict[str, str] = {}
+    known: dict[str, str] = {}
     for cell in sweep.cells:  # pre-trainings come first
         state = records[cell.name].get("state")
         if state in ("finished", "failed"):
-            found[cell.name] = state
+            known[cell.name] = state
         elif _is_locked(sweep.lock(cell)):
-            found[cell.name] = "running"
+            known[cell.name] = "running"
         elif jobs.get(cell.name) in alive:
-            found[cell.name] = "queued"
-        elif any(found[name] in ("failed", "blocked") for name in cell.needs):
-            found[cell.name] = "blocked"
+            known[cell.name] = "queued"
+        elif any(known[name] in ("failed", "blocked") for name in cell.needs):
+            known[cell.name] = "blocked"
         else:
-            found[cell.name] = "waiting" if any(found[name] != "finished" for name in cell.needs) else "pending"
-    return found
+            known[cell.name] = "waiting" if any(known[name] != "finished" for name in cell.needs) else "pending"
+    return known
 
 
 def status_table(sweep: Sweep) -> str:
@@ -211,16 +187,3 @@ def _is_locked(lock: FileLock) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _planned(cell: dict[str, Any]) -> PlannedCell:
-    return PlannedCell(
-        name=cell["name"],
-        kind=cell["kind"],
-        levels=cell["levels"],
-        seed=cell["seed"],
-        experiment=cell["experiment"],
-        overrides=tuple(cell["overrides"]),
-        needs=tuple(cell["needs"]),
-        config_hash=cell["config_hash"],
-    )

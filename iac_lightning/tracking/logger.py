@@ -18,10 +18,11 @@ from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 
 from data_modules.files import DiskFull, replacing, write_text_atomic
+from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import config_dict, config_hash
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs.directory import Run, is_main_process
-from iac_lightning.tracking.names import flat, metric_name, numbers_of
+from iac_lightning.tracking.names import metric_name, numbers_of
 from iac_lightning.tracking.spool import Spool, spool_file, stored_steps
 from iac_lightning.tracking.store import client_of, create_store, import_mlflow, serve_command, tracking_uri
 
@@ -369,7 +370,7 @@ def _run_key(run: Run) -> tuple[str, bool]:
 def _log_parameters(client: Any, run_id: str, config: ExperimentConfig) -> None:
     from mlflow.entities import Param
 
-    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in flat(config_dict(config))]
+    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in flat(config_dict(config)).items()]
     for first in range(0, len(params), _PARAMETERS_AT_ONCE):
         client.log_batch(run_id, params=params[first : first + _PARAMETERS_AT_ONCE])
 

@@ -8,14 +8,6 @@ from numbers import Real
 from typing import Any
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        rows += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return rows
-
-
 def numbers_of(data: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Finite numbers of nested mappings, keys joined by `/`; truth values and text are left out."""
     rows: list[tuple[str, float]] = []

@@ -11,7 +11,8 @@ from filelock import Timeout
 from data_modules.errors import UserError
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.runs.directory import LOCK_WAIT_S, is_main_process
-from iac_lightning.sweeps.state import PlannedCell, open_sweep
+from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.state import open_sweep
 
 
 def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
@@ -54,10 +55,10 @@ def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
         sweep.note(cell, "finished", seconds=round(time.monotonic() - start, 1))
 
 
-def train_and_evaluate(cell: PlannedCell, split: str, parent: str | None, extra: tuple[str, ...]) -> None:
+def train_and_evaluate(cell: Cell, split: str, parent: str | None, extra: tuple[str, ...]) -> None:
     """The run of a cell, and of a fine-tuning its evaluation on the development split and on `split`."""
     overrides = [*cell.overrides, *extra, *([f"tracking.parent_run_id={parent}"] if parent else [])]
-    config = load_experiment(Path(cell.experiment), overrides)
+    config = load_experiment(cell.experiment, overrides)
     from iac_lightning.cluster import sharding
     from iac_lightning.workflows.evaluate import evaluate
     from iac_lightning.workflows.train import train

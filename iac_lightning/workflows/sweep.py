@@ -9,7 +9,6 @@ from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
 from iac_lightning.cluster.slurm import JOBS, Entry
-from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs.directory import LOCK_WAIT_S
 from iac_lightning.sweeps.cells import Cell, cells
@@ -54,24 +53,24 @@ def sweep(path: Path, overrides: Sequence[str], *, entry: Entry, dry_run: bool =
 
 def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> int:
     """The cells that are left, then the report; arguments and result as for `sweep`."""
-    found = write_plan(spec, planned)
+    begun = write_plan(spec, planned)
     if retry:
-        for cell in found.cells:
-            if found.record(cell).get("state") == "failed":
-                found.forget(cell)
+        for cell in begun.cells:
+            if begun.record(cell).get("state") == "failed":
+                begun.forget(cell)
     config = planned[0].config
     prepare(spec, planned)
-    start_parent(found, config)
+    start_parent(begun, config)
     if spec.launcher.name == "slurm":
-        lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"], entry)
-        print("\n".join([*lines, f"output: {found.directory / JOBS}; state: iac sweep --status {found.directory}"]))
+        lines = submit_sweep(begun, spec.launcher, (), ["sweep", str(begun.directory), "--finish"], entry)
+        print("\n".join([*lines, f"output: {begun.directory / JOBS}; state: iac sweep --status {begun.directory}"]))
         return 0
     try:
-        run_here(found, spec.launcher.at_once)
+        run_here(begun, spec.launcher.at_once)
     except BaseException:
-        finish_parent(found, config, "KILLED")
+        finish_parent(begun, config, "KILLED")
         raise
-    return end(found, config)
+    return end(begun, config)
 
 
 def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
@@ -92,17 +91,17 @@ def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
         prepare_cohort(config.data)
 
 
-def end(found: Sweep, config: ExperimentConfig) -> int:
+def end(sweep: Sweep, config: ExperimentConfig) -> int:
     """The report, the states, and the status of the whole."""
     from iac_lightning.workflows.reports.sweep import sweep_report
 
     page = None
-    now = states(found)
-    if any(now[c.name] == "finished" for c in found.cells if c.kind == "finetune"):
-        page = sweep_report([found.directory], report_of(found))
+    now = states(sweep)
+    if any(now[c.name] == "finished" for c in sweep.cells if c.kind == "finetune"):
+        page = sweep_report([sweep.directory], report_of(sweep))
     done = all(state == "finished" for state in now.values())
-    finish_parent(found, config, "FINISHED" if done else "FAILED", report_of(found) if page else None)
-    print(status_table(found))
+    finish_parent(sweep, config, "FINISHED" if done else "FAILED", report_of(sweep) if page else None)
+    print(status_table(sweep))
     if page:
         print(f"report: {page}")
     if "failed" in now.values():
@@ -112,9 +111,8 @@ def end(found: Sweep, config: ExperimentConfig) -> int:
 
 def finish(directory: Path) -> int:
     """The end of a sweep whose cells ran elsewhere: report, states, MLflow."""
-    found = open_sweep(directory)
-    first = found.cells[0]
-    return end(found, load_experiment(Path(first.experiment), first.overrides))
+    sweep = open_sweep(directory)
+    return end(sweep, sweep.cells[0].config)
 
 
 def status(path: Path, overrides: Sequence[str]) -> str:
@@ -123,6 +121,6 @@ def status(path: Path, overrides: Sequence[str]) -> str:
     return status_table(open_sweep(directory))
 
 
-def report_of(found: Sweep) -> Path:
+def report_of(sweep: Sweep) -> Path:
     """Where a sweep's report goes."""
-    return found.directory / "report"
+    return sweep.directory / "report"

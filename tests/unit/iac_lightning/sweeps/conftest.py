@@ -8,6 +8,28 @@ from typing import Any
 import pytest
 
 from iac_lightning.sweeps.state import Sweep, open_sweep
+from tests.integration.settings import REPOSITORY
+
+TWO_AXES = """
+name: tiny
+base: {cpu}/vit.yaml
+pretrain: {cpu}/mae.yaml
+settings: {{data.batch_size: 2, loss: {{ce_weight: 2}}}}
+axes:
+  patch:
+    8³: {{model.vit.patch_size: [8, 8, 8]}}
+    16³: {{model: {{vit: {{patch_size: [16, 16, 16]}}}}}}
+  start:
+    scratch: {{pretrain: false}}
+    half hidden: {{pretrain: true, pretrain.model.mae.mask_ratio: 0.5}}
+seeds: [3, 4]
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "sweep.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text.format(cpu=REPOSITORY / "experiments/sweeps/cpu"), encoding="utf-8")
+    return path
 
 
 def planned(name: str, what: str = "0.1", needs: tuple[str, ...] = (), experiment: str = "x.yaml") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from data_modules.errors import UserError
 from iac_lightning.sweeps import local
 from iac_lightning.sweeps.state import Sweep, states, status_table
 from tests.integration.settings import REPOSITORY
@@ -144,12 +142,3 @@ def test_what_another_process_runs_is_waited_for(make: Callable[..., Sweep]) -> 
     local.run_here(sweep, at_once=2)
     assert set(states(sweep).values()) == {"finished"}
     assert events(sweep)[0] == "begin b", "the locked cell was started beside the process that holds it"
-
-
-def test_a_cell_of_other_settings_is_not_taken_for_this_one(make: Callable[..., Sweep]) -> None:
-    sweep = make(planned("a"))
-    local.run_here(sweep, at_once=1)
-    other = Sweep(sweep.directory, sweep.plan, (dataclasses.replace(sweep.cells[0], config_hash="other"),))
-    assert states(other) == {"a": "pending"}
-    with pytest.raises(UserError, match="no cell is called x"):
-        other.cell("x")
