@@ -132,9 +132,10 @@ def write_sweep(
         for seed in seeds:
             name = ",".join(f"{a}={v}" for a, v in levels.items()) + f",seed={seed}"
             run = f"cell_{k:02d}_seed{seed}"
+            overrides = [o for _, settings in chosen for o in settings]
             cell = {"name": name, "kind": "finetune", "levels": levels, "seed": seed, "run": run, "needs": []}
+            cell |= {"experiment": experiment, "overrides": overrides, "config_hash": ""}
             if not missing(levels, seed):
-                overrides = [o for _, settings in chosen for o in settings]
                 cell["config_hash"] = write_run(
                     folder / run, make(mean(levels), (k, seed), levels), experiment, overrides, seed, 600 + 60 * k
                 )

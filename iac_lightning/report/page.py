@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum
 from iac_lightning.figures.figures import png
-from iac_lightning.report.words import Cell
+from iac_lightning.report.words import TableCell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +55,31 @@ class ExtraFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of the page, which is also kept as CSV and LaTeX.
+    """A table of a page, which is also kept as CSV and LaTeX.
 
     Attributes:
         header: name and unit or remark of each column.
         rows: a cell a column; a row whose first cell begins with "+ " belongs to the one above.
-        legend: what the figures are.
+        legend: what the values are.
         name: of its files `tables/<name>.csv` and `.tex`.
         title: heading above it; empty where the section's is enough.
-        source: n, split and seed.
+        source: n, split and seed, where the legend does not say.
         command: what makes it; by default what makes the page.
         folded: heading under which it is shown on demand, with neighbours of the same heading; empty: always shown.
+        words: names of the columns that hold words, set flush left; in LaTeX, long columns of such a table are broken.
+        holes: for each row whether it stands for something missing; empty where no row does.
     """
 
     header: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-    legend: str
+    rows: Sequence[Sequence[TableCell]]
+    legend: str = ""
     name: str = ""
     title: str = ""
     source: str = ""
     command: str = ""
     folded: str = ""
+    words: Collection[str] = ()
+    holes: Sequence[bool] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

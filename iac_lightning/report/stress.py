@@ -14,7 +14,7 @@ from iac_lightning.evaluation.clinical.stress import METRICS, SHARED
 from iac_lightning.figures.figures import png
 from iac_lightning.figures.stress import stress_figure
 from iac_lightning.report.html import page_template
-from iac_lightning.report.words import number
+from iac_lightning.report.words import estimate, number
 
 _NAMES = {
     "dice": ("Dice", ""),
@@ -90,24 +90,18 @@ def answer(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mappin
             sentences.append(f"{label}: no head with a lesion has versions of different thickness.")
             continue
         sentences.append(
-            f"{label}: Dice changes by {_estimate(slope['dice'])} per mm of slice thickness on the same "
-            f"{slope['dice']['n_patients']} heads, where the ceiling changes by {_estimate(slope['ceiling_dice'])}; "
-            f"the share of the ceiling that it reaches changes by {_estimate(slope['share_of_ceiling'])}."
+            f"{label}: Dice changes by {estimate(slope['dice'], 4)} per mm of slice thickness on the same "
+            f"{slope['dice']['n_patients']} heads, where the ceiling changes by {estimate(slope['ceiling_dice'], 4)}; "
+            f"the share of the ceiling that it reaches changes by {estimate(slope['share_of_ceiling'], 4)}."
         )
     for c in comparisons:
         for metric, words in (("dice", "Dice"), ("share_of_ceiling", "of the share of the ceiling")):
             slope = c["slope_difference_per_mm"][metric]
             low, high = slope["ci95"]
-            pair = f"({c['first']} − {c['second']}: {_estimate(slope)} per mm)"
+            pair = f"({c['first']} − {c['second']}: {estimate(slope, 4)} per mm)"
             if low is None or low <= 0 <= high:
                 sentences.append(f"Which of {c['first']} and {c['second']} loses more {words} is open {pair}.")
             else:
                 worse, better = (c["first"], c["second"]) if slope["value"] < 0 else (c["second"], c["first"])
                 sentences.append(f"{worse} loses more {words} than {better} {pair}.")
     return sentences
-
-
-def _estimate(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci95"]
-    ends = "" if low is None else f" [{number(low, 4)}; {number(high, 4)}]"
-    return f"{number(figure['value'], 4)}{ends}"

@@ -1,4 +1,4 @@
-"""The tables of a page as files, with the figures that the page shows: CSV for programs, LaTeX for papers."""
+"""The tables of a page as files, with the values that the page shows: CSV for programs, LaTeX for papers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pandas as pd
 
 from data_modules.files import write_text_atomic
 from iac_lightning.report.page import Table
-from iac_lightning.report.words import Cell
+from iac_lightning.report.words import TableCell
+
+NEEDS = r"% needs \usepackage{booktabs}"
+"""First line of a file of LaTeX tables."""
+
+_LONGEST = 34
+"""Columns of LaTeX tables of words with more characters than this are set in lines."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -54,7 +60,7 @@ def write_table(table: Table, folder: Path, command: str) -> list[Path]:
     """
     paths = [folder / f"{table.name}.csv", folder / f"{table.name}.tex"]
     write_text_atomic(paths[0], table_frame(table).to_csv(index=False))
-    write_text_atomic(paths[1], table_latex(table, command))
+    write_text_atomic(paths[1], f"{NEEDS}\n{table_latex(table, command)}")
     return paths
 
 
@@ -74,26 +80,33 @@ def table_frame(table: Table) -> pd.DataFrame:
 
 def table_latex(table: Table, command: str) -> str:
     """The table as a LaTeX float with booktabs rules; its caption says what it was taken from and what makes it."""
+    texts = [[_joined(cell) for cell in row] for row in table.rows]
     frame = pd.DataFrame(
-        [[escape(_joined(c).removeprefix("+ ")) for c in row] for row in table.rows],
+        [[escape(text.removeprefix("+ ")) for text in row] for row in texts],
         columns=[_unique_latex(table.header, k) for k in range(len(table.header))],
     )
     frame.iloc[:, 0] = [
-        (r"\quad " if _joined(row[0]).startswith("+ ") else "") + text
-        for row, text in zip(table.rows, frame.iloc[:, 0], strict=True)
+        (r"\quad " if row[0].startswith("+ ") else "") + text for row, text in zip(texts, frame.iloc[:, 0], strict=True)
     ]
     made = rf"\texttt{{{escape(table.command or command).replace('--', '-{}-')}}}" if table.command or command else ""
-    caption = " ".join(part for part in (escape(table.title and f"{table.title}."), escape(table.legend)) if part)
-    caption = " ".join(part for part in (caption, escape(f"n: {table.source}."), made and f"Made by {made}.") if part)
+    caption = [escape(table.title and f"{table.title}."), escape(table.legend)]
+    caption += [escape(table.source and f"n: {table.source}."), made and f"Made by {made}."]
     text: str = frame.style.hide(axis="index").to_latex(
         hrules=True,
-        column_format="l" + "r" * (len(table.header) - 1),
+        column_format="".join(_alignment(table, k, texts) for k in range(len(table.header))),
         position="htbp",
         position_float="centering",
-        caption=caption,
+        caption=" ".join(part for part in caption if part),
         label=f"tab:{table.name}",
     )
-    return "% needs \\usepackage{booktabs}\n" + text
+    return text
+
+
+def _alignment(table: Table, k: int, texts: Sequence[Sequence[str]]) -> str:
+    """How LaTeX sets a column: long ones of a table of words in lines, words flush left, numbers flush right."""
+    if table.words and max((len(row[k]) for row in texts), default=0) > _LONGEST:
+        return r"p{0.19\linewidth}"
+    return "l" if k == 0 or table.header[k][0] in table.words else "r"
 
 
 def escape(text: str) -> str:
@@ -118,7 +131,7 @@ def _unique_latex(header: Sequence[tuple[str, str]], k: int) -> str:
     return text + "{}" * sum(head == header[k] for head in header[:k])
 
 
-def _joined(cell: Cell) -> str:
+def _joined(cell: TableCell) -> str:
     return cell if isinstance(cell, str) else f"{cell[0]} [{cell[1]}]"
 
 

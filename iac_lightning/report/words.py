@@ -1,4 +1,8 @@
-"""Numbers as a reader sees them: intervals, p-values, shares, durations; true minus signs, dashes for nothing."""
+"""Numbers as a reader sees them: intervals, p-values, shares, durations.
+
+Minus signs are true ones, dashes stand for nothing, and what rounds to zero has no minus: `number` gives 0.000,
+`signed` +0.000.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,58 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
-Cell = str | tuple[str, str]
-"""Of a table: text, or a figure with its interval ("low; high"), which is set small and grey."""
+TableCell = str | tuple[str, str]
+"""Text, or a value with its interval ("low; high"), which is set small and grey."""
 
 NBSP = "\u00a0"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with a true minus sign; a dash when undefined."""
-    return "–" if value is None or isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    """``0.651``, with a true minus sign; a dash when undefined."""
+    return "–" if value is None or isnan(value) else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A number with its sign; a dash when undefined."""
-    return "–" if value is None or isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    """``+0.032``; a dash when undefined."""
+    return "–" if value is None or isnan(value) else f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def share(value: float | None, *, sign: bool = False) -> str:
     """``45 %``; a dash when undefined."""
-    text = "–" if value is None or isnan(value) else f"{value:{'+' if sign else ''}.0%}"
+    text = "–" if value is None or isnan(value) else f"{value:{'+' if sign else ''}z.0%}"
     return text.replace("-", "−").replace("%", f"{NBSP}%")
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+def interval(value: float | None, low: float | None, high: float | None, digits: int = 3, *, sign: bool = False) -> str:
     """``0.651 [0.620; 0.684]``; without the bracket when there is no interval, a dash without a value."""
+    show = signed if sign else number
     if value is None or isnan(value):
         return "–"
-    text = number(value, digits)
+    text = show(value, digits)
     if low is None or high is None or isnan(low) or isnan(high):
         return text
-    return f"{text} [{number(low, digits)}; {number(high, digits)}]"
+    return f"{text} [{show(low, digits)}; {show(high, digits)}]"
 
 
-def estimate(figure: Mapping[str, Any], digits: int = 3) -> str:
+def estimate(value: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> str:
     """A mean or coefficient with its interval, such as ``0.651 [0.620; 0.684]``; a dash when undefined."""
-    low, high = figure["ci95"]
-    return interval(_value(figure), low, high, digits)
+    low, high = value["ci95"]
+    return interval(_value(value), low, high, digits, sign=sign)
 
 
-def cell(figure: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> Cell:
+def cell(value: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> TableCell:
     """A mean or coefficient for a table, and its interval in grey."""
     show = signed if sign else number
-    return pair(*(show(v, digits) for v in (_value(figure), *figure["ci95"])))
+    return pair(*(show(v, digits) for v in (_value(value), *value["ci95"])))
 
 
-def share_cell(figure: Mapping[str, Any]) -> Cell:
+def share_cell(change: Mapping[str, Any]) -> TableCell:
     """A relative change for a table, and its interval in grey."""
-    return pair(*(share(v, sign=True) for v in (_value(figure), *figure["ci95"])))
+    return pair(*(share(v, sign=True) for v in (_value(change), *change["ci95"])))
 
 
-def pair(value: str, low: str, high: str) -> Cell:
-    """A figure with its interval; without, where anything is undefined."""
+def pair(value: str, low: str, high: str) -> TableCell:
+    """A value with its interval; without, where anything is undefined."""
     return value if "–" in (value, low, high) else (value, f"{low}; {high}")
 
 
@@ -91,6 +96,11 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-def _value(figure: Mapping[str, Any]) -> float | None:
-    value: float | None = figure.get("mean", figure.get("value"))
-    return value
+def commit_words(git: Mapping[str, Any]) -> str:
+    """The commit of a provenance's `git`, and whether files had changed since."""
+    return f"{git.get('commit', 'unknown')}{' (with local changes)' if git.get('dirty') else ''}"
+
+
+def _value(value: Mapping[str, Any]) -> float | None:
+    number: float | None = value.get("mean", value.get("value"))
+    return number

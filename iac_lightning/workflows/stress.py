@@ -22,6 +22,7 @@ from iac_lightning.evaluation.tables.summary import write_series_table, write_su
 from iac_lightning.figures.figures import png
 from iac_lightning.figures.stress import stress_figure
 from iac_lightning.report.stress import write_stress_page
+from iac_lightning.report.words import estimate, number
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
 from iac_lightning.tracking import logger as tracking
@@ -179,7 +180,9 @@ def describe(summary: dict[str, Any]) -> str:
         *(f"  {part['thickness_mm']:g} mm: {_line(part)}" for part in summary["thickness"]),
     ]
     slope = summary["slope_within_patients_per_mm"]
-    lines.append("  per mm, same heads: " + "; ".join(f"{m} {_signed(slope[m])}" for m in METRICS if m != "ppv"))
+    lines.append(
+        "  per mm, same heads: " + "; ".join(f"{m} {estimate(slope[m], 4, sign=True)}" for m in METRICS if m != "ppv")
+    )
     lines += [f"  failed: {name}: {why}" for name, why in summary["failed"].items()]
     return "\n".join(lines)
 
@@ -187,14 +190,4 @@ def describe(summary: dict[str, Any]) -> str:
 def _line(part: dict[str, Any]) -> str:
     dice_, ceiling, ratio = (part[key]["value"] for key in ("dice", "ceiling_dice", "volume_ratio"))
     figures = (("Dice", dice_), ("ceiling", ceiling), ("volume ratio", ratio))
-    return f"{part['n_patients']} heads; " + "; ".join(
-        f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in figures
-    )
-
-
-def _signed(slope: dict[str, Any]) -> str:
-    if slope["value"] is None:
-        return "–"
-    low, high = slope["ci95"]
-    ends = "" if low is None else f" [{low:+.4f}; {high:+.4f}]"
-    return f"{slope['value']:+.4f}{ends}"
+    return f"{part['n_patients']} heads; " + "; ".join(f"{name} {number(value)}" for name, value in figures)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from iac_lightning.evaluation.ablation.cells import CALIBRATION, VARIANTS, Sample, Training, measure
+from iac_lightning.evaluation.ablation.cells import CALIBRATION, VARIANTS, Sample, Training, measure_cells
 from iac_lightning.evaluation.ablation.effects import (
     Effect,
     Lead,
@@ -26,7 +26,7 @@ UNCALIBRATED = list(VARIANTS)[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """Effects of a sweep. Those of calibration come from `variants`, all others from the calibrated figures alone.
+    """Effects of a sweep. Those of calibration come from `variants`, all others from the calibrated results alone.
 
     Attributes:
         sample: calibrated cells.
@@ -57,7 +57,7 @@ class Ablation:
     @property
     def effects(self) -> list[Effect]:
         """All of them, as one table."""
-        means = [effect for found in self.levels.values() for effect in found]
+        means = [effect for effects in self.levels.values() for effect in effects]
         return [*self.cells, *means, *self.differences, *self.interactions, *self.trends]
 
 
@@ -83,12 +83,12 @@ def analyse_ablation(
         resamples: number of resamples.
 
     Raises:
-        UserError: as `cells.measure`.
+        UserError: as `cells.measure_cells`.
     """
-    sample = measure(trainings, factors, seed=seed, resamples=resamples)
+    sample = measure_cells(trainings, factors, seed=seed, resamples=resamples)
     both = None
     if len(variants) > 1:
-        both = measure(trainings, factors, variants=variants, seed=seed, resamples=resamples)
+        both = measure_cells(trainings, factors, variants=variants, seed=seed, resamples=resamples)
     names = [*factors, *([CALIBRATION] if both else [])]
     against = (
         {name: levels[0] for name, levels in factors.items()} | {CALIBRATION: UNCALIBRATED} | dict(baselines or {})
@@ -98,7 +98,7 @@ def analyse_ablation(
     if both:
         crossed += [e for e in interactions(both, against) if e.other == CALIBRATION]
     numbers = {name: (numeric or {}).get(name) or volumes(levels) for name, levels in factors.items()}
-    slopes = [trend(sample, name, found) for name, found in numbers.items() if found]
+    slopes = [trend(sample, name, by_level) for name, by_level in numbers.items() if by_level]
     leads = {name: lead(own[name], name) for name in names}
     return Ablation(
         sample=sample,
@@ -121,8 +121,8 @@ def volumes(levels: Sequence[str]) -> dict[str, float]:
 
 
 def _adjusted_leads(leads: Mapping[str, Lead | None]) -> dict[str, Lead | None]:
-    found = {name: x for name, x in leads.items() if x is not None}
-    corrected = adjusted([x.lead for x in found.values()])
+    known = {name: x for name, x in leads.items() if x is not None}
+    corrected = adjusted([x.lead for x in known.values()])
     return dict(leads) | {
-        name: replace(x, lead=effect) for (name, x), effect in zip(found.items(), corrected, strict=True)
+        name: replace(x, lead=effect) for (name, x), effect in zip(known.items(), corrected, strict=True)
     }

@@ -15,7 +15,7 @@ from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES
 from iac_lightning.evaluation.statistics.two_level import Draws, patient_sums, two_level, weighted_means
 
 CALIBRATION = "calibration"
-"""The factor within a training: its calibrated figures and those of the same network uncalibrated."""
+"""The factor within a training: its calibrated results and those of the same network uncalibrated."""
 
 VARIANTS = {"calibrated": "", "uncalibrated": "uncalibrated_"}
 """Level of that factor to prefix of the columns."""
@@ -49,8 +49,8 @@ class Sample:
         cells: the combinations that were trained.
         draws: `[n_cells]` means with their resamples, one variant.
         by_patient: `[n_cells, n_patients]` mean over a patient's scans and the cell's seeds.
-        seeds: seed to figure of the single trainings of each cell.
-        n_scans: scans behind every figure (those with lesions).
+        seeds: seed to value of the single trainings of each cell.
+        n_scans: scans behind every value (those with lesions).
         n_patients: whose they are.
         n_trainings: trained networks.
     """
@@ -71,7 +71,7 @@ class Sample:
         return [c for c in product(*self.factors.values()) if c not in set(self.cells)]
 
 
-def measure(
+def measure_cells(
     trainings: Sequence[Training],
     factors: Mapping[str, Sequence[str]],
     *,
@@ -115,7 +115,7 @@ def measure(
     cells = [(*r, v) if extra else r for r in recipes for v in variants or ("",)]
     return Sample(
         metric=metric,
-        factors={**{name: tuple(found) for name, found in factors.items()}, **extra},
+        factors={**{name: tuple(levels_) for name, levels_ in factors.items()}, **extra},
         cells=tuple(cells),
         draws=replace(
             draws,

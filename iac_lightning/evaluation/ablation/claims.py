@@ -1,4 +1,4 @@
-"""The claims of the paper beside what a sweep shows, each with its uncertainty.
+"""The claims of the paper, tested with the trainings of a sweep.
 
 The paper: Jin, Mair, Wardlaw, Valdés Hernández, "Calibrated Self-supervised Vision Transformers Improve Intracranial
 Arterial Calcification Segmentation from Clinical CT Head Scans", arXiv 2507.01744.
@@ -7,16 +7,15 @@ What a cell is (ViT or CNN, pre-trained or not, patch size, upsampling) is read 
 compared with all else equal: patch sizes and upsamplings among ViTs that differ in that setting alone (patch size also
 in their pre-training, which must have the same), ViT and CNN on the same data and loss, each with its own
 optimisation, training length and sampling of patches. Verdicts look at each claim by itself, without correction for
-five. Where several such pairs exist, the average over them is reported, so that no winner is picked on the split that
+five. Where several such pairs exist, the average over them decides, so that no winner is picked on the split that
 judges it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import prod
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,10 @@ from data_modules.errors import UserError
 from iac_lightning.evaluation.ablation.cells import identity
 from iac_lightning.evaluation.ablation.effects import slope_weights
 from iac_lightning.evaluation.ablation.recipe_statistics import (
-    figure_of,
+    UNDEFINED,
+    MeasuredRecipes,
+    Value,
+    contrast_of,
     mean_dice,
     misclassified_shares,
     pair_weights,
@@ -33,66 +35,132 @@ from iac_lightning.evaluation.ablation.recipe_statistics import (
     thickness_slopes,
 )
 from iac_lightning.evaluation.ablation.recipes import (
-    CNN,
     MAE_VIT,
-    PATCH,
     SCRATCH_VIT,
-    UPSAMPLING,
     Candidate,
     Recipe,
-    alike,
+    absent_families,
     family_pairs,
     group_recipes,
-    need_families,
-    same_patch_before,
+    patch_sets,
+    patch_voxels,
+    upsampling_pairs,
 )
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_development
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, ratio
-from iac_lightning.evaluation.statistics.two_level import (
-    percentile_interval,
-)
+from iac_lightning.evaluation.statistics.two_level import percentile_interval
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested here"
 MIN_PATIENTS = 6
 """With fewer, no sign pattern reaches p < 0.05 in a two-sided Wilcoxon signed-rank test (2/2⁵ = 0.063)."""
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
 
+HUNDRED = 100
+"""Values are points of Dice (Dice × 100) and per cent."""
+
+ClaimName = Literal["vit ahead", "small patches", "interpolation", "thick slices", "risk groups"]
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Why a claim cannot be tested with the trainings at hand.
+
+    Attributes:
+        what: families: none of a kind of network; pairs: none with the same data settings and loss; patch sizes,
+            upsamplings, thicknesses: no two of them, all else equal; development: the split was not evaluated;
+            cut-offs: it gives none.
+        names: the families that are absent, or why there are no cut-offs.
+    """
+
+    what: Literal["families", "pairs", "patch sizes", "upsamplings", "thicknesses", "development", "cut-offs"]
+    names: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim and what became of it.
+    """What became of a claim.
 
     Attributes:
-        claim: in words.
-        paper: its figure there.
-        measure: what ours is, with its unit.
-        ours: the figure in words, with what it is the difference of.
-        estimate: the figure that decides; nan where nothing could be compared.
-        low: of its 95 % interval (`two_level`).
-        high: see `low`.
-        verdict: one of the four.
-        compared: what was compared; or what is needed.
+        name: which claim.
+        value: what decides, in points of Dice or per cent, with its 95 % interval (`two_level`); nan where nothing
+            could be compared.
+        sides: of pairs, the mean of the first recipes and of the second ones, in the same unit.
+        verdict: one of `VERDICTS`.
+        lack: why it was not tested; None where it was.
+        n_sets: pairs (or sets, of a slope) of recipes that the value is averaged over.
+        family: of the first recipes of pairs.
+        patch_voxels: volumes of the patches that were compared.
+        simulated: whether slice thicknesses are simulated ones of the same heads.
+        cutoffs: of the risk groups.
         n_cells: recipes behind it.
         n_trainings: trained networks.
         n_scans: scans.
         n_patients: patients.
-        remark: what the interval does not cover.
+        one_seed: whether every recipe was trained once, so that the interval covers patients only.
+        too_few_patients: whether it is undecided because fewer than `MIN_PATIENTS` speak.
     """
 
-    claim: str
-    paper: str
-    measure: str
-    ours: str = ""
-    estimate: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
+    name: ClaimName
+    value: Value = UNDEFINED
+    sides: tuple[Value, Value] | None = None
     verdict: str = NOT_TESTED
-    compared: str
+    lack: Lack | None = None
+    n_sets: int = 0
+    family: str = ""
+    patch_voxels: tuple[int, ...] = ()
+    simulated: bool = False
+    cutoffs: RiskCutoffs | None = None
     n_cells: int = 0
     n_trainings: int = 0
     n_scans: int = 0
     n_patients: int = 0
-    remark: str = ""
+    one_seed: bool = False
+    too_few_patients: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Recipes that a claim compares.
+
+    Attributes:
+        sets: recipes alike in all but what the claim is about; of a difference pairs (first, second).
+        facts: further fields of `Claim`.
+    """
+
+    sets: Sequence[Sequence[Recipe]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """All of them, set by set; a recipe may come twice."""
+        return [recipe for recipes in self.sets for recipe in recipes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Recipes with what was measured of them, and further fields of `Claim`."""
+
+    values: MeasuredRecipes
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimSpec:
+    """How a claim is tested.
+
+    Attributes:
+        name: which claim.
+        compare: picks the recipes.
+        measure: what is measured of each recipe; gets cut-offs of risk groups and the draws of `two_level`.
+        decide: the value that decides, and the means of both sides of pairs.
+        direction: 1 where the claim says that the value lies above 0, −1 where it says below.
+    """
+
+    name: ClaimName
+    compare: Callable[[Sequence[Recipe]], Compared | Lack]
+    measure: Callable[..., Measured | Lack]
+    decide: Callable[[MeasuredRecipes, Sequence[Sequence[Recipe]]], tuple[Value, tuple[Value, Value] | None]]
+    direction: int
 
 
 def assess_claims(
@@ -112,27 +180,41 @@ def assess_claims(
     for candidate in candidates[1:]:
         if identity(candidate.table) != identity(candidates[0].table):
             raise UserError(
-                f"'{candidates[0].config.name}' and '{candidate.config.name}' were not evaluated on the same scans "
-                "with the same labels, so no claim can pool them; report sweeps of different cohorts or splits singly"
+                f"'{candidates[0].name}' and '{candidate.name}' were not evaluated on the same scans with the same "
+                "labels, so no claim can pool them; report sweeps of different cohorts or splits singly"
             )
     recipes = group_recipes(candidates)
-    draw = {"seed": seed, "resamples": resamples}
-    claims = (
-        _ahead(recipes, **draw),
-        _patches(recipes, **draw),
-        _upsampling(recipes, **draw),
-        _thick_slices(recipes, **draw),
-        _risk(recipes, cutoffs, **draw),
+    return [
+        with_enough_patients(assess(spec, recipes, cutoffs, seed=seed, resamples=resamples)) for spec in CLAIM_SPECS
+    ]
+
+
+def assess(spec: ClaimSpec, recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Claim:
+    """A claim, tested with the recipes at hand; `draw`: seed and resamples of `two_level`."""
+    compared = spec.compare(recipes)
+    if isinstance(compared, Lack):
+        return Claim(name=spec.name, lack=compared)
+    measured = spec.measure(compared.recipes, cutoffs, **draw)
+    if isinstance(measured, Lack):
+        return Claim(name=spec.name, lack=measured)
+    value, sides = spec.decide(measured.values, compared.sets)
+    return Claim(
+        name=spec.name,
+        value=value,
+        sides=sides,
+        verdict=verdict(value.low, value.high, spec.direction),
+        n_sets=len(compared.sets),
+        **compared.facts,
+        **measured.facts,
+        **measured.values.basis(),
     )
-    return [with_enough_patients(claim) for claim in claims]
 
 
 def with_enough_patients(claim: Claim) -> Claim:
     """The claim, undecided where too few patients speak: a bootstrap of few patients is far too sure."""
     if claim.verdict not in (SUPPORTED, CONTRADICTED) or claim.n_patients >= MIN_PATIENTS:
         return claim
-    few = f"{claim.n_patients} patients are too few to decide (at least {MIN_PATIENTS})"
-    return replace(claim, verdict=UNDECIDED, remark="; ".join(filter(None, (claim.remark, few))))
+    return replace(claim, verdict=UNDECIDED, too_few_patients=True)
 
 
 def verdict(low: float, high: float, direction: int) -> str:
@@ -142,175 +224,110 @@ def verdict(low: float, high: float, direction: int) -> str:
     return UNDECIDED
 
 
-# --- the claims -----------------------------------------------------------------------------------------------------
+# --- which recipes ----------------------------------------------------------------------------------------------------
 
 
-def _ahead(recipes: Sequence[Recipe], **draw: int) -> Claim:
-    text: dict[str, Any] = {
-        "claim": "The calibrated, MAE-pre-trained ViT segments better than nnU-Net",
-        "paper": "Dice 65.1 [62.0; 68.4], 3.2 points ahead",
-        "measure": "ViT − CNN, points of Dice (Dice × 100)",
-    }
+def _mae_vit_and_cnn(recipes: Sequence[Recipe]) -> Compared | Lack:
     pairs = family_pairs(recipes, MAE_VIT)
     if not pairs:
-        return Claim(**text, compared=need_families(recipes, MAE_VIT))
-    found = mean_dice([r for pair in pairs for r in pair], **draw)
-    vit, cnn = pair_weights(found, pairs)
-    own = figure_of(found, 100 * vit)
-    figure = figure_of(found, 100 * (vit - cnn))
-    return Claim(
-        **text,
-        ours=f"Dice {_words(own, 1)}, {_words(figure, 1, signed=True)} points ahead",
-        **_values(figure, +1),
-        compared=_said(pairs, "the calibrated ViT against the nnU-Net-style CNN of this project"),
-        **found.facts(),
-    )
+        absent = absent_families(recipes, MAE_VIT)
+        return Lack("families", absent) if absent else Lack("pairs")
+    return Compared(sets=pairs, facts={"family": MAE_VIT})
 
 
-def _patches(recipes: Sequence[Recipe], **draw: int) -> Claim:
-    text: dict[str, Any] = {
-        "claim": "Small patches are crucial: Dice falls as the patch grows",
-        "paper": "falls (no slope given)",
-        "measure": "slope per doubling of the patch's volume, points of Dice",
-    }
-
-    def voxels(recipe: Recipe) -> int:
-        return prod(recipe.settings["model.vit.patch_size"])
-
-    sets = [
-        rows
-        for rows in alike(recipes, PATCH, lambda r: r.family != CNN and same_patch_before(r))
-        if len({voxels(r) for r in rows}) > 1
-    ]
-    if not sets:
-        need = "ViT cells that differ in model.vit.patch_size alone (and in that of their pre-training)"
-        return Claim(**text, compared=f"needs {need}, in two volumes at least")
-    found = mean_dice([r for rows in sets for r in rows], **draw)
-    weights = np.zeros(len(found.recipes))
-    for rows in sets:
-        for recipe, weight in zip(rows, slope_weights([np.log2(voxels(r)) for r in rows]), strict=True):
-            weights[found.place(recipe)] += weight / len(sets)
-    figure = figure_of(found, 100 * weights)
-    volumes = sorted({voxels(r) for r in found.recipes})
-    return Claim(
-        **text,
-        ours=f"{_words(figure, 1, signed=True)} points per doubling",
-        **_values(figure, -1),
-        compared=f"{len(volumes)} volumes from {volumes[0]} to {volumes[-1]} voxels, slope averaged over {len(sets)} "
-        f"{_plural(len(sets), 'set')} of ViTs alike but for the patch",
-        **found.facts(),
-    )
+def _any_vit_and_cnn(recipes: Sequence[Recipe]) -> Compared | Lack:
+    """Pairs of ViT and CNN, from scratch where none is pre-trained: slices are thick for every ViT."""
+    pre_trained = _mae_vit_and_cnn(recipes)
+    if isinstance(pre_trained, Lack) and (pairs := family_pairs(recipes, SCRATCH_VIT)):
+        return Compared(sets=pairs, facts={"family": SCRATCH_VIT})
+    return pre_trained
 
 
-def _upsampling(recipes: Sequence[Recipe], **draw: int) -> Claim:
-    text: dict[str, Any] = {
-        "claim": "Interpolation with regular convolution beats transposed convolution in ViT decoders",
-        "paper": "better (no figure given)",
-        "measure": "interpolation − transposed, points of Dice",
-    }
-    pairs = []
-    for rows in alike(recipes, UPSAMPLING, lambda r: r.family != CNN):
-        by_name = {r.settings["model.decoder.upsampling"]: r for r in rows}
-        if {"interpolation", "transposed"} <= set(by_name):
-            pairs.append((by_name["interpolation"], by_name["transposed"]))
-    if not pairs:
-        need = "ViT cells with model.decoder.upsampling interpolation and transposed that differ in nothing else"
-        return Claim(**text, compared=f"needs {need}")
-    found = mean_dice([r for pair in pairs for r in pair], **draw)
-    first, second = pair_weights(found, pairs)
-    figure = figure_of(found, 100 * (first - second))
-    return Claim(
-        **text,
-        ours=f"{_words(figure, 1, signed=True)} points",
-        **_values(figure, +1),
-        compared=_said(pairs, "ViTs alike but for the upsampling"),
-        **found.facts(),
-    )
+def _patch_sizes(recipes: Sequence[Recipe]) -> Compared | Lack:
+    sets = patch_sets(recipes)
+    voxels = sorted({patch_voxels(recipe) for recipes in sets for recipe in recipes})
+    return Compared(sets=sets, facts={"patch_voxels": tuple(voxels)}) if sets else Lack("patch sizes")
 
 
-def _thick_slices(recipes: Sequence[Recipe], **draw: int) -> Claim:
-    text: dict[str, Any] = {
-        "claim": "As slices get thicker, the ViT loses less Dice than the CNN",
-        "paper": "loses less (no slope given)",
-        "measure": "slope of the ViT − slope of the CNN, points of Dice per mm of slice thickness",
-    }
-    kind = MAE_VIT if family_pairs(recipes, MAE_VIT) else SCRATCH_VIT
-    pairs = family_pairs(recipes, kind)
-    if not pairs:
-        return Claim(**text, compared=need_families(recipes, MAE_VIT))
-    used = [r for pair in pairs for r in pair]
-    stressed = same_stress(used)
-    found = thickness_slopes(used, stressed, **draw)
-    if found is None:
-        return Claim(**text, compared="needs scans with lesions of at least two slice thicknesses")
-    vit, cnn = pair_weights(found, pairs)
-    each = [_words(figure_of(found, 100 * w), 2, signed=True) for w in (vit, cnn)]
-    figure = figure_of(found, 100 * (vit - cnn))
-    where = "the same heads at simulated thicknesses (iac stress)" if stressed else "scans as they were acquired"
-    return Claim(
-        **text,
-        ours=f"ViT {each[0]}, CNN {each[1]}; difference {_words(figure, 2, signed=True)} points per mm",
-        **_values(figure, +1),
-        compared=_said(pairs, f"{kind} against CNN, {where}"),
-        **found.facts(),
-    )
+def _upsamplings(recipes: Sequence[Recipe]) -> Compared | Lack:
+    pairs = upsampling_pairs(recipes)
+    return Compared(sets=pairs) if pairs else Lack("upsamplings")
 
 
-def _risk(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Claim:
-    text: dict[str, Any] = {
-        "claim": "Risk groups by predicted volume are right more often than with nnU-Net",
-        "paper": "improves by 46 %",
-        "measure": "relative change of misclassified scans, ViT against CNN, %",
-    }
-    pairs = family_pairs(recipes, MAE_VIT)
-    if not pairs:
-        return Claim(**text, compared=need_families(recipes, MAE_VIT))
-    used = [r for pair in pairs for r in pair]
+# --- what is measured of each -----------------------------------------------------------------------------------------
+
+
+def _dice(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Measured:
+    return Measured(values=mean_dice(recipes, **draw))
+
+
+def _dice_per_mm(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Measured | Lack:
+    simulated = same_stress(recipes)
+    slopes = thickness_slopes(recipes, simulated, **draw)
+    return Lack("thicknesses") if slopes is None else Measured(values=slopes, facts={"simulated": simulated})
+
+
+def _misclassified(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Measured | Lack:
     if cutoffs is None:
-        dev = next((t.dev for r in used for t in r.trainings if t.dev is not None), None)
-        if dev is None:
-            need = "an evaluation of the development split (iac evaluate RUN --split dev), or fixed cut-offs"
-            return Claim(**text, compared=f"needs {need}")
+        development = next((t.dev for recipe in recipes for t in recipe.trainings if t.dev is not None), None)
+        if development is None:
+            return Lack("development")
         try:
-            cutoffs = cutoffs_from_development(dev)
+            cutoffs = cutoffs_from_development(development)
         except UserError as error:
-            return Claim(**text, compared=f"needs cut-offs: {error}")
-    found = misclassified_shares(used, cutoffs, **draw)
-    vit, cnn = pair_weights(found, pairs)
-
-    def change(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        before = np.maximum(shares @ cnn, 0)  # seeds' deviations may carry a small share below 0
-        return 100 * ratio(shares @ vit - shares @ cnn, np.where(before > 1e-12, before, 0))
-
-    estimate = float(change(found.draws.estimate[None, :, 0])[0])
-    figure = (estimate, *percentile_interval(change(found.draws.resampled[:, :, 0])))
-    shares = [f"{100 * float(found.draws.estimate[:, 0] @ w):.1f} %" for w in (vit, cnn)]
-    return Claim(
-        **text,
-        ours=f"{_words(figure, 0, signed=True)} % ({shares[0]} of scans misclassified against {shares[1]})",
-        **_values(figure, -1),
-        compared=_said(
-            pairs,
-            f"{MAE_VIT} against CNN; none ≤ {cutoffs.none_mm3:g} < low ≤ {cutoffs.low_mm3:.3g} < medium ≤ "
-            f"{cutoffs.medium_mm3:.3g} < high mm³ ({cutoffs.source})",
-        ),
-        **found.facts(),
-    )
+            return Lack("cut-offs", (str(error),))
+    return Measured(values=misclassified_shares(recipes, cutoffs, **draw), facts={"cutoffs": cutoffs})
 
 
-def _values(figure: tuple[float, float, float], direction: int) -> dict[str, Any]:
-    estimate, low, high = figure
-    return {"estimate": estimate, "low": low, "high": high, "verdict": verdict(low, high, direction)}
+# --- what decides -----------------------------------------------------------------------------------------------------
 
 
-def _words(figure: tuple[float, float, float], digits: int, signed: bool = False) -> str:
-    texts = [f"{v:{'+' if signed else ''}.{digits}f}".replace("-", "−") for v in figure]
-    return texts[0] if np.isnan(figure[1]) else f"{texts[0]} [{texts[1]}; {texts[2]}]"
+def _difference(
+    measured: MeasuredRecipes, pairs: Sequence[Sequence[Recipe]]
+) -> tuple[Value, tuple[Value, Value] | None]:
+    """Mean of the first recipes − mean of the second."""
+    first, second = pair_weights(measured, pairs)
+    return contrast_of(measured, HUNDRED * (first - second)), _sides(measured, first, second)
 
 
-def _said(pairs: Sequence[Any], what: str) -> str:
-    return f"{what}; mean of {len(pairs)} {_plural(len(pairs), 'pair')}"
+def _relative_change(
+    measured: MeasuredRecipes, pairs: Sequence[Sequence[Recipe]]
+) -> tuple[Value, tuple[Value, Value] | None]:
+    """The same difference as a share of the second mean; undefined where that is 0."""
+    first, second = pair_weights(measured, pairs)
+
+    def change(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        before = np.maximum(means @ second, 0)  # seeds' deviations may carry a small share below 0
+        return HUNDRED * ratio(means @ first - means @ second, np.where(before > 1e-12, before, 0))
+
+    estimate = float(change(measured.draws.estimate[None, :, 0])[0])
+    interval = percentile_interval(change(measured.draws.resampled[:, :, 0]))
+    return Value(estimate, *interval), _sides(measured, first, second)
 
 
-def _plural(n: int, word: str) -> str:
-    return word if n == 1 else f"{word}s"
+def _slope_per_doubling(
+    measured: MeasuredRecipes, sets: Sequence[Sequence[Recipe]]
+) -> tuple[Value, tuple[Value, Value] | None]:
+    """Least-squares slope over the logarithm of the patch's voxels, averaged over the sets."""
+    weights = np.zeros(len(measured.recipes))
+    for recipes in sets:
+        slope = slope_weights([np.log2(patch_voxels(recipe)) for recipe in recipes])
+        for recipe, weight in zip(recipes, slope, strict=True):
+            weights[measured.place(recipe)] += weight / len(sets)
+    return contrast_of(measured, HUNDRED * weights), None
+
+
+def _sides(measured: MeasuredRecipes, first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[Value, Value]:
+    return contrast_of(measured, HUNDRED * first), contrast_of(measured, HUNDRED * second)
+
+
+CLAIM_SPECS = (
+    ClaimSpec(name="vit ahead", compare=_mae_vit_and_cnn, measure=_dice, decide=_difference, direction=1),
+    ClaimSpec(name="small patches", compare=_patch_sizes, measure=_dice, decide=_slope_per_doubling, direction=-1),
+    ClaimSpec(name="interpolation", compare=_upsamplings, measure=_dice, decide=_difference, direction=1),
+    ClaimSpec(name="thick slices", compare=_any_vit_and_cnn, measure=_dice_per_mm, decide=_difference, direction=1),
+    ClaimSpec(
+        name="risk groups", compare=_mae_vit_and_cnn, measure=_misclassified, decide=_relative_change, direction=-1
+    ),
+)
+"""The claims, in the order of the paper."""

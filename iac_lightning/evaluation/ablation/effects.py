@@ -1,4 +1,4 @@
-"""What each factor of an ablation does to a figure: level means, differences, interactions and trends.
+"""What each factor of an ablation does to a metric: level means, differences, interactions and trends.
 
 Every one is a linear contrast of the means of cells (a cell: one level of each factor), so the estimate, the resamples
 of `two_level` and the patients' own values all come from the same weights. In a balanced design the marginal means and
@@ -134,11 +134,11 @@ def complete_contexts(sample: Sample, factor: str) -> tuple[list[Combination], t
         combinations the design has.
     """
     at = list(sample.factors).index(factor)
-    found = set(sample.cells)
-    levels = tuple(level for level in sample.factors[factor] if any(cell[at] == level for cell in found))
+    trained = set(sample.cells)
+    levels = tuple(level for level in sample.factors[factor] if any(cell[at] == level for cell in trained))
     others = [levels_ for name, levels_ in sample.factors.items() if name != factor]
     contexts = list(product(*others))
-    complete = [c for c in contexts if all((*c[:at], level, *c[at:]) in found for level in levels)]
+    complete = [c for c in contexts if all((*c[:at], level, *c[at:]) in trained for level in levels)]
     return complete, levels, len(contexts)
 
 
@@ -183,7 +183,7 @@ def interactions(sample: Sample, baselines: Mapping[str, str]) -> list[Effect]:
     (level − baseline) at the other factor's level − the same at its baseline, averaged over the contexts of the
     remaining factors in which all four cells are there; without one it is left out.
     """
-    found = []
+    effects = []
     names = list(sample.factors)
     place = {cell: i for i, cell in enumerate(sample.cells)}
     for a, b in combinations(names, 2):
@@ -203,15 +203,15 @@ def interactions(sample: Sample, baselines: Mapping[str, str]) -> list[Effect]:
             if complete:
                 facts: dict[str, Any] = {"other_level": y, "other_baseline": baselines[b], "contexts_of": len(contexts)}
                 facts |= {"factor": a, "level": x, "baseline": baselines[a], "other": b, "contexts": complete}
-                found.append(contrast(sample, weights / complete, kind="interaction", **facts))
-    return found
+                effects.append(contrast(sample, weights / complete, kind="interaction", **facts))
+    return effects
 
 
 def trend(sample: Sample, factor: str, numeric: Mapping[str, float]) -> Effect | None:
     """Least-squares slope of the means per doubling of a numeric factor, averaged over the complete contexts.
 
     Args:
-        sample: from `cells.measure`.
+        sample: from `cells.measure_cells`.
         factor: whose levels have numbers.
         numeric: level to a positive number, such as the voxels of a patch.
 
@@ -240,7 +240,7 @@ def two_way_means(sample: Sample, a: str, b: str) -> tuple[dict[tuple[str, str],
     for cell in sample.cells:
         held.setdefault(tuple(cell[k] for k in rest), set()).add((cell[i], cell[j]))
     pairs = set().union(*held.values())
-    contexts = [context for context, found in held.items() if found == pairs]
+    contexts = [context for context, trained in held.items() if trained == pairs]
     total = int(np.prod([len(sample.factors[names[k]]) for k in rest], initial=1))
     means = {}
     for x, y in product(sample.factors[a], sample.factors[b]):
@@ -260,12 +260,12 @@ def seed_means(sample: Sample, factor: str) -> dict[str, dict[int, float]]:
     contexts, levels, _ = complete_contexts(sample, factor)
     at = list(sample.factors).index(factor)
     place = {cell: k for k, cell in enumerate(sample.cells)}
-    found: dict[str, dict[int, float]] = {}
+    means: dict[str, dict[int, float]] = {}
     for level in levels if contexts else ():
         cells = [sample.seeds[place[(*c[:at], level, *c[at:])]] for c in contexts]
         common = sorted(set.intersection(*(set(cell) for cell in cells)))
-        found[level] = {seed: float(np.mean([cell[seed] for cell in cells])) for seed in common}
-    return found
+        means[level] = {seed: float(np.mean([cell[seed] for cell in cells])) for seed in common}
+    return means
 
 
 def slope_weights(x: Sequence[float]) -> NDArray[np.float64]:

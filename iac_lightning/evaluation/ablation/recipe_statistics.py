@@ -1,10 +1,10 @@
-"""Figures of recipes on the same scans, with what they might have been: Dice, slopes over thickness, risk groups."""
+"""What recipes reach on the same scans, with what it might have been: Dice, slopes over thickness, risk groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,25 @@ from iac_lightning.evaluation.statistics.two_level import (
 )
 
 
+class Value(NamedTuple):
+    """A number with its 95 % interval; nan where it is undefined."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+UNDEFINED = Value(float("nan"), float("nan"), float("nan"))
+
+
 @dataclass(frozen=True)
 class MeasuredRecipes:
-    """Recipes with draws of a figure.
+    """Recipes with draws of a value.
 
     Attributes:
         recipes: each once, in the order of the draws.
         draws: one variant.
-        n_scans: scans behind every figure.
+        n_scans: scans behind every value.
         n_patients: whose they are.
     """
 
@@ -43,14 +54,14 @@ class MeasuredRecipes:
         """Where a recipe stands in the draws."""
         return [id(r) for r in self.recipes].index(id(recipe))
 
-    def facts(self) -> dict[str, Any]:
-        """What a claim says of its basis."""
+    def basis(self) -> dict[str, Any]:
+        """What a value rests on: fields of `claims.Claim`."""
         return {
             "n_cells": len(self.recipes),
             "n_trainings": sum(len(r.trainings) for r in self.recipes),
             "n_scans": self.n_scans,
             "n_patients": self.n_patients,
-            "remark": "" if self.draws.seed_df else "one seed a cell: the interval covers patients only",
+            "one_seed": not self.draws.seed_df,
         }
 
 
@@ -80,8 +91,8 @@ def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> 
     def slopes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         n, mean, square = weights @ counts, weights @ sx, weights @ sxx
         spread = square - mean**2 / n
-        figure = weights @ sxy.T - (mean / n)[:, None] * (weights @ sy.T)
-        return ratio(figure, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])[..., None]
+        covariance = weights @ sxy.T - (mean / n)[:, None] * (weights @ sy.T)
+        return ratio(covariance, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])[..., None]
 
     return _measured(unique, slopes, int(kept.sum()), len(counts), **draw)
 
@@ -90,7 +101,7 @@ def same_stress(recipes: Sequence[Recipe]) -> bool:
     """Whether all trainings were evaluated on the same scans at the same simulated thicknesses."""
     tables = [t.stress for r in recipes for t in r.trainings]
     rows = [None if t is None else sorted(zip(t["series_id"], t["slice_thickness_mm"], strict=True)) for t in tables]
-    return rows[0] is not None and all(found == rows[0] for found in rows)
+    return rows[0] is not None and all(other == rows[0] for other in rows)
 
 
 def _patient_means(values: NDArray[np.float64], patients: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -124,17 +135,17 @@ def _tables(recipes: Sequence[Recipe], name: str) -> tuple[list[pd.DataFrame], l
 
 
 def pair_weights(
-    found: MeasuredRecipes, pairs: Sequence[tuple[Recipe, Recipe]]
+    measured: MeasuredRecipes, pairs: Sequence[Sequence[Recipe]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights `[n_recipes]` of the means over the pairs' first and second recipes."""
-    weights = np.zeros((2, len(found.recipes)))
+    weights = np.zeros((2, len(measured.recipes)))
     for pair in pairs:
         for side, recipe in enumerate(pair):
-            weights[side, found.place(recipe)] += 1 / len(pairs)
+            weights[side, measured.place(recipe)] += 1 / len(pairs)
     return weights[0], weights[1]
 
 
-def figure_of(found: MeasuredRecipes, weights: NDArray[np.float64]) -> tuple[float, float, float]:
-    """A contrast of recipes `[n_recipes]`: estimate and 95 % interval."""
-    resampled = found.draws.resampled[:, :, 0] @ weights
-    return float(found.draws.estimate[:, 0] @ weights), *percentile_interval(resampled)
+def contrast_of(measured: MeasuredRecipes, weights: NDArray[np.float64]) -> Value:
+    """A contrast of recipes from their weights `[n_recipes]`."""
+    resampled = measured.draws.resampled[:, :, 0] @ weights
+    return Value(float(measured.draws.estimate[:, 0] @ weights), *percentile_interval(resampled))

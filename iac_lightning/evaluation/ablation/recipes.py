@@ -9,12 +9,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Any
 
 import pandas as pd
-
-from iac_lightning.config.reading import config_dict, is_decisive
-from iac_lightning.config.schema import ExperimentConfig
 
 MAE_VIT, SCRATCH_VIT, CNN = "ViT, MAE pre-trained", "ViT, from scratch", "CNN"
 _BETWEEN_FAMILIES = ("model.", "optimizer.", "trainer.", "pretraining", "data.sampling.", "data.batch_size")
@@ -28,18 +26,23 @@ class Candidate:
     """An evaluated training.
 
     Attributes:
-        config: its settings.
+        settings: those that decide its result, by dotted key (`decisive_settings`).
         pretraining: those of the run that its encoder came from; None where there is none or it is not at hand.
         table: from `series_table`.
         dev: of the development split, for cut-offs of risk groups.
         stress: the same scans at simulated slice thicknesses, where they were evaluated.
     """
 
-    config: ExperimentConfig = field(repr=False)
-    pretraining: ExperimentConfig | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    pretraining: Mapping[str, Any] | None = field(default=None, repr=False)
     table: pd.DataFrame = field(repr=False)
     dev: pd.DataFrame | None = field(default=None, repr=False)
     stress: pd.DataFrame | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return str(self.settings["name"])
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,23 @@ class Recipe:
         return json.dumps({k: v for k, v in self.settings.items() if not k.startswith(ignored)}, sort_keys=True)
 
 
-def family(config: ExperimentConfig) -> str:
+def family(settings: Mapping[str, Any]) -> str:
     """What kind of network a training made."""
-    if config.model.name == "cnn":
+    if settings["model.name"] == "cnn":
         return CNN
-    return MAE_VIT if config.init_from else SCRATCH_VIT
+    return MAE_VIT if settings["init_from"] else SCRATCH_VIT
 
 
 def group_recipes(candidates: Sequence[Candidate]) -> list[Recipe]:
     """Trainings of equal settings together, in a fixed order."""
     grouped: dict[str, list[tuple[Candidate, dict[str, Any]]]] = {}
-    for candidate in sorted(candidates, key=lambda c: (c.config.seed, c.config.name)):
+    for candidate in sorted(candidates, key=lambda c: (c.settings["seed"], c.name)):
         settings = recipe_settings(candidate)
         grouped.setdefault(json.dumps(settings, sort_keys=True), []).append((candidate, settings))
-    return [Recipe(family(rows[0][0].config), rows[0][1], [c for c, _ in rows]) for _, rows in sorted(grouped.items())]
+    return [
+        Recipe(family(rows[0][0].settings), rows[0][1], [candidate for candidate, _ in rows])
+        for _, rows in sorted(grouped.items())
+    ]
 
 
 def recipe_settings(candidate: Candidate) -> dict[str, Any]:
@@ -76,35 +82,47 @@ def recipe_settings(candidate: Candidate) -> dict[str, Any]:
 
     Sections that its kind of network does not use are left out; those of its pre-training begin with `pretraining`.
     """
-    other = ("model.vit.", "model.decoder.") if candidate.config.model.name == "cnn" else ("model.cnn.",)
-    settings = _flat(candidate.config, ("model.mae.", *other))
-    if candidate.config.init_from:
-        before = candidate.pretraining
-        known = {} if before is None else _flat(before, ("model.decoder.", "model.cnn.", "loss."))
+    other = ("model.vit.", "model.decoder.") if candidate.settings["model.name"] == "cnn" else ("model.cnn.",)
+    settings = _without(candidate.settings, ("model.mae.", *other))
+    if candidate.settings["init_from"]:
+        known = _without(candidate.pretraining or {}, ("model.decoder.", "model.cnn.", "loss."))
         settings |= {"pretraining": "MAE", **{f"pretraining.{k}": v for k, v in known.items()}}
     return settings
 
 
-def _flat(config: ExperimentConfig, unused: tuple[str, ...]) -> dict[str, Any]:
-    def walk(value: Any, key: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {
-                k: v for name, below in value.items() for k, v in walk(below, f"{key}.{name}" if key else name).items()
-            }
-        return {key: value}
-
+def _without(settings: Mapping[str, Any], unused: tuple[str, ...]) -> dict[str, Any]:
     dropped = ("name", "seed", "init_from")
-    found = walk(config_dict(config), "")
-    return {k: v for k, v in found.items() if is_decisive(k) and k not in dropped and not k.startswith(unused)}
+    return {k: v for k, v in settings.items() if k not in dropped and not k.startswith(unused)}
 
 
 def alike(recipes: Sequence[Recipe], ignored: tuple[str, ...], wanted: Callable[[Recipe], bool]) -> list[list[Recipe]]:
     """Recipes that are equal but for some settings."""
-    found: dict[str, list[Recipe]] = {}
+    sets: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         if wanted(recipe):
-            found.setdefault(f"{recipe.family} {recipe.others(*ignored)}", []).append(recipe)
-    return list(found.values())
+            sets.setdefault(f"{recipe.family} {recipe.others(*ignored)}", []).append(recipe)
+    return list(sets.values())
+
+
+def patch_voxels(recipe: Recipe) -> int:
+    """Volume of a ViT's patch, in voxels."""
+    return prod(recipe.settings[PATCH[0]])
+
+
+def patch_sets(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """ViTs that differ in the patch size alone, in two volumes at least."""
+    sets = alike(recipes, PATCH, lambda recipe: recipe.family != CNN and same_patch_before(recipe))
+    return [members for members in sets if len({patch_voxels(recipe) for recipe in members}) > 1]
+
+
+def upsampling_pairs(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Recipe]]:
+    """ViTs that differ in the decoder's upsampling alone: (interpolation, transposed)."""
+    pairs = []
+    for members in alike(recipes, UPSAMPLING, lambda recipe: recipe.family != CNN):
+        by_name = {recipe.settings[UPSAMPLING[0]]: recipe for recipe in members}
+        if {"interpolation", "transposed"} <= set(by_name):
+            pairs.append((by_name["interpolation"], by_name["transposed"]))
+    return pairs
 
 
 def same_patch_before(recipe: Recipe) -> bool:
@@ -119,9 +137,6 @@ def family_pairs(recipes: Sequence[Recipe], first: str) -> list[tuple[Recipe, Re
     return [(v, c) for v, c in product(vits, cnns) if v.others(*_BETWEEN_FAMILIES) == c.others(*_BETWEEN_FAMILIES)]
 
 
-def need_families(recipes: Sequence[Recipe], first: str) -> str:
-    """What is lacking for such a pair, for readers."""
-    lacking = [kind for kind in (first, CNN) if not any(r.family == kind for r in recipes)]
-    if lacking:
-        return f"needs cells of both kinds, {first} and {CNN}; there is no {' and no '.join(lacking)}"
-    return f"needs {first} and {CNN} with the same data settings and loss; those here differ in them"
+def absent_families(recipes: Sequence[Recipe], first: str) -> tuple[str, ...]:
+    """Which of a family and CNN no recipe is of."""
+    return tuple(kind for kind in (first, CNN) if not any(recipe.family == kind for recipe in recipes))

@@ -134,20 +134,3 @@ def percentile_interval(resampled: NDArray[np.float64], confidence: float = 0.95
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def seed_remark(draws: Draws) -> str:
-    """What the intervals cover, in a sentence or two for readers."""
-    once = sum(n == 1 for n in draws.n_seeds)
-    if not draws.seed_df:
-        return (
-            "Every cell was trained with one seed, so intervals cover patients only: how much another seed would "
-            "change a cell cannot be known, and a difference may be the luck of one training."
-        )
-    words = f"Intervals cover patients and seeds; the spread over seeds rests on {draws.seed_df} degree"
-    words += f"{'s' if draws.seed_df > 1 else ''} of freedom"
-    words += ", which is little, and widens them." if draws.seed_df < 6 else "."
-    if once:
-        words += f" {once} of {len(draws.n_seeds)} cells {'was' if once == 1 else 'were'} trained once and borrow"
-        words += f"{'s' if once == 1 else ''} the spread of the others."
-    return words

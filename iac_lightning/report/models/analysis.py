@@ -14,7 +14,7 @@ from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs
 from iac_lightning.figures import risk as risk_figures
 from iac_lightning.report.models.thickness import thickness_section
 from iac_lightning.report.page import ModelResult, ReportContext, Section, Table, drawn, source
-from iac_lightning.report.words import Cell, cell, number, p_cell, pair, sentence, share, share_cell
+from iac_lightning.report.words import TableCell, cell, number, p_cell, pair, sentence, share, share_cell
 
 
 def analysis_sections(
@@ -70,7 +70,7 @@ def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everyt
     tables = [table]
     if analysis["comparisons"]:
         baseline = models[analysis["settings"]["baseline"]].label
-        rows: list[list[Cell]] = []
+        rows: list[list[TableCell]] = []
         for comparison in analysis["comparisons"]:
             risk = comparison["risk"]
             patients, scans = risk["patients"], risk["mcnemar"]
@@ -138,7 +138,7 @@ def _intervals(
 ) -> Section:
     found = {name: analysis["models"][name]["conformal"] for name in models}
     promised = analysis["settings"]["coverage"]
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for name, conformal in found.items():
         parts = conformal["coverage"]
         covered = [pair(*(share(part[key]) for key in ("coverage", "low", "high"))) for part in parts]
@@ -221,7 +221,7 @@ def _detection(
     if not 0 < positive < n:
         return Section(title="Detection per patient", text=f"{text} With one kind of patient only there is no curve.")
     curves = {model.label: detection(model.table, seed=context.seed) for model in models.values()}
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [model.label, cell(analysis["models"][name]["detection"]["auc"])] for name, model in models.items()
     ]
     return Section(

@@ -9,7 +9,7 @@ import numpy as np
 
 from iac_lightning.figures.calibration import reliability_of_models
 from iac_lightning.report.page import ModelResult, Section, Table, drawn
-from iac_lightning.report.words import Cell, pair, signed
+from iac_lightning.report.words import TableCell, pair, signed
 
 QUALITIES = {
     "ece": "ECE",
@@ -32,7 +32,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     seeds = ", ".join(str(seed) for seed in sorted({c["seed"] for c in found.values()}))
     scans = " or ".join(f"{n} scans of {patients} patients" for n, patients in sorted(sizes))
     origin = f"{scans}, development split, seed {seeds}"
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for label, c in found.items():
         rows.append([label, "", "", "", *(_quality(c, key, "before") for key in QUALITIES)])
         settings = (f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['threshold']:.2g}")
@@ -84,7 +84,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     )
 
 
-def _quality(calibration: Mapping[str, Any], key: str, when: str) -> Cell:
+def _quality(calibration: Mapping[str, Any], key: str, when: str) -> TableCell:
     value, ends = calibration[f"{key}_{when}"], calibration.get(f"{key}_{when}_ci95")
     low, high = ends or (None, None)
     return pair(*("–" if v is None else _three_digits(v) for v in (value, low, high)))

@@ -9,7 +9,7 @@ from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
 from iac_lightning.evaluation.tables.comparison import Comparison
 from iac_lightning.report.models.answer import FEWEST_PATIENTS
 from iac_lightning.report.page import ModelResult, ReportContext, Table, sample
-from iac_lightning.report.words import Cell, cell, duration, number, p_cell, pair
+from iac_lightning.report.words import TableCell, cell, duration, number, p_cell, pair
 
 _LESIONS, _ALL = "scans with lesions", "all scans"
 
@@ -42,7 +42,7 @@ def model_rows(models: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
 
 def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> Table:
     """The answer for every model in one line each."""
-    rows: list[Sequence[Cell]] = []
+    rows: list[Sequence[TableCell]] = []
     for model in models.values():
         summary, lesions = model.summary, model.summary["lesions"]
         strata = [s for s in summary["thickness"] if s["mean"] is not None and s["n_patients"] >= FEWEST_PATIENTS]
@@ -76,8 +76,8 @@ def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> T
 def model_tables(models: Mapping[str, ModelResult], context: ReportContext) -> list[Table]:
     """The figures of the models, and what stands behind them."""
     first = next(iter(models.values())).summary
-    main: list[Sequence[Cell]] = []
-    more: list[Sequence[Cell]] = []
+    main: list[Sequence[TableCell]] = []
+    more: list[Sequence[TableCell]] = []
     looked = any(model.looks is not None for model in models.values())
     for model in models.values():
         for variant, figure, threshold in _variants(model):
@@ -95,7 +95,7 @@ def model_tables(models: Mapping[str, ModelResult], context: ReportContext) -> l
                     f"{figure['n_false_alarm']} of {first['n_lesion_free']}",
                 ]
             )
-            behind: list[Cell] = [
+            behind: list[TableCell] = [
                 label,
                 cell(figure["dice_all"]),
                 str(figure["n_both_empty"]),
@@ -165,7 +165,7 @@ def comparison_table(
     comparisons: Sequence[Comparison], models: Mapping[str, ModelResult], context: ReportContext, *, prior: bool
 ) -> Table:
     """Paired differences in Dice of one variant of the predictions."""
-    rows: list[Sequence[Cell]] = []
+    rows: list[Sequence[TableCell]] = []
     for c in comparisons:
         d = c.paired.difference
         rows.append(

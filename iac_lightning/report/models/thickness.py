@@ -10,7 +10,7 @@ from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.figures import figures
 from iac_lightning.figures import risk as risk_figures
 from iac_lightning.report.page import ModelResult, ReportContext, Section, Table, drawn, sample
-from iac_lightning.report.words import Cell, cell
+from iac_lightning.report.words import TableCell, cell
 
 
 def thickness_section(
@@ -76,7 +76,7 @@ def _parts(models: Mapping[str, ModelResult], analysis: Mapping[str, Any]) -> li
 
 
 def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str, Any], everything: str) -> Table:
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     kinds = (("", "slope_per_mm"), (", within patients", "slope_within_patients_per_mm"))
     for measure, figures_of_first in first.items():
         for words, key in kinds:
@@ -104,7 +104,7 @@ def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str
 def _strata(
     parts: list[tuple[str, bool, Mapping[str, Any]]], measure: str, first: Mapping[str, Any], everything: str
 ) -> Table:
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [label, *(cell(stratum, _digits(measure), sign=difference) for stratum in by_measure[measure]["strata"])]
         for label, difference, by_measure in parts
     ]
@@ -121,7 +121,7 @@ def _strata(
 
 def _agreement(models: Mapping[str, ModelResult], everything: str) -> Table:
     first = next(iter(models.values())).summary["thickness"]
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for model in models.values():
         strata = model.summary["thickness"]
         rows.append([model.label, *(cell(s["volume_icc"]) for s in strata)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,69 +12,49 @@ import pandas as pd
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.ablation.claims import Claim
 from iac_lightning.evaluation.ablation.effects import Effect
-from iac_lightning.report.sweep.answer import SweepResult
+from iac_lightning.report.page import Table
+from iac_lightning.report.sweep.claims import claim_rows, claims_table
+from iac_lightning.report.sweep.result import SweepResult
 from iac_lightning.report.sweep.tables import (
-    SweepTable,
-    claims_table,
     cost_table,
     design_table,
     differences_table,
     interactions_table,
     trends_table,
 )
-from iac_lightning.report.table_files import escape
+from iac_lightning.report.table_files import NEEDS, table_latex
 
 
 def write_tables(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], where: str, command: str) -> None:
     """Write `cells`, `effects` and `claims`, each `.csv` and `.tex` (booktabs), beside the page."""
     write_text_atomic(out / "cells.csv", pd.concat([_cell_rows(s) for s in sweeps]).to_csv(index=False))
     write_text_atomic(out / "effects.csv", pd.concat([_effect_rows(s) for s in sweeps]).to_csv(index=False))
-    write_text_atomic(out / "claims.csv", pd.DataFrame([asdict(c) for c in claims]).to_csv(index=False))
-    cells, effects = [], []
+    write_text_atomic(out / "claims.csv", pd.DataFrame(claim_rows(claims)).to_csv(index=False))
+    cells: list[Table] = []
+    effects: list[Table] = []
     for sweep in sweeps:
-        cells += [(design_table(sweep), f"{sweep.name}: cells"), (cost_table(sweep), f"{sweep.name}: cost")]
+        cells += [_titled(design_table(sweep), sweep, "cells"), _titled(cost_table(sweep), sweep, "cost")]
         if sweep.ablation:
-            named = {
+            tables = {
                 "main effects": differences_table(sweep),
                 "trends": trends_table(sweep),
                 "interactions": interactions_table(sweep),
             }
-            effects += [(table, f"{sweep.name}: {name}") for name, table in named.items() if table]
-    verdicts = [(claims_table(claims, where), "Claims of the paper")]
-    for name, tables in (("cells", cells), ("effects", effects), ("claims", verdicts)):
-        text = "\n".join(latex(table, title, f"tab:{name}-{k}") for k, (table, title) in enumerate(tables))
-        write_text_atomic(out / f"{name}.tex", f"% {command}\n% needs \\usepackage{{booktabs}}\n{text}")
+            effects += [_titled(table, sweep, title) for title, table in tables.items() if table]
+    verdicts = [replace(claims_table(claims, where), title="Claims of the paper")]
+    for name, rows in (("cells", cells), ("effects", effects), ("claims", verdicts)):
+        floats = [table_latex(replace(table, name=f"{name}-{k}"), "") for k, table in enumerate(rows)]
+        write_text_atomic(out / f"{name}.tex", "\n".join([f"% {command}\n{NEEDS}", *floats]))
 
 
-_WRAPPED = 34
-"""Columns of LaTeX tables with more characters than this are set in lines."""
-
-
-def latex(table: SweepTable, title: str, label: str) -> str:
-    """A table as LaTeX with booktabs' rules; its legend is the caption."""
-    names = [f"{name} ({remark})" if remark else name for name, remark in table.header]
-    rows = [[cell if isinstance(cell, str) else f"{cell[0]} [{cell[1]}]" for cell in row] for row in table.rows]
-    columns = [escape(name) for name in names]
-    frame = pd.DataFrame([[escape(cell) for cell in row] for row in rows])
-    longest = [max(len(row[k]) for row in rows) for k in range(len(names))]
-    aligned = "".join(
-        r"p{0.19\linewidth}" if n > _WRAPPED else "l" if name in table.words else "r"
-        for (name, _), n in zip(table.header, longest, strict=True)
-    )
-    styler = frame.style.hide(axis="index").format_index(lambda k: columns[int(str(k))], axis="columns")
-    return styler.to_latex(
-        hrules=True,
-        column_format=aligned,
-        caption=escape(f"{title}. {table.legend}"),
-        label=label,
-        position_float="centering",
-    )
+def _titled(table: Table, sweep: SweepResult, title: str) -> Table:
+    return replace(table, title=f"{sweep.name}: {title}")
 
 
 def _cell_rows(sweep: SweepResult) -> pd.DataFrame:
-    found = sweep.ablation
-    means = dict(zip(found.sample.cells, found.cells, strict=True)) if found else {}
-    seeds = dict(zip(found.sample.cells, found.sample.seeds, strict=True)) if found else {}
+    ablation = sweep.ablation
+    means = dict(zip(ablation.sample.cells, ablation.cells, strict=True)) if ablation else {}
+    seeds = dict(zip(ablation.sample.cells, ablation.sample.seeds, strict=True)) if ablation else {}
     rows = []
     for cell in sweep.cells:
         row: dict[str, object] = {"sweep": sweep.name, "run": cell.name, "kind": cell.kind}
@@ -83,8 +63,8 @@ def _cell_rows(sweep: SweepResult) -> pd.DataFrame:
         key = tuple(cell.levels.get(name, "") for name in sweep.factors)
         mean = means.get(key) if cell.kind != "pretrain" else None
         row["dice"] = seeds[key].get(cell.seed) if mean else None
-        figure = (mean.estimate, mean.low, mean.high) if mean else (np.nan,) * 3
-        row |= dict(zip(("cell_dice", "cell_dice_low", "cell_dice_high"), figure, strict=True))
+        value = (mean.estimate, mean.low, mean.high) if mean else (np.nan,) * 3
+        row |= dict(zip(("cell_dice", "cell_dice_low", "cell_dice_high"), value, strict=True))
         row |= {"train_seconds": cell.seconds, "parameters": cell.parameters}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -17,12 +17,12 @@ from iac_lightning.evaluation.ablation.effects import seed_means, two_way_means
 from iac_lightning.figures import ablation as effects_figures
 from iac_lightning.figures import figures
 from iac_lightning.report.html import page_template
-from iac_lightning.report.page import ExtraFigure
-from iac_lightning.report.sweep.answer import SweepResult, answer, caveats, source
+from iac_lightning.report.page import ExtraFigure, Section
+from iac_lightning.report.sweep.answer import caveats, source, sweep_answer
+from iac_lightning.report.sweep.claims import claims_table
 from iac_lightning.report.sweep.files import write_tables
+from iac_lightning.report.sweep.result import SweepResult
 from iac_lightning.report.sweep.tables import (
-    SweepTable,
-    claims_table,
     cost_table,
     design_table,
     differences_table,
@@ -54,16 +54,6 @@ class PageContext:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A section of the page."""
-
-    title: str
-    text: str = ""
-    tables: Sequence[SweepTable] = ()
-    figures: Sequence[ExtraFigure] = ()
-
-
 def write_sweep_page(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], page: PageContext) -> Path:
     """Write `index.html`, which needs no other file, and beside it the tables as CSV and LaTeX.
 
@@ -93,27 +83,27 @@ def _sweep(sweep: SweepResult) -> dict[str, Any]:
     return {
         "name": sweep.name,
         "question": sweep.question,
-        "answer": answer(sweep),
+        "answer": sweep_answer(sweep),
         "leads": leads_table(sweep),
         "source": source(sweep),
         "caveats": caveats(sweep),
-        "sections": _parts(sweep),
+        "sections": _sections(sweep),
     }
 
 
-def _parts(sweep: SweepResult) -> list[Part]:
-    design = Part(
+def _sections(sweep: SweepResult) -> list[Section]:
+    design = Section(
         title="Design",
         text="Every combination of levels; a grey row has no result.",
         tables=[design_table(sweep)],
     )
-    cost = Part(title="Cost", tables=[cost_table(sweep)])
+    cost = Section(title="Cost", text="", tables=[cost_table(sweep)])
     if not sweep.ablation:
         return [design, cost]
     return [design, _main_effects(sweep, sweep.ablation), *_interactions(sweep, sweep.ablation), cost]
 
 
-def _main_effects(sweep: SweepResult, ablation: Ablation) -> Part:
+def _main_effects(sweep: SweepResult, ablation: Ablation) -> Section:
     shown = {name: means for name, means in ablation.levels.items() if means}
     drawn = []
     if shown:
@@ -129,14 +119,14 @@ def _main_effects(sweep: SweepResult, ablation: Ablation) -> Part:
     if ablation.variants:
         text += "; calibration compares each network with itself, uncalibrated and cut at probability 0.5"
     tables = [differences_table(sweep), trends_table(sweep)]
-    return Part(title="Main effects", text=f"{text}.", tables=[t for t in tables if t and t.rows], figures=drawn)
+    return Section(title="Main effects", text=f"{text}.", tables=[t for t in tables if t and t.rows], figures=drawn)
 
 
-def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Part]:
+def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Section]:
     names = list(sweep.factors)
     if len(names) < 2:
         table = interactions_table(sweep)
-        return [Part(title="Interactions", text=_ADDITIVE, tables=[table])] if table else []
+        return [Section(title="Interactions", text=_ADDITIVE, tables=[table])] if table else []
     charts = []
     for a, b in list(combinations(names, 2))[:MOST_PAIRS]:
         means, n, total = two_way_means(ablation.sample, a, b)
@@ -146,7 +136,7 @@ def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Part]:
             caption = f"Mean with 95\u00a0% interval{_averaged(n, total)}. Parallel lines: the factors add up."
             charts.append(_chart(f"{a} × {b}", caption, figure))
     table = interactions_table(sweep)
-    parts = [Part(title="Interactions", text=_ADDITIVE, tables=[table] if table else [], figures=charts)]
+    parts = [Section(title="Interactions", text=_ADDITIVE, tables=[table] if table else [], figures=charts)]
     a, b = names[:2]
     means, n, total = two_way_means(ablation.sample, a, b)
     if means:
@@ -154,7 +144,7 @@ def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Part]:
             means, a, b, list(sweep.factors[a]), list(sweep.factors[b]), source(sweep)
         )
         caption = f"Mean Dice with 95\u00a0% interval{_averaged(n, total)}. Lighter is better; hatched: no result."
-        parts.append(Part(title="All cells", figures=[_chart("All cells", caption, figure)]))
+        parts.append(Section(title="All cells", text="", figures=[_chart("All cells", caption, figure)]))
     return parts
 
 

@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from iac_lightning.evaluation.ablation.claims import NOT_TESTED, Claim
 from iac_lightning.evaluation.ablation.effects import Effect
-from iac_lightning.evaluation.statistics.two_level import seed_remark
-from iac_lightning.report.sweep.answer import EVALUATED, CellResult, SweepResult, source, sureness
-from iac_lightning.report.words import Cell, duration, number, p_value
+from iac_lightning.report.page import Table
+from iac_lightning.report.sweep.answer import seed_remark, source, sureness
+from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
+from iac_lightning.report.words import TableCell, duration, number, p_cell, sentence, signed
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepTable:
-    """A table of the page.
-
-    Attributes:
-        header: name and unit or remark of each column.
-        rows: a cell a column.
-        legend: what the figures are and what they were taken from.
-        words: names of the columns that hold words.
-        holes: for each row whether it stands for something missing; empty where no row does.
-    """
-
-    header: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-    legend: str = ""
-    words: Collection[str] = ()
-    holes: Sequence[bool] = ()
-
-
-def leads_table(sweep: SweepResult) -> SweepTable | None:
+def leads_table(sweep: SweepResult) -> Table | None:
     """For each factor its highest level, how far it is ahead, and how sure that is."""
     if not sweep.ablation:
         return None
     against = {(e.factor, e.level): e for e in sweep.ablation.differences}
-    rows: list[list[Cell]] = []
-    for factor, found in sweep.ablation.leads.items():
-        if found is None:
+    rows: list[list[TableCell]] = []
+    for factor, lead in sweep.ablation.leads.items():
+        if lead is None:
             rows.append([factor, *["–"] * 6])
             continue
         baseline = sweep.ablation.baselines[factor]
-        gain = against.get((factor, found.best.level))
-        share = "–" if np.isnan(found.highest_share) else f"{100 * found.highest_share:.0f} %"
+        gain = against.get((factor, lead.best.level))
+        share = "–" if np.isnan(lead.highest_share) else f"{100 * lead.highest_share:.0f} %"
         gained = f"is the baseline ({baseline})" if gain is None else _over(gain)
-        ahead = [_over(found.lead), share, sureness(sweep, found.lead)]
-        rows.append([factor, found.best.level, _figure(found.best), *ahead, gained])
+        ahead = [_over(lead.lead), share, sureness(sweep, lead.lead)]
+        rows.append([factor, lead.best.level, _value(lead.best), *ahead, gained])
     header = [
         ("factor", ""),
         ("highest", ""),
@@ -63,16 +43,16 @@ def leads_table(sweep: SweepResult) -> SweepTable | None:
         "networks: the same, with one seed. The highest level was picked on the scans that judge it, so its lead is on "
         "the favourable side."
     )
-    return SweepTable(header=header, rows=rows, words=("factor", "highest"), legend=legend)
+    return Table(header=header, rows=rows, words=("factor", "highest"), legend=legend)
 
 
-def design_table(sweep: SweepResult) -> SweepTable:
+def design_table(sweep: SweepResult) -> Table:
     """Every combination of levels: what became of its seeds, and its Dice; holes stay visible."""
     means = {} if not sweep.ablation else dict(zip(sweep.ablation.sample.cells, sweep.ablation.cells, strict=True))
     seeds = (
         {} if not sweep.ablation else dict(zip(sweep.ablation.sample.cells, sweep.ablation.sample.seeds, strict=True))
     )
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for combination in sweep.combinations:
         planned = sweep.of(combination)
         effect = means.get(combination)
@@ -81,7 +61,7 @@ def design_table(sweep: SweepResult) -> SweepTable:
             [
                 *combination,
                 _states(planned),
-                _figure(effect) if effect else "–",
+                _value(effect) if effect else "–",
                 ", ".join(number(v) for _, v in sorted(single.items())) or "–",
             ]
         )
@@ -91,20 +71,20 @@ def design_table(sweep: SweepResult) -> SweepTable:
         ("Dice", "mean over seeds, 95\u00a0% CI"),
         ("Dice", "single seeds"),
     ]
-    return SweepTable(
+    return Table(
         header=header,
         rows=rows,
-        legend=f"{_sentence(source(sweep))} Dice: mean over scans with lesions, calibrated mask. {_covers(sweep)}",
+        legend=f"{sentence(source(sweep))} Dice: mean over scans with lesions, calibrated mask. {_covers(sweep)}",
         words=(*sweep.factors, "result"),
         holes=[row[-2] == "–" for row in rows],
     )
 
 
-def differences_table(sweep: SweepResult) -> SweepTable:
+def differences_table(sweep: SweepResult) -> Table:
     """Marginal mean of each level, and its difference from the factor's baseline."""
     assert sweep.ablation is not None
     against = {(e.factor, e.level): e for e in sweep.ablation.differences}
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for factor, means in sweep.ablation.levels.items():
         for mean in means:
             effect = against.get((factor, mean.level))
@@ -112,10 +92,10 @@ def differences_table(sweep: SweepResult) -> SweepTable:
                 [
                     factor,
                     mean.level,
-                    _figure(mean),
-                    _figure(effect, signed=True) if effect else "baseline",
-                    _p(effect.p) if effect else "",
-                    _p(effect.adjusted_p) if effect else "",
+                    _value(mean),
+                    _value(effect, sign=True) if effect else "baseline",
+                    p_cell(effect.p) if effect else "",
+                    p_cell(effect.adjusted_p) if effect else "",
                     f"{mean.contexts} of {mean.contexts_of}",
                     f"{mean.n_cells}, {mean.n_trainings}",
                 ]
@@ -131,20 +111,20 @@ def differences_table(sweep: SweepResult) -> SweepTable:
         ("n", "cells, trainings"),
     ]
     legend = (
-        f"{_sentence(source(sweep))} {_covers(sweep)} p: Wilcoxon's signed-rank test over patients of their "
+        f"{sentence(source(sweep))} {_covers(sweep)} p: Wilcoxon's signed-rank test over patients of their "
         "seed-averaged differences; it is about these networks and knows nothing of other seeds. Holm's correction "
         f"over the {len(against)} differences of this table. This page calls a difference established where its "
         "interval excludes 0, the corrected p is below 0.05 and cells were trained with more than one seed."
     )
-    return SweepTable(header=header, rows=rows, legend=legend, words=("factor", "level"))
+    return Table(header=header, rows=rows, legend=legend, words=("factor", "level"))
 
 
-def trends_table(sweep: SweepResult) -> SweepTable | None:
+def trends_table(sweep: SweepResult) -> Table | None:
     """Slopes per doubling of the numeric factors."""
     if not sweep.ablation or not sweep.ablation.trends:
         return None
-    rows: list[list[Cell]] = [
-        [e.factor, _figure(e, 4, signed=True), _p(e.p), _p(e.adjusted_p), f"{e.contexts} of {e.contexts_of}"]
+    rows: list[list[TableCell]] = [
+        [e.factor, _value(e, 4, sign=True), p_cell(e.p), p_cell(e.adjusted_p), f"{e.contexts} of {e.contexts_of}"]
         for e in sweep.ablation.trends
     ]
     header = [
@@ -154,21 +134,21 @@ def trends_table(sweep: SweepResult) -> SweepTable | None:
         ("p", "after Holm"),
         ("averaged over", "combinations of the rest"),
     ]
-    legend = f"{_sentence(source(sweep))} Doubling of a patch size: of the voxels that a patch holds."
-    return SweepTable(header=header, rows=rows, legend=legend, words=("numeric factor",))
+    legend = f"{sentence(source(sweep))} Doubling of a patch size: of the voxels that a patch holds."
+    return Table(header=header, rows=rows, legend=legend, words=("numeric factor",))
 
 
-def interactions_table(sweep: SweepResult) -> SweepTable | None:
+def interactions_table(sweep: SweepResult) -> Table | None:
     """Differences of differences."""
     if not sweep.ablation or not sweep.ablation.interactions:
         return None
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [
             f"{e.factor}: {e.level} − {e.baseline}",
             f"{e.other}: {e.other_level} − {e.other_baseline}",
-            _figure(e, signed=True),
-            _p(e.p),
-            _p(e.adjusted_p),
+            _value(e, sign=True),
+            p_cell(e.p),
+            p_cell(e.adjusted_p),
             f"{e.contexts} of {e.contexts_of}",
         ]
         for e in sweep.ablation.interactions
@@ -182,16 +162,16 @@ def interactions_table(sweep: SweepResult) -> SweepTable | None:
         ("averaged over", "combinations of the rest"),
     ]
     legend = (
-        f"{_sentence(source(sweep))} Interaction: the difference on the left at the first level of the second column, "
+        f"{sentence(source(sweep))} Interaction: the difference on the left at the first level of the second column, "
         "minus the same at its second. 0: the factors add up. Holm's correction over "
         f"the {len(rows)} interactions of this table."
     )
-    return SweepTable(header=header, rows=rows, legend=legend, words=("difference", "how it changes with"))
+    return Table(header=header, rows=rows, legend=legend, words=("difference", "how it changes with"))
 
 
-def cost_table(sweep: SweepResult) -> SweepTable:
+def cost_table(sweep: SweepResult) -> Table:
     """Training time and weights of each combination, pre-trainings below."""
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     groups = [(", ".join(c), sweep.of(c)) for c in sweep.combinations]
     before = [c for c in sweep.cells if c.kind == "pretrain"]
     groups += [(f"pre-training {', '.join(c.levels.values())}".strip(), [c]) for c in before]
@@ -209,42 +189,8 @@ def cost_table(sweep: SweepResult) -> SweepTable:
             )
     total = sum(c.seconds for c in sweep.cells if c.seconds is not None)
     header = [("cell", ""), ("trained", "runs"), ("training time", "mean of a run"), ("trained weights", "")]
-    legend = f"Training time of all runs together: {duration(total)}. {_sentence(source(sweep))}"
-    return SweepTable(header=header, rows=rows, legend=legend, words=("cell",))
-
-
-def claims_table(claims: Sequence[Claim], where: str) -> SweepTable:
-    """The claims, their figures, ours and the verdicts."""
-    rows: list[list[Cell]] = [
-        [
-            c.claim,
-            c.paper,
-            c.ours or "–",
-            c.verdict,
-            c.compared[:1].upper() + c.compared[1:] + (f"; {c.remark}" if c.remark else ""),
-            f"{c.n_cells}, {c.n_trainings}, {c.n_scans}, {c.n_patients}" if c.verdict != NOT_TESTED else "–",
-        ]
-        for c in claims
-    ]
-    header = [
-        ("claim", ""),
-        ("paper", ""),
-        ("here", "95\u00a0% CI"),
-        ("verdict", ""),
-        ("compared, or needed", ""),
-        ("n", "cells, trainings, scans, patients"),
-    ]
-    legend = (
-        f"{_sentence(where)} Points are Dice × 100. What a cell is was read from its own settings; recipes were "
-        "compared with all else equal and averaged over such pairs. Claims are not corrected for being five."
-    )
-    return SweepTable(
-        header=header,
-        rows=rows,
-        legend=legend,
-        words=tuple(name for name, _ in header[:5]),
-        holes=[c.verdict == NOT_TESTED for c in claims],
-    )
+    legend = f"Training time of all runs together: {duration(total)}. {sentence(source(sweep))}"
+    return Table(header=header, rows=rows, legend=legend, words=("cell",))
 
 
 def _states(cells: Sequence[CellResult]) -> str:
@@ -265,29 +211,17 @@ def _covers(sweep: SweepResult) -> str:
     )
 
 
-def _figure(effect: Effect, digits: int = 3, signed: bool = False) -> Cell:
-    text = _signed(effect.estimate, digits) if signed else number(effect.estimate, digits)
-    return text if np.isnan(effect.low) else (text, _range(effect, signed, digits))
+def _value(effect: Effect, digits: int = 3, *, sign: bool = False) -> TableCell:
+    text = signed(effect.estimate, digits) if sign else number(effect.estimate, digits)
+    return text if np.isnan(effect.low) else (text, _range(effect, digits, sign=sign))
 
 
-def _over(effect: Effect) -> Cell:
-    return f"{_signed(effect.estimate)} over {effect.baseline}", _range(effect, signed=True)
+def _over(effect: Effect) -> TableCell:
+    return f"{signed(effect.estimate)} over {effect.baseline}", _range(effect, sign=True)
 
 
-def _range(effect: Effect, signed: bool = False, digits: int = 3) -> str:
+def _range(effect: Effect, digits: int = 3, *, sign: bool = False) -> str:
     if np.isnan(effect.low):
         return "no interval"
-    low, high = (_signed(v, digits) if signed else number(v, digits) for v in (effect.low, effect.high))
-    return f"{low}; {high}"
-
-
-def _signed(value: float, digits: int = 3) -> str:
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no −0.000
-
-
-def _p(p: float) -> str:
-    return p_value(p).replace("p = ", "").replace("p ", "")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    show = signed if sign else number
+    return f"{show(effect.low, digits)}; {show(effect.high, digits)}"

@@ -16,7 +16,7 @@ from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_dev
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.summary import read_series_table
-from iac_lightning.report.words import interval, number, p_value, share
+from iac_lightning.report.words import estimate, interval, number, p_value, share
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import count_looks
 from iac_lightning.workflows.external.evaluate import SEED
@@ -117,8 +117,8 @@ def describe(found: dict[str, Any]) -> str:
             f"Cohen's dz {number(m['cohen_dz'], 2)}, rank-biserial {number(m['rank_biserial'], 2)}",
             f"    higher / equal / lower on {m['wins']} / {m['ties']} / {m['losses']} scans",
             f"    difference of slopes per mm of slice thickness "
-            f"{_figure(m['slope_per_mm'], measure.digits + 1)}; within patients "
-            f"{_figure(within, measure.digits + 1)} ({within['n_patients']} patients with several thicknesses)",
+            f"{estimate(m['slope_per_mm'], measure.digits + 1)}; within patients "
+            f"{estimate(within, measure.digits + 1)} ({within['n_patients']} patients with several thicknesses)",
         ]
     risk = found["risk"]
     if risk:
@@ -141,11 +141,6 @@ def _verdict(difference: float, better: int) -> str:
     if not better:
         return "established"
     return "established: better" if difference * better > 0 else "established: worse"
-
-
-def _figure(figure: dict[str, Any], digits: int) -> str:
-    low, high = figure["ci95"]
-    return interval(figure["value"], low, high, digits)
 
 
 def _change(change: dict[str, Any]) -> str:

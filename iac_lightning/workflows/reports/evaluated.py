@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
+from data_modules.files import shown_path
 from iac_lightning.config.reading import config_hash
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
@@ -78,12 +79,12 @@ def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
     return found[0]
 
 
-def fixed_cutoffs(settings: EvaluationConfig) -> RiskCutoffs | None:
-    """Risk cut-offs that were fixed in advance; None: from the labels of the development split."""
+def fixed_cutoffs(settings: EvaluationConfig, where: str = "the settings") -> RiskCutoffs | None:
+    """Risk cut-offs that were fixed in advance (`where`); None: from the labels of the development split."""
     if settings.risk_cutoffs_mm3 is None:
         return None
     none, low, medium = settings.risk_cutoffs_mm3
-    return RiskCutoffs(none_mm3=none, low_mm3=low, medium_mm3=medium, source="fixed in the settings")
+    return RiskCutoffs(none_mm3=none, low_mm3=low, medium_mm3=medium, source=f"fixed in {where}")
 
 
 def check_evaluated(entry: Entry, split: str) -> None:
@@ -149,14 +150,6 @@ def evaluate_command(entry: Entry, split: str) -> str:
         return f"iac evaluate {folder} --split {split}"
     dev = " --dev-predictions DEV_DIR" if (entry.directory / CALIBRATION_FILE).exists() else ""
     return f"iac evaluate --predictions DIR --cohort {shown_path(entry.cohort)} --split {split}{dev} --out {folder}"
-
-
-def shown_path(path: Path) -> str:
-    """Relative to the working directory; elsewhere the last part alone, for whose disk it is tells nobody anything."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return f"…/{path.name}"
 
 
 def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:

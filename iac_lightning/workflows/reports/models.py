@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data_modules.cohort.table import Series, read_cohort
-from data_modules.files import write_json_atomic
+from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
@@ -21,6 +21,7 @@ from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.page import report_files, write_report
 from iac_lightning.report.page import ModelResult, ReportContext
+from iac_lightning.report.words import commit_words
 from iac_lightning.runs.directory import Run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
@@ -33,7 +34,6 @@ from iac_lightning.workflows.reports.evaluated import (
     model_labels,
     named,
     shared_settings,
-    shown_path,
     warnings_file,
 )
 from iac_lightning.workflows.reports.model_results import (
@@ -162,7 +162,7 @@ def describe(
         split=split,
         seed=runs[0].config.seed if runs else SEED,
         command=command,
-        git=" ".join([str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]).strip(),
+        git=commit_words(git),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         contact_sheet=sheet if sheet.exists() else None,
         data=about,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pandas as pd
 
 from data_modules.cohort.look import GUARDED
 from data_modules.errors import UserError
-from iac_lightning.config.reading import config_hash, load_experiment
-from iac_lightning.config.schema import ExperimentConfig
+from data_modules.files import shown_path
+from iac_lightning.config.reading import config_hash, decisive_settings, load_experiment
+from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.ablation.ablation import Ablation, analyse_ablation
 from iac_lightning.evaluation.ablation.cells import VARIANTS, Training
 from iac_lightning.evaluation.ablation.claims import assess_claims
@@ -21,10 +22,14 @@ from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.tables.summary import read_series_table
 from iac_lightning.modules.callbacks import read_history
-from iac_lightning.report.sweep.answer import EVALUATED, CellResult, SweepResult
 from iac_lightning.report.sweep.page import PageContext, write_sweep_page
+from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
+from iac_lightning.report.words import commit_words
 from iac_lightning.runs.looks import record_look
+from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.spec import old_cutoffs
 from iac_lightning.sweeps.state import PLAN, reading_plan
+from iac_lightning.workflows.reports.evaluated import fixed_cutoffs
 
 SEED = 0
 """Of the resamples: a sweep has many seeds, and its page must not depend on which came first."""
@@ -64,32 +69,61 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
     Raises:
         UserError: when a folder is no sweep, or sweeps were evaluated on different scans.
     """
-    plans = {folder: read_plan(folder) for folder in folders}
-    names = [plan["name"] for plan in plans.values()]
+    plans = [read_plan(folder) for folder in folders]
+    names = [plan.name for plan in plans]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"more than one sweep is called {', '.join(twice)}: give each sweep once, under its own name")
-    splits = sorted({plan["split"] for plan in plans.values()})
+    splits = sorted({plan.split for plan in plans})
     if len(splits) > 1:
         raise UserError(f"the sweeps were compared on different splits ({', '.join(splits)}); report them one by one")
-    found = {folder: result(folder, plan) for folder, plan in plans.items()}
+    results = [sweep_result(plan) for plan in plans]
     pooled: dict[str, Candidate] = {}
-    for folder, plan in plans.items():
-        for candidate in candidates(folder, plan, found[folder]):
-            pooled.setdefault(config_hash(candidate.config), candidate)
-    claims = assess_claims(list(pooled.values()), cutoffs=fixed_cutoffs(plans), seed=SEED)
-    title = f"Ablation: {names[0]}" if len(names) == 1 else f"Ablations: {', '.join(names)}"
-    words = " ".join(shown(folder) for folder in folders)
+    for plan, result in zip(plans, results, strict=True):
+        for config, candidate in candidates(plan, result):
+            pooled.setdefault(config_hash(config), candidate)
+    claims = assess_claims(list(pooled.values()), cutoffs=first_cutoffs(plans), seed=SEED)
     context = PageContext(
-        title=title,
+        title=f"Ablation: {names[0]}" if len(names) == 1 else f"Ablations: {', '.join(names)}",
         seed=SEED,
-        command=command or f"iac report {words} --out {shown(out)}",
-        **provenance(plans, found),
+        command=command or f"iac report {' '.join(map(shown_path, folders))} --out {shown_path(out)}",
+        **code_and_data(plans, results),
     )
-    return write_sweep_page(out, list(found.values()), claims, context)
+    return write_sweep_page(out, results, claims, context)
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What `iac sweep` planned, levels under the names that readers know (`report.roles`).
+@dataclass(frozen=True, kw_only=True)
+class ReportPlan:
+    """What the report reads in a sweep's plan; levels under the names that readers know (`report.roles`).
+
+    Attributes:
+        folder: of the sweep.
+        name: of the sweep.
+        question: what it asks.
+        caveat: what the numbers cannot say.
+        split: on which its cells are compared.
+        factors: factor to its levels.
+        cells: all planned runs.
+        baselines: factor to the level that others are compared with, where the file says.
+        numeric: factor to level to number, where the file says.
+        variants: with and without calibration, where the file asks for both.
+        risk_cutoffs_mm3: of the risk groups, where they are fixed.
+    """
+
+    folder: Path
+    name: str
+    question: str
+    caveat: str
+    split: str
+    factors: Mapping[str, Sequence[str]]
+    cells: Sequence[Cell]
+    baselines: Mapping[str, str]
+    numeric: Mapping[str, Mapping[str, float]]
+    variants: Sequence[str]
+    risk_cutoffs_mm3: tuple[float, float, float] | None
+
+
+def read_plan(folder: Path) -> ReportPlan:
+    """What `iac sweep` planned.
 
     Raises:
         UserError: when there is no plan, or it lacks something.
@@ -105,73 +139,70 @@ def read_plan(folder: Path) -> dict[str, Any]:
             return {axis: named(axis, level) for axis, level in levels.items()}
 
         numeric = settings.get("numeric") or {}
-        return {
-            "name": plan["name"],
-            "question": plan.get("question") or "Which level of each factor gives the highest Dice?",
-            "caveat": plan.get("caveat") or "",
-            "split": plan.get("split", "test"),
-            "factors": {axis: tuple(named(axis, level) for level in levels) for axis, levels in plan["axes"].items()},
-            "cells": [
-                {**{key: cell[key] for key in ("name", "kind", "seed", "run")}, "levels": renamed(cell["levels"])}
-                | {"needs": cell.get("needs", [])}
-                for cell in plan["cells"]
-            ],
-            "baseline": renamed(settings.get("baseline") or {}),
-            "numeric": {a: {named(a, k): float(v) for k, v in found.items()} for a, found in numeric.items()},
-            "variants": settings.get("variants"),
-            "risk_cutoffs_mm3": settings.get("risk_cutoffs_mm3"),
-        }
+        cells = [Cell.from_dict(cell) for cell in plan["cells"]]
+        limits, before = plan.get("risk_cutoffs_mm3"), settings.get("risk_cutoffs_mm3")
+        return ReportPlan(
+            folder=folder,
+            name=plan["name"],
+            question=plan.get("question") or "Which level of each factor gives the highest Dice?",
+            caveat=plan.get("caveat") or "",
+            split=plan.get("split", "test"),
+            factors={axis: tuple(named(axis, level) for level in levels) for axis, levels in plan["axes"].items()},
+            cells=[replace(cell, levels=renamed(cell.levels)) for cell in cells],
+            baselines=renamed(settings.get("baseline") or {}),
+            numeric={a: {named(a, k): float(v) for k, v in levels.items()} for a, levels in numeric.items()},
+            variants=settings.get("variants") or (),
+            risk_cutoffs_mm3=tuple(limits) if limits else old_cutoffs(before) if before else None,
+        )
 
 
-def result(folder: Path, plan: Mapping[str, Any]) -> SweepResult:
+def sweep_result(plan: ReportPlan) -> SweepResult:
     """States of a sweep's cells, and the effects of its factors; a look at the test split is recorded with each."""
-    split = plan["split"]
-    cells = [cell_result(folder, cell, split) for cell in plan["cells"]]
-    for row, cell in zip(cells, plan["cells"], strict=True):
-        if split == GUARDED and row.kind != "pretrain" and row.state == EVALUATED:
-            directory = folder / cell["run"]
+    cells = [cell_result(plan, cell) for cell in plan.cells]
+    trainings = []
+    for cell, row in zip(plan.cells, cells, strict=True):
+        if row.kind == "pretrain" or row.state != EVALUATED:
+            continue
+        directory = plan.folder / cell.run
+        if plan.split == GUARDED:
             settings = config_hash(load_experiment(directory / "config.yaml"), "inference", "evaluation")
-            weights = _json(directory / "evaluation" / f"{split}.json").get("checkpoint_sha256")
-            record_look(directory, "sweep report", split, settings, weights)
-    trainings = [
-        Training(levels=row.levels, seed=row.seed, table=table_of(folder / cell["run"], split))
-        for row, cell in zip(cells, plan["cells"], strict=True)
-        if row.kind != "pretrain" and row.state == EVALUATED
-    ]
+            weights = _json(directory / "evaluation" / f"{plan.split}.json").get("checkpoint_sha256")
+            record_look(directory, "sweep report", plan.split, settings, weights)
+        trainings.append(Training(levels=row.levels, seed=row.seed, table=table_of(directory, plan.split)))
     return SweepResult(
-        name=plan["name"],
-        question=plan["question"],
-        caveat=plan["caveat"],
-        split=split,
-        factors=plan["factors"],
+        name=plan.name,
+        question=plan.question,
+        caveat=plan.caveat,
+        split=plan.split,
+        factors=plan.factors,
         cells=cells,
         ablation=ablation(trainings, plan) if trainings else None,
         seed=SEED,
     )
 
 
-def ablation(trainings: Sequence[Training], plan: Mapping[str, Any]) -> Ablation:
+def ablation(trainings: Sequence[Training], plan: ReportPlan) -> Ablation:
     """Effects of the factors; calibration is one where the sweep names its variants and every table has both."""
-    wanted = [v for v in VARIANTS if v in (plan["variants"] or ())]
+    wanted = [v for v in VARIANTS if v in plan.variants]
     both = all(f"{VARIANTS[v]}dice" in t.table for t in trainings for v in wanted)
     return analyse_ablation(
         trainings,
-        plan["factors"],
-        baselines=plan["baseline"],
-        numeric=plan["numeric"],
+        plan.factors,
+        baselines=plan.baselines,
+        numeric=plan.numeric,
         variants=wanted if both else (),
         seed=SEED,
     )
 
 
-def cell_result(folder: Path, cell: Mapping[str, Any], split: str) -> CellResult:
+def cell_result(plan: ReportPlan, cell: Cell) -> CellResult:
     """What became of a planned run."""
-    directory = folder / cell["run"]
-    note = _json(folder / "cells" / f"{cell['name']}.json")
+    directory = plan.folder / cell.run
+    note = _json(plan.folder / "cells" / f"{cell.name}.json")
     finished = _json(directory / "finished.json")
     trained = (directory / "finished.json").exists()
-    if trained and (cell["kind"] == "pretrain" or (directory / "evaluation" / f"{split}.csv").exists()):
-        state = EVALUATED if cell["kind"] != "pretrain" else "trained"
+    if trained and (cell.kind == "pretrain" or (directory / "evaluation" / f"{plan.split}.csv").exists()):
+        state = EVALUATED if cell.kind != "pretrain" else "trained"
     elif note.get("state") == "failed":
         state = "failed"
     else:
@@ -181,39 +212,39 @@ def cell_result(folder: Path, cell: Mapping[str, Any], split: str) -> CellResult
     if seconds is None and trained and history.exists():
         seconds = sum(row.get("seconds", 0) for row in read_history(history))
     return CellResult(
-        name=cell["name"],
-        kind=cell["kind"],
-        levels=cell["levels"],
-        seed=cell["seed"],
+        name=cell.name,
+        kind=cell.kind,
+        levels=cell.levels,
+        seed=cell.seed,
         state=state,
         reason=str(note.get("reason", "")) if state == "failed" else "",
         seconds=None if seconds is None else float(seconds),
         parameters=finished.get("parameters"),
-        needs=tuple(cell["needs"]),
+        needs=cell.needs,
     )
 
 
-def candidates(folder: Path, plan: Mapping[str, Any], found: SweepResult) -> list[Candidate]:
-    """Evaluated trainings with their settings and those of their pre-training."""
-    runs = {cell["name"]: folder / cell["run"] for cell in plan["cells"]}
-    kinds = {cell["name"]: cell["kind"] for cell in plan["cells"]}
+def candidates(plan: ReportPlan, result: SweepResult) -> list[tuple[ExperimentConfig, Candidate]]:
+    """Evaluated trainings, each with its settings and those of its pre-training."""
+    runs = {cell.name: plan.folder / cell.run for cell in plan.cells}
+    kinds = {cell.name: cell.kind for cell in plan.cells}
     rows = []
-    for cell, row in zip(plan["cells"], found.cells, strict=True):
+    for cell, row in zip(plan.cells, result.cells, strict=True):
         if row.kind == "pretrain" or row.state != EVALUATED:
             continue
-        directory = runs[cell["name"]]
+        directory = runs[cell.name]
         config = load_experiment(directory / "config.yaml")
-        sources = [runs[name] for name in cell["needs"] if kinds.get(name) == "pretrain"]
+        sources = [runs[name] for name in cell.needs if kinds.get(name) == "pretrain"]
         sources += [Path(config.init_from)] if config.init_from else []
-        rows.append(
-            Candidate(
-                config=config,
-                pretraining=_first_config(sources) if config.init_from else None,
-                table=table_of(directory, plan["split"]),
-                dev=table_of(directory, "dev") if (directory / "evaluation" / "dev.csv").exists() else None,
-                stress=_stress(directory / "stress" / f"{plan['split']}.csv"),
-            )
+        before = _first_config(sources) if config.init_from else None
+        candidate = Candidate(
+            settings=decisive_settings(config),
+            pretraining=decisive_settings(before) if before else None,
+            table=table_of(directory, plan.split),
+            dev=table_of(directory, "dev") if (directory / "evaluation" / "dev.csv").exists() else None,
+            stress=_stress(directory / "stress" / f"{plan.split}.csv"),
         )
+        rows.append((config, candidate))
     return rows
 
 
@@ -222,37 +253,21 @@ def table_of(directory: Path, split: str) -> pd.DataFrame:
     return read_series_table(directory / "evaluation" / f"{split}.csv")
 
 
-def fixed_cutoffs(plans: Mapping[Path, Mapping[str, Any]]) -> RiskCutoffs | None:
-    """Cut-offs of the risk groups that a sweep's file fixes; the first that does counts."""
-    for folder, plan in plans.items():
-        limits = plan["risk_cutoffs_mm3"]
-        if limits:
-            try:
-                none, low, medium = (float(limits.get(k, 0)) for k in ("none", "low", "medium"))
-            except (AttributeError, TypeError, ValueError):
-                raise UserError(
-                    f"{folder / PLAN}: report.risk_cutoffs_mm3 is {limits!r}, expected {{none: 0, low: …, medium: …}}"
-                ) from None
-            return RiskCutoffs(none_mm3=none, low_mm3=low, medium_mm3=medium, source="fixed in the sweep's file")
-    return None
+def first_cutoffs(plans: Sequence[ReportPlan]) -> RiskCutoffs | None:
+    """Cut-offs of the risk groups that a sweep fixes; the first that does counts."""
+    limits = next((plan.risk_cutoffs_mm3 for plan in plans if plan.risk_cutoffs_mm3), None)
+    return fixed_cutoffs(EvaluationConfig(risk_cutoffs_mm3=limits), "the sweep's file")
 
 
-def provenance(plans: Mapping[Path, Mapping[str, Any]], found: Mapping[Path, SweepResult]) -> dict[str, str]:
+def code_and_data(plans: Sequence[ReportPlan], results: Sequence[SweepResult]) -> dict[str, str]:
     """Code and data of the first evaluated cell."""
-    for folder, plan in plans.items():
-        for cell, row in zip(plan["cells"], found[folder].cells, strict=True):
-            known = _json(folder / cell["run"] / "provenance.json") if row.state == EVALUATED else {}
+    for plan, result in zip(plans, results, strict=True):
+        for cell, row in zip(plan.cells, result.cells, strict=True):
+            known = _json(plan.folder / cell.run / "provenance.json") if row.state == EVALUATED else {}
             if known:
-                git = known.get("git") or {}
-                words = [str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]
-                return {"git": " ".join(words).strip(), "fingerprint": str(known.get("data_fingerprint", ""))}
+                git = commit_words(known.get("git") or {})
+                return {"git": git, "fingerprint": str(known.get("data_fingerprint", ""))}
     return {}
-
-
-def shown(path: Path) -> str:
-    """A path for readers: relative where that is possible, without other folders where it is not."""
-    relative = Path(os.path.relpath(path)) if path.is_absolute() else path
-    return f"…/{path.name}" if relative.parts[:1] == ("..",) else str(relative)
 
 
 def _first_config(folders: Sequence[Path]) -> ExperimentConfig | None:

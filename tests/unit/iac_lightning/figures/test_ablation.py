@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from iac_lightning.evaluation.ablation.cells import Training, measure
+from iac_lightning.evaluation.ablation.cells import Training, measure_cells
 from iac_lightning.evaluation.ablation.effects import level_means, seed_means, two_way_means
 from iac_lightning.figures.ablation import heat_map_figure, interaction_figure, main_effects_figure
 from iac_lightning.figures.figures import png
@@ -28,7 +28,7 @@ def trainings(lacking=()):
 
 @pytest.fixture(scope="module")
 def sample():
-    return measure(trainings(), FACTORS, seed=0, resamples=100)
+    return measure_cells(trainings(), FACTORS, seed=0, resamples=100)
 
 
 def test_main_effects_show_levels_and_seeds(sample):
@@ -53,10 +53,10 @@ def test_two_way_means_average_the_rest(sample):
 
 
 def test_a_hole_takes_its_context_out_of_the_heat_map():
-    holes = measure(trainings({("large", "b", "y")}), FACTORS, seed=0, resamples=50)
+    holes = measure_cells(trainings({("large", "b", "y")}), FACTORS, seed=0, resamples=50)
     means, n, total = two_way_means(holes, "size", "up")
     assert (n, total, len(means)) == (1, 2, 4)
-    gone = measure(trainings({("large", "b", "x"), ("large", "b", "y")}), FACTORS, seed=0, resamples=50)
+    gone = measure_cells(trainings({("large", "b", "x"), ("large", "b", "y")}), FACTORS, seed=0, resamples=50)
     means, n, _ = two_way_means(gone, "size", "up")
     assert (n, sorted(means)) == (2, [("large", "a"), ("small", "a"), ("small", "b")])
     figure = heat_map_figure(means, "size", "up", FACTORS["size"], FACTORS["up"], "n")
@@ -72,7 +72,7 @@ def test_a_hole_takes_its_context_out_of_the_heat_map():
 
 def test_one_patient_has_points_without_intervals():
     alone = [Training(levels=t.levels, seed=t.seed, table=t.table.iloc[:2]) for t in trainings()]
-    sample = measure(alone, FACTORS, seed=0, resamples=20)
+    sample = measure_cells(alone, FACTORS, seed=0, resamples=20)
     means, *_ = two_way_means(sample, "size", "up")
     texts = [
         t.get_text() for t in heat_map_figure(means, "size", "up", FACTORS["size"], FACTORS["up"], "n").axes[0].texts

@@ -25,7 +25,6 @@ from iac_lightning.report.models.page import write_report
 from iac_lightning.report.models.tables import model_rows, model_tables
 from iac_lightning.report.page import ExtraFigure, ModelResult, Overlay, ReportContext
 from iac_lightning.report.table_files import escape
-from iac_lightning.report.words import duration, interval, p_value
 
 
 def picture() -> bytes:
@@ -281,15 +280,6 @@ def test_no_model_and_equal_labels_are_refused(models, tmp_path):
     twin = ModelResult(**{**vars(models["cnn"]), "label": "VIT"})
     with pytest.raises(UserError, match="same label"):
         write_report(tmp_path, {"vit": models["vit"], "cnn": twin}, CONTEXT)
-
-
-def test_words_for_numbers():
-    assert interval(-0.1234, -0.2, 0.05) == "−0.123 [−0.200; 0.050]"
-    assert interval(0.5, None, None) == "0.500"
-    assert interval(0.5, np.nan, np.nan) == "0.500"
-    assert interval(None, None, None) == "–"
-    assert [p_value(p) for p in (0.0004, 0.0321, float("nan"))] == ["p < 0.001", "p = 0.032", "p –"]
-    assert [duration(s) for s in (None, 42, 400, 12240)] == ["–", "42 s", "7 min", "3.4 h"]
 
 
 @pytest.mark.usefixtures("undrawn")

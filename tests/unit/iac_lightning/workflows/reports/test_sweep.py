@@ -183,7 +183,8 @@ def test_a_pretraining_that_all_seeds_share_is_said(sweep, tmp_path):
     folder = tmp_path / "shared"
     shutil.copytree(sweep, folder)
     plan = json.loads((folder / "sweep.json").read_text())
-    before = {"name": "pretrain-0", "kind": "pretrain", "levels": {}, "seed": 0, "run": "pretrain-0"}
+    before = {"name": "pretrain-0", "kind": "pretrain", "levels": {}, "seed": 0, "run": "pretrain-0", "needs": []}
+    before |= {"experiment": "pretrain/mae.yaml", "overrides": [], "config_hash": ""}
     plan |= {"cells": [before, *(cell | {"needs": ["pretrain-0"]} for cell in plan["cells"])]}
     (folder / "sweep.json").write_text(json.dumps(plan))
     said = "All seeds of a cell start from one pre-training"
