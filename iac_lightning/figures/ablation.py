@@ -33,20 +33,20 @@ def main_effects_figure(
         means: factor to the means of its levels, in the order of the axis.
         seeds: factor to level to seed to mean.
         source: what the figure is drawn from (n, split, seed).
-        metric: name of the figure.
+        metric: its name on the axis.
     """
-    shown = {factor: found for factor, found in means.items() if found}
-    widths = [max(2, len(found)) + 0.8 for found in shown.values()]
+    shown = {factor: effects for factor, effects in means.items() if effects}
+    widths = [max(2, len(effects)) + 0.8 for effects in shown.values()]
     figure = Figure(figsize=(max(6.0, min(10.0, 1.1 * sum(widths))), 4.0), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, width_ratios=widths)[0]
-    for panel, (factor, found) in zip(panels, shown.items(), strict=True):
-        for x, effect in enumerate(found):
+    for panel, (factor, effects) in zip(panels, shown.items(), strict=True):
+        for x, effect in enumerate(effects):
             points = list(seeds.get(factor, {}).get(effect.level, {}).values())
             shift = np.linspace(-0.09, 0.09, len(points)) + 0.2 if len(points) > 1 else np.full(len(points), 0.2)
             panel.scatter(x + shift, points, s=20, color=GREY, alpha=0.8, linewidths=0, zorder=2)
             _mean(panel, x, effect, BLACK, "o")
-        panel.set_xticks(range(len(found)), [_wrapped(e.level) for e in found])
-        panel.set_xlim(-0.6, len(found) - 0.4)
+        panel.set_xticks(range(len(effects)), [_wrapped(e.level) for e in effects])
+        panel.set_xlim(-0.6, len(effects) - 0.4)
         panel.set_xlabel(factor, fontweight="bold")
         panel.yaxis.set_major_locator(MaxNLocator(6))
         _plain(panel)

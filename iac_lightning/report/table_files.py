@@ -111,7 +111,7 @@ def _alignment(table: Table, k: int, texts: Sequence[Sequence[str]]) -> str:
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it with any engine: its special characters, and signs that pdfLaTeX does not know."""
-    return _SPECIAL.sub(lambda found: _LATEX[found.group()], text)
+    return _SPECIAL.sub(lambda match: _LATEX[match.group()], text)
 
 
 def _heading(head: tuple[str, str]) -> str:

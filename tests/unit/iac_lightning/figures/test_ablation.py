@@ -44,14 +44,6 @@ def test_main_effects_show_levels_and_seeds(sample):
     assert png(figure) == png(main_effects_figure(means, seeds, "16 cells"))
 
 
-def test_two_way_means_average_the_rest(sample):
-    means, n, total = two_way_means(sample, "size", "up")
-    assert (n, total) == (2, 2)
-    cells = dict(zip(sample.cells, sample.draws.estimate[:, 0], strict=True))
-    expected = np.mean([cells["small", "b", loss] for loss in FACTORS["loss"]])
-    assert means["small", "b"].estimate == pytest.approx(expected)
-
-
 def test_a_hole_takes_its_context_out_of_the_heat_map():
     holes = measure_cells(trainings({("large", "b", "y")}), FACTORS, seed=0, resamples=50)
     means, n, total = two_way_means(holes, "size", "up")

@@ -8,7 +8,6 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from data_modules.errors import UserError
 from iac_lightning.evaluation.ablation.cells import VARIANTS, Training, measure_cells
 from iac_lightning.evaluation.ablation.effects import (
     adjusted,
@@ -18,31 +17,12 @@ from iac_lightning.evaluation.ablation.effects import (
     interactions,
     lead,
     level_means,
+    seed_means,
     trend,
+    two_way_means,
 )
 from iac_lightning.evaluation.statistics.bootstrap import holm, mean_ci
-from iac_lightning.evaluation.statistics.two_level import two_level
-from tests.synthetic_sweep import invented
-
-FACTORS = {"size": ("small", "middle", "large"), "up": ("a", "b")}
-MEAN = {("small", "a"): 0.6, ("small", "b"): 0.7, ("middle", "a"): 0.55, ("middle", "b"): 0.6}
-MEAN |= {("large", "a"): 0.5, ("large", "b"): 0.4}
-
-
-def trainings(seeds=(0, 1), factors=FACTORS, **settings) -> list[Training]:
-    found = []
-    for k, combination in enumerate(product(*factors.values())):
-        for seed in seeds:
-            table = invented(MEAN[combination], (k, seed), **{"patients": 12, **settings})
-            found.append(Training(levels=dict(zip(factors, combination, strict=True)), seed=seed, table=table))
-    return found
-
-
-def by_hand(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
-    """Series of patients with Dice; everything else as `invented` has it."""
-    table = invented(0.5, (0,), patients=len(rows), scans=1).iloc[: len(rows)].copy()
-    table["series_id"], table["patient_id"], table["dice"] = map(list, zip(*rows, strict=True))
-    return table.assign(has_lesion=True, label_volume_mm3=10.0)
+from tests.unit.iac_lightning.evaluation.ablation.conftest import FACTORS, by_hand, trainings
 
 
 def test_two_cells_two_seeds_by_hand():
@@ -68,29 +48,6 @@ def test_two_cells_two_seeds_by_hand():
         assert (drawn == value).mean() == pytest.approx(share * cancelled, abs=0.015)
     assert (sample.n_scans, sample.n_patients, sample.n_trainings, difference.n_trainings) == (3, 2, 4, 4)
     assert difference.p == 0.5  # two patients, both positive: 2 · (1/2)²
-
-
-def test_the_spread_over_seeds_is_the_pooled_one_with_students_tails():
-    rng = np.random.default_rng([5])
-    figures = rng.normal(0, 1, (40, 3))
-    draws = two_level(
-        lambda w: np.broadcast_to(figures.reshape(1, -1, 1), (len(w), 120, 1)), [3] * 40, 2, seed=1, resamples=4000
-    )
-    assert draws.seed_df == 80
-    pooled = figures.var(axis=1, ddof=1).mean() / 3
-    deviations = draws.resampled[:, :, 0] - figures.mean(axis=1)
-    assert deviations.var() == pytest.approx(pooled * 80 / 78, rel=0.01)
-    few = two_level(
-        lambda w: np.broadcast_to(np.array([0.0, 2, 0, 2]).reshape(1, -1, 1), (len(w), 4, 1)),
-        [2, 2],
-        2,
-        seed=1,
-        resamples=20_000,
-    )
-    # all deviations are ±√2, so a mean of two is ±√2 or 0 (half of the time), times √(2 / χ²₂)
-    scaled = np.abs(few.resampled[:, 0, 0] - 1) / 2**0.5
-    assert (scaled < 1e-9).mean() == pytest.approx(0.5, abs=0.01)
-    assert np.quantile(scaled[scaled > 1e-9] ** 2 / 2, 0.5) == pytest.approx(1 / stats.chi2.ppf(0.5, 2), rel=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +134,27 @@ def test_missing_cells_take_their_context_out():
     assert [e.level for e in interactions(sample, {"size": "small", "up": "a"})] == ["middle"]
 
 
+def test_means_of_two_factors_average_the_rest():
+    levels = {**FACTORS, "loss": ("x", "y")}
+    cells = [
+        Training(levels={**t.levels, "loss": loss}, seed=t.seed, table=t.table.assign(dice=t.table["dice"] + shift))
+        for t in trainings()
+        for loss, shift in (("x", 0.0), ("y", 0.02))
+    ]
+    sample = measure_cells(cells, levels, seed=0, resamples=50)
+    means, n, total = two_way_means(sample, "size", "up")
+    assert (n, total, len(means)) == (2, 2, 6)
+    single = dict(zip(sample.cells, sample.draws.estimate[:, 0], strict=True))
+    expected = np.mean([single["small", "b", loss] for loss in ("x", "y")])
+    assert means["small", "b"].estimate == pytest.approx(expected)
+    assert np.mean(list(seed_means(sample, "up")["b"].values())) == pytest.approx(
+        {e.level: e for e in level_means(sample, "up")}["b"].estimate
+    )
+    holed = [t for t in cells if t.levels != {"size": "large", "up": "b", "loss": "y"}]
+    means, n, total = two_way_means(measure_cells(holed, levels, seed=0, resamples=50), "size", "up")
+    assert (n, total, len(means)) == (1, 2, 6), "a hole takes its context out"
+
+
 def test_nothing_is_compared_without_a_complete_context():
     kept = [("small", "a"), ("middle", "b")]
     cells = [t for t in trainings() if tuple(t.levels.values()) in kept]
@@ -222,25 +200,6 @@ def test_one_patient_has_no_interval():
     assert np.isnan([effect.low, effect.high]).all()
     assert effect.p == 1.0
     assert np.isnan(lead(sample, "up").highest_share)
-
-
-def test_the_same_draws_for_any_order_of_trainings():
-    one = measure_cells(trainings(), FACTORS, seed=4, resamples=50)
-    two = measure_cells(trainings()[::-1], FACTORS, seed=4, resamples=50)
-    np.testing.assert_array_equal(one.draws.resampled, two.draws.resampled)
-
-
-def test_refusals():
-    cells = trainings(seeds=(0,))
-    with pytest.raises(UserError, match="twice"):
-        measure_cells([*cells, cells[0]], FACTORS, seed=0)
-    with pytest.raises(UserError, match="large"):
-        measure_cells(cells, {**FACTORS, "size": ("small", "middle")}, seed=0)
-    other = Training(levels=cells[1].levels, seed=0, table=cells[1].table.iloc[1:])
-    with pytest.raises(UserError, match="same scans"):
-        measure_cells([cells[0], other], FACTORS, seed=0)
-    with pytest.raises(UserError, match="nothing to compare"):
-        measure_cells([], FACTORS, seed=0)
 
 
 @pytest.mark.slow
