@@ -1,8 +1,7 @@
-"""One page about thicker slices: figure, slopes, models compared, a table by thickness."""
+"""Thicker slices in words: one page (figure, slopes, models compared, a table by thickness), and the terminal."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pandas as pd
 
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.clinical.stress import METRICS, SHARED
-from iac_lightning.figures.figures import png
 from iac_lightning.figures.stress import stress_figure
-from iac_lightning.report.html import page_template
+from iac_lightning.figures.style import png
+from iac_lightning.report.html import data_uri, page_template
 from iac_lightning.report.words import number
 
 _NAMES = {
@@ -39,7 +38,7 @@ def write_stress_page(
         out: folder, made when missing.
         tables: model label to table.
         summaries: model label to summary, as in the JSON of a run.
-        comparisons: from `evaluation.stress.compare_stress`.
+        comparisons: from `compare_stress`.
 
     Returns:
         Path of the page.
@@ -73,15 +72,15 @@ def write_stress_page(
         named_columns=lambda metrics: [_NAMES[metric] for metric in metrics],
         columns=columns,
         phantom=phantom,
-        answer=answer(summaries, comparisons),
+        answer=answer_about_stress(summaries, comparisons),
         failed={name: why for summary in summaries.values() for name, why in summary["failed"].items()},
-        chart=f"data:image/png;base64,{base64.b64encode(png(stress_figure(tables, summaries))).decode()}",
+        chart=data_uri(png(stress_figure(tables, summaries))),
     )
     write_text_atomic(out / "index.html", page)
     return out / "index.html"
 
 
-def answer(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+def answer_about_stress(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which model loses how much Dice per mm on the same heads, and which loses more."""
     sentences = []
     for label, summary in summaries.items():
@@ -107,7 +106,38 @@ def answer(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mappin
     return sentences
 
 
-def _estimate(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci95"]
+def _estimate(value: Mapping[str, Any]) -> str:
+    low, high = value["ci95"]
     ends = "" if low is None else f" [{number(low, 4)}; {number(high, 4)}]"
-    return f"{number(figure['value'], 4)}{ends}"
+    return f"{number(value['value'], 4)}{ends}"
+
+
+def describe_stress(summary: dict[str, Any]) -> str:
+    """The summary in a few lines, for the terminal."""
+    own = summary["native"]
+    low, _, high = own["thickness_mm"]
+    lines = [
+        f"{summary['run']}, {summary['split']}: {summary['n_patients']} heads, {summary['n_with_lesion']} with lesions",
+        f"  native ({low:g} to {high:g} mm): {_line(own)}",
+        *(f"  {part['thickness_mm']:g} mm: {_line(part)}" for part in summary["thickness"]),
+    ]
+    slope = summary["slope_within_patients_per_mm"]
+    lines.append("  per mm, same heads: " + "; ".join(f"{m} {_signed(slope[m])}" for m in METRICS if m != "ppv"))
+    lines += [f"  failed: {name}: {why}" for name, why in summary["failed"].items()]
+    return "\n".join(lines)
+
+
+def _line(part: dict[str, Any]) -> str:
+    dice_, ceiling, ratio = (part[key]["value"] for key in ("dice", "ceiling_dice", "volume_ratio"))
+    values = (("Dice", dice_), ("ceiling", ceiling), ("volume ratio", ratio))
+    return f"{part['n_patients']} heads; " + "; ".join(
+        f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in values
+    )
+
+
+def _signed(slope: dict[str, Any]) -> str:
+    if slope["value"] is None:
+        return "–"
+    low, high = slope["ci95"]
+    ends = "" if low is None else f" [{low:+.4f}; {high:+.4f}]"
+    return f"{slope['value']:+.4f}{ends}"

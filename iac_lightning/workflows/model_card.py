@@ -15,7 +15,7 @@ from data_modules.prepare.store import open_store
 from iac_lightning.config.reading import config_hash
 from iac_lightning.models.build import count_parameters
 from iac_lightning.report.words import estimate, interval
-from iac_lightning.runs.directory import Run
+from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
@@ -196,10 +196,9 @@ def versions(run: Run, model: CalibratedModel) -> str:
     """Code and packages of the training."""
     provenance = run.provenance
     git = [provenance, *provenance.get("continued", [])][-1].get("git") or {}
-    dirty = " (with local changes)" if git.get("dirty") else ""
     packages = ", ".join(f"{k} {v}" for k, v in (provenance.get("packages") or {}).items() if v)
     lines = [
-        f"Code: commit {git['commit']}{dirty}." if git.get("commit") else "",
+        f"Code: commit {git_words(git)}." if git.get("commit") else "",
         f"Trained with Python {provenance['python']}, {packages}." if packages else "",
         f"Settings: hash `{config_hash(run.config)}`; checkpoint `{model.checkpoint_sha256}`.",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from iac_lightning.evaluation.ablation.cells import VARIANTS, Training
 from iac_lightning.evaluation.ablation.claims import assess_claims
 from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
-from iac_lightning.evaluation.tables.summary import read_series_table
+from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.modules.callbacks import read_history
 from iac_lightning.report.sweep.answer import EVALUATED, CellResult, SweepResult
 from iac_lightning.report.sweep.page import PageContext, write_sweep_page
+from iac_lightning.runs.directory import git_words
 from iac_lightning.runs.looks import record_look
 from iac_lightning.sweeps.state import PLAN, reading_plan
+from iac_lightning.workflows.reports.evaluated import shown_path
 
 SEED = 0
 """Of the resamples: a sweep has many seeds, and its page must not depend on which came first."""
@@ -78,11 +79,11 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
             pooled.setdefault(config_hash(candidate.config), candidate)
     claims = assess_claims(list(pooled.values()), cutoffs=fixed_cutoffs(plans), seed=SEED)
     title = f"Ablation: {names[0]}" if len(names) == 1 else f"Ablations: {', '.join(names)}"
-    words = " ".join(shown(folder) for folder in folders)
+    words = " ".join(shown_path(folder) for folder in folders)
     context = PageContext(
         title=title,
         seed=SEED,
-        command=command or f"iac report {words} --out {shown(out)}",
+        command=command or f"iac report {words} --out {shown_path(out)}",
         **provenance(plans, found),
     )
     return write_sweep_page(out, list(found.values()), claims, context)
@@ -243,16 +244,8 @@ def provenance(plans: Mapping[Path, Mapping[str, Any]], found: Mapping[Path, Swe
         for cell, row in zip(plan["cells"], found[folder].cells, strict=True):
             known = _json(folder / cell["run"] / "provenance.json") if row.state == EVALUATED else {}
             if known:
-                git = known.get("git") or {}
-                words = [str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]
-                return {"git": " ".join(words).strip(), "fingerprint": str(known.get("data_fingerprint", ""))}
+                return {"git": git_words(known.get("git") or {}), "fingerprint": str(known.get("data_fingerprint", ""))}
     return {}
-
-
-def shown(path: Path) -> str:
-    """A path for readers: relative where that is possible, without other folders where it is not."""
-    relative = Path(os.path.relpath(path)) if path.is_absolute() else path
-    return f"…/{path.name}" if relative.parts[:1] == ("..",) else str(relative)
 
 
 def _first_config(folders: Sequence[Path]) -> ExperimentConfig | None:

@@ -12,16 +12,15 @@ from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.agreement import icc_2_1
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.measures import MEASURES
-from iac_lightning.evaluation.tables.summary import (
+from iac_lightning.evaluation.tables.series_table import (
     METRICS,
     example_series,
     read_series_table,
     series_row,
     series_table,
-    summarise,
     write_series_table,
-    write_summary,
 )
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
 
 
 def mask(n: int, first: int = 0) -> Volume:
