@@ -204,13 +204,13 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     run = load_run(arguments.run, arguments.overrides)
     from iac_lightning.cluster import sharding
     from iac_lightning.runs.directory import is_main_process
-    from iac_lightning.workflows.evaluate import describe, evaluate
+    from iac_lightning.workflows.evaluate import describe_evaluation, evaluate
 
     sharding.launch(run, arguments.devices)
     summary = evaluate(run, arguments.split)
     if not is_main_process():
         return
-    print(describe(summary))
+    print(describe_evaluation(summary))
     print(f"  scan by scan: {arguments.run / 'evaluation' / arguments.split}.csv")
 
 
@@ -260,12 +260,16 @@ def run_compare(arguments: argparse.Namespace) -> None:
     paths, overrides = paths_apart(arguments)
     if len(paths) != 2:
         raise UserError(f"iac compare takes two models, the baseline last; {len(paths)} were given")
-    from iac_lightning.workflows.reports.compare import compare, describe
+    from iac_lightning.report.models.comparison import describe_comparison
+    from iac_lightning.workflows.reports.compare import compare
     from iac_lightning.workflows.reports.evaluated import load_entry
 
     first, second = (load_entry(path, overrides) for path in paths)
-    found = compare(first, second, arguments.split, arguments.metric)
-    print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) if arguments.json else describe(found))
+    comparison = compare(first, second, arguments.split, arguments.metric)
+    if arguments.json:
+        print(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(describe_comparison(comparison))
 
 
 def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
@@ -278,12 +282,13 @@ def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 def run_stress(arguments: argparse.Namespace) -> None:
     """`iac stress`."""
+    from iac_lightning.report.stress import describe_stress
     from iac_lightning.runs.directory import load_run
-    from iac_lightning.workflows.stress import describe, stress
+    from iac_lightning.workflows.stress import stress
 
     runs = [load_run(path) for path in arguments.runs]
     for summary in stress(runs, arguments.split, arguments.thickness, arguments.out, arguments.spacing_ratio):
-        print(describe(summary))
+        print(describe_stress(summary))
     for path in arguments.runs:
         print(f"  scan by scan: {path / 'stress' / arguments.split}.csv")
     if arguments.out:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from iac_lightning.config.reading import config_hash, load_experiment, to_yaml
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.evaluation.tables.summary import COLUMNS, METRICS
+from iac_lightning.evaluation.tables.series_table import COLUMNS, METRICS
 
 REPOSITORY = Path(__file__).parent.parent
 PATCHES = {"4×4×4": [4, 4, 4], "8×8×4": [8, 8, 4], "8×8×8": [8, 8, 8], "16×16×8": [16, 16, 8]}

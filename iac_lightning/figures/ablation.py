@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from iac_lightning.evaluation.ablation.effects import Effect
-from iac_lightning.figures.figures import BLACK, GREY, MODEL_COLORS
+from iac_lightning.figures.style import BLACK, GREY, MODEL_COLORS
 
 MARKERS = "osD^vPX"
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iac_lightning.evaluation.calibration.scaling import BINS
-from iac_lightning.figures.figures import BLACK, BLUE, VERMILLION
+from iac_lightning.figures.style import BLACK, BLUE, VERMILLION
 
 
 def reliability_figure(before: dict[str, Any], after: dict[str, Any], source: str) -> Figure:
@@ -26,17 +26,17 @@ def reliability_figure(before: dict[str, Any], after: dict[str, Any], source: st
     """
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-    for column, (name, found, color, marker) in enumerate(
+    for column, (name, quality, color, marker) in enumerate(
         (("before", before, VERMILLION, "s"), ("after", after, BLUE, "o"))
     ):
         curve, sizes = panels[:, column]
-        _curve(curve, found["reliability"], color, marker)
+        _curve(curve, quality["reliability"], color, marker)
         curve.set_title(
-            f"{name} calibration: ECE {found['ece']:.2g}, adaptive ECE {found['adaptive_ece']:.2g}\n"
-            f"Brier {found['brier']:.2g}, negative log-likelihood {found['nll']:.2g}",
+            f"{name} calibration: ECE {quality['ece']:.2g}, adaptive ECE {quality['adaptive_ece']:.2g}\n"
+            f"Brier {quality['brier']:.2g}, negative log-likelihood {quality['nll']:.2g}",
             fontsize=9,
         )
-        for row in found["reliability"]:
+        for row in quality["reliability"]:
             sizes.bar(row["bin"][0], row["n_voxels"], width=1 / BINS, align="edge", color=color, edgecolor="white")
         sizes.set_yscale("log")
         sizes.set_xlabel("probability")
@@ -71,15 +71,15 @@ def reliability_of_models(calibrations: Mapping[str, Mapping[str, Any]], source:
     blocks = -(-len(calibrations) // columns)
     figure = Figure(figsize=(max(5.0, 3.4 * columns), 0.8 + 4.2 * blocks), layout="constrained")
     panels = figure.subplots(2 * blocks, columns, squeeze=False, height_ratios=[3, 1] * blocks)
-    for k, (label, found) in enumerate(calibrations.items()):
+    for k, (label, calibration) in enumerate(calibrations.items()):
         curve, sizes = (panels[2 * (k // columns) + row, k % columns] for row in (0, 1))
         for when, color, marker, width in (("before", VERMILLION, "s", 1.0), ("after", BLUE, "o", 0.55)):
-            rows = found[f"reliability_{when}"]
+            rows = calibration[f"reliability_{when}"]
             _curve(curve, rows, color, marker)
             for row in rows:
                 middle, step = (row["bin"][0] + row["bin"][1]) / 2, width / BINS
                 sizes.bar(middle, row["n_voxels"], width=step, color=color, alpha=0.85, linewidth=0)
-        curve.set_title(f"{label}\nECE {found['ece_before']:.2g} → {found['ece_after']:.2g}", fontsize=9)
+        curve.set_title(f"{label}\nECE {calibration['ece_before']:.2g} → {calibration['ece_after']:.2g}", fontsize=9)
         curve.set_ylabel("share of voxels with lesion" if k % columns == 0 else "")
         sizes.set_yscale("log")
         sizes.set_ylim(bottom=0.7)

@@ -12,22 +12,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from iac_lightning.evaluation.clinical.conformal import Coverage
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs
 from iac_lightning.evaluation.statistics.bootstrap import Interval
 from iac_lightning.evaluation.statistics.classification import Roc
-from iac_lightning.figures.figures import (
+from iac_lightning.evaluation.statistics.thickness import line_band
+from iac_lightning.figures.style import (
     BLACK,
     BLUE,
     GREY,
     VERMILLION,
-    _color,
-    _legend_below,
-    _marker,
-    _new,
-    _title,
+    color_of,
+    legend_below,
+    line_style_of,
+    marker_of,
+    new_axes,
+    signed,
+    title_axes,
 )
 
 MOST_SCANS = 150
@@ -86,7 +89,7 @@ def intervals_figure(intervals: pd.DataFrame, cutoffs: RiskCutoffs, coverage: fl
     rows = intervals[intervals["covered"].notna()].sort_values(["volume_mm3", "series_id"], ignore_index=True)
     step = -(-len(rows) // MOST_SCANS) if len(rows) else 1
     total, rows = len(rows), rows.iloc[::step].reset_index(drop=True)
-    figure, axes = _new(9.0, 4.4)
+    figure, axes = new_axes(9.0, 4.4)
     root = {name: np.sqrt(rows[f"{name}_mm3"].to_numpy(dtype=float)) for name in ("low", "high", "volume")}
     label = np.sqrt(rows["label_volume_mm3"].to_numpy(dtype=float))
     finite = root["high"][np.isfinite(root["high"])]
@@ -109,7 +112,7 @@ def intervals_figure(intervals: pd.DataFrame, cutoffs: RiskCutoffs, coverage: fl
     some = f", every {_ordinal(step)} of {total} shown" if step > 1 else ""
     axes.set_xlabel(f"scans sorted by predicted volume{some}")
     outside = f"{int((~covered).sum())} of {len(rows)}"
-    _legend_below(
+    legend_below(
         figure,
         [
             Line2D([], [], color="#b5b5b5", linewidth=3, label=f"{coverage:.0%} interval"),
@@ -118,7 +121,7 @@ def intervals_figure(intervals: pd.DataFrame, cutoffs: RiskCutoffs, coverage: fl
             Line2D([], [], color=VERMILLION, marker="X", linestyle="", label="label outside"),
         ],
     )
-    _title(
+    title_axes(
         axes,
         f"Conformal volume intervals, one radius a stratum of slice thickness: {outside} labels drawn lie outside",
         source,
@@ -140,16 +143,16 @@ def coverage_figure(coverages: Mapping[str, Sequence[Coverage]], promised: float
     spread = 0.5 / max(1, len(coverages))
     handles = []
     for k, (label, rows) in enumerate(coverages.items()):
-        style: dict[str, Any] = {"color": _color(k), "marker": _marker(k), "linestyle": "", "markersize": 7}
+        style: dict[str, Any] = {"color": color_of(k), "marker": marker_of(k), "linestyle": "", "markersize": 7}
         for row in rows:
             y = names.index(row.stratum) + spread * (k - (len(coverages) - 1) / 2)
-            left.hlines(y, row.low, row.high, color=_color(k), linewidth=1.8)
+            left.hlines(y, row.low, row.high, color=color_of(k), linewidth=1.8)
             left.plot(row.coverage, y, **style)
             right.plot(row.mean_width_mm3, y, **style)
             if row.n_unbounded:
                 note = f"  {row.n_unbounded} of {row.n} without upper end"
                 x = 0.0 if np.isnan(row.mean_width_mm3) else row.mean_width_mm3
-                right.text(x, y, note, fontsize=8, va="center", color=_color(k))
+                right.text(x, y, note, fontsize=8, va="center", color=color_of(k))
         handles.append(Line2D([], [], label=label, **style))
     left.axvline(promised, color=GREY, linewidth=1, linestyle="--", zorder=0)
     handles.append(Line2D([], [], color=GREY, linestyle="--", label=f"promised, {promised:.0%}"))
@@ -169,7 +172,7 @@ def coverage_figure(coverages: Mapping[str, Sequence[Coverage]], promised: float
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     figure.suptitle(f"Conformal intervals: coverage and width by slice thickness\n{source}", fontsize=10)
     return figure
 
@@ -193,21 +196,25 @@ def slope_figure(
         seed: of the band (95 % over patients, pointwise).
         resamples: of the band.
     """
-    figure, axes = _new(9.0, 4.4)
+    figure, axes = new_axes(9.0, 4.4)
     handles = []
     for k, (label, table) in enumerate(tables.items()):
         rows = table[table["has_lesion"].astype(bool) & table[metric].notna()]
         x, y = rows["slice_thickness_mm"].to_numpy(dtype=float), rows[metric].to_numpy(dtype=float)
         shift = 0.08 * (k - (len(tables) - 1) / 2)
-        axes.scatter(x + shift, y, s=14, marker=_marker(k), color=_color(k), alpha=0.3, linewidths=0)
+        axes.scatter(x + shift, y, s=14, marker=marker_of(k), color=color_of(k), alpha=0.3, linewidths=0)
         if len(np.unique(x)) > 1:
             grid = np.linspace(x.min(), x.max(), 60)
-            line, low, high = _line(x, y, rows["patient_id"].to_numpy(dtype=str), grid, seed, resamples)
-            axes.fill_between(grid, low, high, color=_color(k), alpha=0.15, linewidth=0)
-            axes.plot(grid, line, color=_color(k), linewidth=2, linestyle=("-", "--", "-.", ":")[k % 4])
+            line, low, high = line_band(x, y, rows["patient_id"].to_numpy(dtype=str), grid, seed, resamples)
+            axes.fill_between(grid, low, high, color=color_of(k), alpha=0.15, linewidth=0)
+            axes.plot(grid, line, color=color_of(k), linewidth=2, linestyle=line_style_of(k))
         slope = slopes[label]
-        text = f"{label}: {_signed(slope.estimate)} [{_signed(slope.low)}; {_signed(slope.high)}] per mm"
-        style: dict[str, Any] = {"color": _color(k), "marker": _marker(k), "linestyle": ("-", "--", "-.", ":")[k % 4]}
+        text = f"{label}: {signed(slope.estimate, 3)} [{signed(slope.low, 3)}; {signed(slope.high, 3)}] per mm"
+        style: dict[str, Any] = {
+            "color": color_of(k),
+            "marker": marker_of(k),
+            "linestyle": line_style_of(k),
+        }
         handles.append(Line2D([], [], label=text, **style))
     name = "Dice" if metric == "dice" else metric.replace("_", " ")
     axes.set_xlabel("slice thickness (mm)")
@@ -217,7 +224,7 @@ def slope_figure(
         axes.set_ylim(-0.03, 1.03)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    _title(axes, f"{name} by slice thickness, fitted lines with 95 % bands over patients", source)
+    title_axes(axes, f"{name} by slice thickness, fitted lines with 95 % bands over patients", source)
     return figure
 
 
@@ -229,11 +236,11 @@ def roc_figure(curves: Mapping[str, Roc], source: str, score: str = "largest pre
         source: what the figure is drawn from.
         score: what was thresholded, for the caption.
     """
-    figure, axes = _new(6.2, 5.6)
+    figure, axes = new_axes(6.2, 5.6)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=0)
     handles = []
     for k, (label, curve) in enumerate(curves.items()):
-        style: dict[str, Any] = {"color": _color(k), "linestyle": ("-", "--", "-.", ":")[k % 4], "linewidth": 2}
+        style: dict[str, Any] = {"color": color_of(k), "linestyle": line_style_of(k), "linewidth": 2}
         axes.plot(curve.false_positive_rate, curve.true_positive_rate, **style)
         area = curve.auc
         text = "one class only" if np.isnan(area.estimate) else f"{area.estimate:.3f} [{area.low:.3f}; {area.high:.3f}]"
@@ -247,35 +254,8 @@ def roc_figure(curves: Mapping[str, Roc], source: str, score: str = "largest pre
     axes.legend(handles=handles, loc="lower right", frameon=False, fontsize=9)
     first = next(iter(curves.values()))
     patients = f"{first.n_positive} of {first.auc.n} patients with calcification"
-    _title(axes, f"Detection by {score}\n{patients}", source)
+    title_axes(axes, f"Detection by {score}\n{patients}", source)
     return figure
-
-
-def _line(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    patients: NDArray[np.str_],
-    grid: NDArray[np.float64],
-    seed: int,
-    resamples: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The least-squares line on a grid and its pointwise 95 % band over patients."""
-    _, codes = np.unique(patients, return_inverse=True)
-    n = int(codes.max()) + 1
-    columns = np.stack([np.ones_like(x), x, y, x**2, x * y], axis=-1)
-    sums = np.stack([np.bincount(codes, weights=column, minlength=n) for column in columns.T], axis=-1)
-    times = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=resamples)
-
-    def lines(total: NDArray[np.float64]) -> NDArray[np.float64]:
-        count, sx, sy, sxx, sxy = np.moveaxis(total, -1, 0)[..., None]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            slope = (sxy - sx * sy / count) / (sxx - sx**2 / count)
-        return sy / count + slope * (grid - sx / count)
-
-    drawn = lines(times.astype(np.float64) @ sums)
-    drawn = drawn[np.isfinite(drawn).all(axis=1)]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if n > 1 and len(drawn) else np.full((2, len(grid)), np.nan)
-    return lines(sums.sum(axis=0)), low, high
 
 
 def _volume_axis(axes: Axes, top: float) -> None:
@@ -292,7 +272,3 @@ def _volume_axis(axes: Axes, top: float) -> None:
 
 def _ordinal(k: int) -> str:
     return {2: "2nd", 3: "3rd"}.get(k, f"{k}th")
-
-
-def _signed(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:+.3f}".replace("-", "−")

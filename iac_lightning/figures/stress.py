@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from iac_lightning.evaluation.clinical.stress import figures_of
-from iac_lightning.figures.figures import BLACK, GREY, _color, _legend_below, _marker
+from iac_lightning.evaluation.clinical.stress import values_of
+from iac_lightning.figures.style import BLACK, GREY, color_of, legend_below, marker_of
 
 MOST_HEADS = 60
 """Single heads drawn at most, for each model; of more, every k-th."""
@@ -31,7 +31,7 @@ def stress_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
     the ceiling and the dotted one the bound, which depend on scans and labels alone, drawn for the first model.
 
     Args:
-        tables: model label to table (`evaluation.stress.summarise_stress`).
+        tables: model label to table (`summarise_stress`).
         summaries: model label to that summary, with `split`.
     """
     first = next(iter(summaries.values()))
@@ -51,7 +51,7 @@ def stress_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
             mm, own = head["slice_thickness_mm"], head["dice"].iloc[0]
             _faint(dice, mm, head["dice"], k)
             _faint(change, mm, head["dice"] - own, k)
-            _faint(share, mm, figures_of(head, "share_of_ceiling"), k)
+            _faint(share, mm, values_of(head, "share_of_ceiling"), k)
             _faint(volume, mm, (head["volume_mm3"] / head["label_volume_mm3"]).clip(*RATIO_LIMITS), k)
         for axes, pick in (
             (dice, lambda part: part["dice"]),
@@ -83,12 +83,12 @@ def stress_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
         _thickness_axis(axes, first, lambda part: part["dice"], native=True)
     _thickness_axis(change, first, _change, native=False)
     handles: list[Line2D] = [
-        Line2D([], [], color=_color(k), marker=_marker(k), label=label) for k, label in enumerate(tables)
+        Line2D([], [], color=color_of(k), marker=marker_of(k), label=label) for k, label in enumerate(tables)
     ]
     handles.append(Line2D([], [], color=BLACK, linestyle="--", label="ceiling: protocol label of the thick slices"))
     handles.append(Line2D([], [], color=BLACK, linestyle=":", label="bound: best mask of the thick voxels"))
     handles.append(Line2D([], [], color=GREY, alpha=0.4, linewidth=0.9, label="one head"))
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     figure.suptitle(
         f"The same heads through thicker slices: {first['n_with_lesion']} heads with lesions, {first['split']} split, "
         f"seed {first['seed']}; means with 95 % CI over patients",
@@ -110,15 +110,17 @@ def _heads(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _faint(axes: Axes, mm: ArrayLike, values: ArrayLike, k: int) -> None:
-    axes.plot(mm, values, color=_color(k), alpha=0.22, linewidth=0.9, marker=".", markersize=2.5)
+    axes.plot(mm, values, color=color_of(k), alpha=0.22, linewidth=0.9, marker=".", markersize=2.5)
 
 
 def _curve(
     axes: Axes, parts: Sequence[dict[str, Any]], pick: Callable[[dict[str, Any]], dict[str, Any]], k: int, shift: float
 ) -> None:
     mm, value, low, high = _points(parts, pick)
-    axes.vlines(mm + shift, low, high, color=_color(k), linewidth=1.8)
-    axes.plot(mm + shift, value, color=_color(k), marker=_marker(k), markersize=7, markeredgecolor="white", linewidth=2)
+    axes.vlines(mm + shift, low, high, color=color_of(k), linewidth=1.8)
+    axes.plot(
+        mm + shift, value, color=color_of(k), marker=marker_of(k), markersize=7, markeredgecolor="white", linewidth=2
+    )
 
 
 def _points(
@@ -127,10 +129,10 @@ def _points(
     """Thickness, estimate and interval where there is an estimate; an interval of one patient has no length."""
     rows = []
     for part in parts:
-        found = pick(part)
-        if found["value"] is not None:
-            low, high = (found["value"] if end is None else end for end in found["ci95"])
-            rows.append((part["thickness_mm"], found["value"], low, high))
+        estimate = pick(part)
+        if estimate["value"] is not None:
+            low, high = (estimate["value"] if end is None else end for end in estimate["ci95"])
+            rows.append((part["thickness_mm"], estimate["value"], low, high))
     return tuple(np.array(rows, dtype=float).reshape(-1, 4).T)
 
 

@@ -20,7 +20,7 @@ from data_modules.files import on_disk, write_text_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
 from iac_lightning.cluster import slurm as launch
-from iac_lightning.figures.figures import overlay_figure, reconstruction_figure
+from iac_lightning.figures.scans import overlay_figure, reconstruction_figure
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import masking_noise

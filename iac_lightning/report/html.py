@@ -10,7 +10,8 @@ import jinja2
 from iac_lightning.report.words import duration, interval, number, p_value
 
 
-def _data_uri(image: bytes) -> str:
+def data_uri(image: bytes) -> str:
+    """A PNG inside the page."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
@@ -23,6 +24,6 @@ def page_template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(png=_data_uri, number=number, p_value=p_value, duration=duration)
+    environment.filters.update(png=data_uri, number=number, p_value=p_value, duration=duration)
     environment.globals["interval"] = interval
     return environment.get_template(name)

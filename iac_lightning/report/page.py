@@ -1,17 +1,16 @@
-"""What the page of a report is made of: models, tables, figures and sections."""
+"""What the page of a report is made of: tables, figures and sections, and what they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum
-from iac_lightning.figures.figures import png
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.figures.style import png
 from iac_lightning.report.words import TableCell
 
 
@@ -23,7 +22,7 @@ class Overlay:
         kind: best, median or worst (`example_series`).
         series_id: which series.
         dice: its Dice.
-        png: the figure (`figures.png(figures.overlay_figure(…))`).
+        png: the picture (`scans.overlay_figure`).
     """
 
     kind: str
@@ -97,37 +96,6 @@ class Section:
     text: str
     tables: Sequence[Table] = ()
     figures: Sequence[ExtraFigure] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelResult:
-    """One model on one split.
-
-    Attributes:
-        name: name of its run.
-        label: how the reader knows it.
-        table: from `series_table`.
-        summary: from `summarise`.
-        threshold: decision threshold of the plain prediction; None where masks were given.
-        prior_threshold: threshold of the prediction with the protocol prior.
-        parameters: number of trained weights.
-        train_seconds: wall time of its training.
-        overlays: examples.
-        looks: how often the test split was looked at (`n`, `n_configs`, `n_weights`); None on other splits.
-        calibration: what was fitted on the development split, with its quality before and after; None without.
-    """
-
-    name: str
-    label: str
-    table: pd.DataFrame
-    summary: dict[str, Any]
-    threshold: float | None
-    prior_threshold: float | None = None
-    parameters: int | None = None
-    train_seconds: float | None = None
-    overlays: Sequence[Overlay] = ()
-    looks: Mapping[str, int] | None = None
-    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

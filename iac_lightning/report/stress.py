@@ -1,8 +1,7 @@
-"""One page about thicker slices: figure, slopes, models compared, a table by thickness."""
+"""Thicker slices in words: one page (figure, slopes, models compared, a table by thickness), and the terminal."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pandas as pd
 
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.clinical.stress import METRICS, SHARED
-from iac_lightning.figures.figures import png
 from iac_lightning.figures.stress import stress_figure
-from iac_lightning.report.html import page_template
+from iac_lightning.figures.style import png
+from iac_lightning.report.html import data_uri, page_template
 from iac_lightning.report.words import estimate, number
 
 _NAMES = {
@@ -39,7 +38,7 @@ def write_stress_page(
         out: folder, made when missing.
         tables: model label to table.
         summaries: model label to summary, as in the JSON of a run.
-        comparisons: from `evaluation.stress.compare_stress`.
+        comparisons: from `compare_stress`.
 
     Returns:
         Path of the page.
@@ -73,15 +72,15 @@ def write_stress_page(
         named_columns=lambda metrics: [_NAMES[metric] for metric in metrics],
         columns=columns,
         phantom=phantom,
-        answer=answer(summaries, comparisons),
+        answer=answer_about_stress(summaries, comparisons),
         failed={name: why for summary in summaries.values() for name, why in summary["failed"].items()},
-        chart=f"data:image/png;base64,{base64.b64encode(png(stress_figure(tables, summaries))).decode()}",
+        chart=data_uri(png(stress_figure(tables, summaries))),
     )
     write_text_atomic(out / "index.html", page)
     return out / "index.html"
 
 
-def answer(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+def answer_about_stress(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which model loses how much Dice per mm on the same heads, and which loses more."""
     sentences = []
     for label, summary in summaries.items():
@@ -105,3 +104,25 @@ def answer(summaries: Mapping[str, dict[str, Any]], comparisons: Sequence[Mappin
                 worse, better = (c["first"], c["second"]) if slope["value"] < 0 else (c["second"], c["first"])
                 sentences.append(f"{worse} loses more {words} than {better} {pair}.")
     return sentences
+
+
+def describe_stress(summary: dict[str, Any]) -> str:
+    """The summary in a few lines, for the terminal."""
+    own = summary["native"]
+    low, _, high = own["thickness_mm"]
+    lines = [
+        f"{summary['run']}, {summary['split']}: {summary['n_patients']} heads, {summary['n_with_lesion']} with lesions",
+        f"  native ({low:g} to {high:g} mm): {_line(own)}",
+        *(f"  {part['thickness_mm']:g} mm: {_line(part)}" for part in summary["thickness"]),
+    ]
+    slope = summary["slope_within_patients_per_mm"]
+    slopes = [f"{metric} {estimate(slope[metric], 4, sign=True)}" for metric in METRICS if metric != "ppv"]
+    lines.append(f"  per mm, same heads: {'; '.join(slopes)}")
+    lines += [f"  failed: {name}: {why}" for name, why in summary["failed"].items()]
+    return "\n".join(lines)
+
+
+def _line(part: dict[str, Any]) -> str:
+    dice_, ceiling, ratio = (part[key]["value"] for key in ("dice", "ceiling_dice", "volume_ratio"))
+    values = (("Dice", dice_), ("ceiling", ceiling), ("volume ratio", ratio))
+    return f"{part['n_patients']} heads; " + "; ".join(f"{name} {number(value)}" for name, value in values)

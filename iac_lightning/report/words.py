@@ -96,11 +96,6 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-def commit_words(git: Mapping[str, Any]) -> str:
-    """The commit of a provenance's `git`, and whether files had changed since."""
-    return f"{git.get('commit', 'unknown')}{' (with local changes)' if git.get('dirty') else ''}"
-
-
 def _value(value: Mapping[str, Any]) -> float | None:
     number: float | None = value.get("mean", value.get("value"))
     return number

@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -272,6 +272,11 @@ def git_state(root: Path) -> dict[str, Any] | None:
     if not top or not commit or status is None or Path(top).resolve() != root.resolve():
         return None
     return {"commit": commit, "dirty": bool(status)}
+
+
+def git_words(git: Mapping[str, Any]) -> str:
+    """The commit of a run's provenance, and whether the code differed from it."""
+    return str(git.get("commit", "unknown")) + (" (with local changes)" if git.get("dirty") else "")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -21,13 +21,8 @@ from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
-from iac_lightning.evaluation.tables.summary import (
-    series_row,
-    series_table,
-    summarise,
-    write_series_table,
-    write_summary,
-)
+from iac_lightning.evaluation.tables.series_table import series_row, series_table, write_series_table
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.runs.looks import count_looks, record_look
@@ -172,7 +167,7 @@ def calibrated_probability(
     return probability
 
 
-def describe(summary: dict[str, Any]) -> str:
+def describe_evaluation(summary: dict[str, Any]) -> str:
     """The summary in a few lines, for the terminal."""
     lines = [f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients"]
     for name, figures in (

@@ -14,8 +14,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.store import open_store
 from iac_lightning.config.reading import config_hash
 from iac_lightning.models.build import count_parameters
-from iac_lightning.report.words import commit_words, estimate, interval
-from iac_lightning.runs.directory import Run
+from iac_lightning.report.words import estimate, interval
+from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
@@ -198,7 +198,7 @@ def versions(run: Run, model: CalibratedModel) -> str:
     git = [provenance, *provenance.get("continued", [])][-1].get("git") or {}
     packages = ", ".join(f"{k} {v}" for k, v in (provenance.get("packages") or {}).items() if v)
     lines = [
-        f"Code: commit {commit_words(git)}." if git.get("commit") else "",
+        f"Code: commit {git_words(git)}." if git.get("commit") else "",
         f"Trained with Python {provenance['python']}, {packages}." if packages else "",
         f"Settings: hash `{config_hash(run.config)}`; checkpoint `{model.checkpoint_sha256}`.",
     ]

@@ -19,7 +19,7 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.evaluation.metrics.lesions import components, protocol_prior
-from iac_lightning.figures.figures import overlay_figure
+from iac_lightning.figures.scans import overlay_figure
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import CalibratedModel
 

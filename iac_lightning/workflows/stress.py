@@ -16,13 +16,13 @@ from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, replacing
 from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
 from iac_lightning.config.reading import config_hash
-from iac_lightning.evaluation.clinical.stress import METRICS, compare_stress, comparison_table, summarise_stress
+from iac_lightning.evaluation.clinical.stress import compare_stress, comparison_table, summarise_stress
 from iac_lightning.evaluation.metrics.ceiling import BOUND, CEILING
-from iac_lightning.evaluation.tables.summary import write_series_table, write_summary
-from iac_lightning.figures.figures import png
+from iac_lightning.evaluation.tables.series_table import write_series_table
+from iac_lightning.evaluation.tables.summary import write_summary
 from iac_lightning.figures.stress import stress_figure
+from iac_lightning.figures.style import png
 from iac_lightning.report.stress import write_stress_page
-from iac_lightning.report.words import estimate, number
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
 from iac_lightning.tracking import logger as tracking
@@ -151,11 +151,11 @@ def thinnest(store: PreparedStore, split: str) -> tuple[PreparedSeries, ...]:
     Raises:
         UserError: when no series of the split has a label.
     """
-    found: dict[str, PreparedSeries] = {}
+    by_patient: dict[str, PreparedSeries] = {}
     series = [item for item in store.split(split) if item.series.label is not None]
     for item in sorted(series, key=lambda item: (item.slice_thickness_mm, item.series.series_id)):
-        found.setdefault(item.series.patient_id, item)
-    return labelled(tuple(found[patient] for patient in sorted(found)), split)
+        by_patient.setdefault(item.series.patient_id, item)
+    return labelled(tuple(by_patient[patient] for patient in sorted(by_patient)), split)
 
 
 def failed_preparation(store: PreparedStore, split: str, cohort: str) -> dict[str, str]:
@@ -168,26 +168,3 @@ def reason(error: Exception | str, cohort: str) -> str:
     """What went wrong, in one line, without the folder that the cohort lies in."""
     text = " ".join(str(error).split()).replace(f"{Path(cohort).absolute().parent}/", "")
     return text if isinstance(error, UserError | str) else f"{type(error).__name__}: {text}"
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """The summary in a few lines, for the terminal."""
-    own = summary["native"]
-    low, _, high = own["thickness_mm"]
-    lines = [
-        f"{summary['run']}, {summary['split']}: {summary['n_patients']} heads, {summary['n_with_lesion']} with lesions",
-        f"  native ({low:g} to {high:g} mm): {_line(own)}",
-        *(f"  {part['thickness_mm']:g} mm: {_line(part)}" for part in summary["thickness"]),
-    ]
-    slope = summary["slope_within_patients_per_mm"]
-    lines.append(
-        "  per mm, same heads: " + "; ".join(f"{m} {estimate(slope[m], 4, sign=True)}" for m in METRICS if m != "ppv")
-    )
-    lines += [f"  failed: {name}: {why}" for name, why in summary["failed"].items()]
-    return "\n".join(lines)
-
-
-def _line(part: dict[str, Any]) -> str:
-    dice_, ceiling, ratio = (part[key]["value"] for key in ("dice", "ceiling_dice", "volume_ratio"))
-    figures = (("Dice", dice_), ("ceiling", ceiling), ("volume ratio", ratio))
-    return f"{part['n_patients']} heads; " + "; ".join(f"{name} {number(value)}" for name, value in figures)

@@ -21,7 +21,7 @@ from iac_lightning.evaluation.metrics.agatston import agatston
 from iac_lightning.evaluation.metrics.ceiling import bound_dice, protocol_label
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import SeriesMetrics, dice, series_metrics
-from iac_lightning.evaluation.tables.summary import COLUMNS, series_row, write_series_table
+from iac_lightning.evaluation.tables.series_table import COLUMNS, series_row, write_series_table
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from math import ceil, isfinite
+from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from iac_lightning.evaluation.clinical.risk import (
     compare_risk,
     cutoffs_from_development,
 )
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, effect_size, holm, paired_difference
+from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, effect_size, holm, paired_difference
 from iac_lightning.evaluation.statistics.classification import Roc, roc
+from iac_lightning.evaluation.statistics.plain import plain, plain_interval
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, edges_of
 from iac_lightning.evaluation.statistics.thickness import by_stratum, slope_ci, within_patient_slope_ci
 from iac_lightning.evaluation.tables.measures import present, values
@@ -59,7 +60,7 @@ def analyse(
         resamples: of every bootstrap.
 
     Returns:
-        Plain types, None for what is undefined and for an interval's end that is infinite. A figure is
+        Plain types, None for what is undefined and for an interval's end that is infinite. An estimate is
         `{"value", "ci95": [low, high], "n", "n_patients"}`:
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
@@ -96,63 +97,110 @@ def analyse(
         "comparisons": [],
     }
     for name, table in tables.items():
-        found = detection(table, seed=seed)
-        model = {
+        fit = fit_conformal(dev_tables[name], coverage, thickness_strata) if cutoffs and dev_tables else None
+        result["models"][name] = _of_model(table, cutoffs, fit, thickness_strata, draws)
+    if baseline is not None:
+        result["comparisons"] = _against_baseline(tables, baseline, cutoffs, thickness_strata, draws)
+    return plain(result)
+
+
+def _of_model(
+    table: pd.DataFrame,
+    cutoffs: RiskCutoffs | None,
+    fit: Conformal | None,
+    strata: Sequence[Stratum],
+    draws: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `analyse` says of one model; intervals where they were fitted, risk groups where there are cut-offs."""
+    curve = detection(table, seed=draws["seed"])
+    model: dict[str, Any] = {
+        "thickness": {measure: _thickness(values(table, measure), table, strata, draws) for measure in present(table)},
+        "detection": {"auc": plain_interval(curve.auc), "n_positive": curve.n_positive},
+    }
+    if cutoffs:
+        risk = assess_risk(table, cutoffs, **draws)
+        model["risk"] = {
+            "confusion": risk.confusion.tolist(),
+            "accuracy": plain_interval(risk.accuracy),
+            "kappa": plain_interval(risk.kappa),
+            "misclassified": risk.misclassified,
+        }
+        if fit:
+            model["conformal"] = _conformal(fit, table, cutoffs)
+    return model
+
+
+def _against_baseline(
+    tables: Mapping[str, pd.DataFrame],
+    baseline: str,
+    cutoffs: RiskCutoffs | None,
+    strata: Sequence[Stratum],
+    draws: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Every other model against the baseline, p-values corrected over the table."""
+    other = tables[baseline]
+    comparisons: list[dict[str, Any]] = []
+    for name, table in tables.items():
+        if name == baseline:
+            continue
+        comparison: dict[str, Any] = {
+            "model": name,
+            "baseline": baseline,
+            "metrics": {metric: paired_measure(table, other, metric, **draws) for metric in METRICS},
             "thickness": {
-                measure: _thickness(values(table, measure), table, thickness_strata, draws)
+                measure: _thickness(values(table, measure) - values(other, measure), table, strata, draws)
                 for measure in present(table)
             },
-            "detection": {"auc": _figure(found.auc), "n_positive": found.n_positive},
         }
         if cutoffs:
-            risk = assess_risk(table, cutoffs, **draws)
-            model["risk"] = {
-                "confusion": risk.confusion.tolist(),
-                "accuracy": _figure(risk.accuracy),
-                "kappa": _figure(risk.kappa),
-                "misclassified": risk.misclassified,
-            }
-            if dev_tables:
-                fit = fit_conformal(dev_tables[name], coverage, thickness_strata)
-                model["conformal"] = _conformal(fit, table, cutoffs)
-        result["models"][name] = model
-    if baseline is not None:
-        for name, table in tables.items():
-            if name != baseline:
-                other = tables[baseline]
-                comparison: dict[str, Any] = {
-                    "model": name,
-                    "baseline": baseline,
-                    "metrics": {metric: paired_measure(table, other, metric, **draws) for metric in METRICS},
-                    "thickness": {
-                        measure: _thickness(
-                            values(table, measure) - values(other, measure), table, thickness_strata, draws
-                        )
-                        for measure in present(table)
-                    },
-                }
-                if cutoffs:
-                    comparison["risk"] = risk_change(table, other, cutoffs, **draws)
-                result["comparisons"].append(comparison)
-        correct([m for c in result["comparisons"] for m in c["metrics"].values()], "wilcoxon_p")
-        for test in ("mcnemar", "patients"):
-            correct([c["risk"][test] for c in result["comparisons"] if "risk" in c], "exact_p")
-    return plain(result)
+            comparison["risk"] = risk_change(table, other, cutoffs, **draws)
+        comparisons.append(comparison)
+    correct([metric for c in comparisons for metric in c["metrics"].values()], "wilcoxon_p")
+    for test in ("mcnemar", "patients"):
+        correct([c["risk"][test] for c in comparisons if "risk" in c], "exact_p")
+    return comparisons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortage:
+    """Why development tables are too small for `analyse`.
+
+    Attributes:
+        n_patients: development patients of the model that has fewest.
+        needed: patients that intervals of this coverage need at least.
+        coverage: promised.
+    """
+
+    n_patients: int
+    needed: int
+    coverage: float
+
+    @property
+    def of_patients(self) -> bool:
+        """Whether patients are too few for intervals; else those with calcification are too few for cut-offs."""
+        return self.n_patients < self.needed
 
 
 def shortage(
     dev_tables: Mapping[str, pd.DataFrame], coverage: float = COVERAGE, cutoffs: RiskCutoffs | None = None
-) -> str:
-    """Why development tables are too small for `analyse`, as words of a sentence; else empty."""
+) -> Shortage | None:
+    """What development tables lack for `analyse`; None when they suffice.
+
+    Args:
+        dev_tables: name to table of the development series.
+        coverage: promised by the intervals.
+        cutoffs: limits of the risk groups, where fixed in advance.
+    """
     needed = ceil(coverage / (1 - coverage) - 1e-9)
     fewest = min(table["patient_id"].nunique() for table in dev_tables.values())
-    if fewest < needed:
-        return f"only {fewest} development patients, where intervals of {coverage:.0%} coverage need at least {needed}"
+    lacking = Shortage(n_patients=int(fewest), needed=needed, coverage=coverage)
+    if lacking.of_patients:
+        return lacking
     try:
         cutoffs = cutoffs or _cutoffs(dev_tables)
     except UserError:
-        return "too few development patients with calcification to part low, medium and high volumes"
-    return ""
+        return lacking
+    return None
 
 
 def detection(table: pd.DataFrame, *, seed: int) -> Roc:
@@ -216,10 +264,10 @@ def _thickness(
 ) -> dict[str, Any]:
     thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), table["patient_id"].to_numpy(dtype=str)
     return {
-        "slope_per_mm": _figure(slope_ci(x, thickness, patients, **draws)),
-        "slope_within_patients_per_mm": _figure(within_patient_slope_ci(x, thickness, patients, **draws)),
+        "slope_per_mm": plain_interval(slope_ci(x, thickness, patients, **draws)),
+        "slope_within_patients_per_mm": plain_interval(within_patient_slope_ci(x, thickness, patients, **draws)),
         "strata": [
-            {"stratum": name, **_figure(interval)}
+            {"stratum": name, **plain_interval(interval)}
             for name, interval in by_stratum(x, thickness, patients, strata, **draws)
         ],
     }
@@ -230,7 +278,7 @@ def risk_change(
 ) -> dict[str, Any]:
     """`compare_risk` as plain types; p-values are not corrected yet (`correct`)."""
     change = compare_risk(table, baseline, cutoffs, seed=seed, resamples=resamples)
-    return asdict(change) | {"relative_change": _figure(change.relative_change)}
+    return asdict(change) | {"relative_change": plain_interval(change.relative_change)}
 
 
 def slope_difference(
@@ -238,8 +286,8 @@ def slope_difference(
 ) -> dict[str, Any]:
     """Difference of two models' slopes per mm of slice thickness, over all scans and within patients."""
     x = values(table, measure) - values(baseline, measure)
-    found = _thickness(x, table, THICKNESS_STRATA, {"seed": seed, "resamples": resamples})
-    return {key: figure for key, figure in found.items() if key != "strata"}
+    slopes = _thickness(x, table, THICKNESS_STRATA, {"seed": seed, "resamples": resamples})
+    return {key: slope for key, slope in slopes.items() if key != "strata"}
 
 
 def paired_measure(
@@ -262,7 +310,7 @@ def paired_measure(
     paired = paired_difference(a, b, patients, seed=seed, resamples=resamples)
     size = effect_size(a, b, patients)
     return {
-        "difference": _figure(paired.difference),
+        "difference": plain_interval(paired.difference),
         "wilcoxon_p": paired.wilcoxon_p,
         "cohen_dz": size.dz,
         "rank_biserial": size.rank_biserial,
@@ -276,25 +324,3 @@ def correct(rows: list[dict[str, Any]], p: str) -> None:
     """Add `holm_p` to each row: its p after Holm's correction over all of them."""
     for row, value in zip(rows, holm([row[p] for row in rows]), strict=True):
         row["holm_p"] = float(value)
-
-
-def _figure(interval: Interval) -> dict[str, Any]:
-    return {
-        "value": interval.estimate,
-        "ci95": [interval.low, interval.high],
-        "n": interval.n,
-        "n_patients": interval.n_patients,
-    }
-
-
-def plain(value: Any) -> Any:
-    """Types that JSON knows; nan, infinity and missing become None."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is pd.NA or (isinstance(value, float) and not isfinite(value)):
-        return None
-    return value

@@ -184,18 +184,18 @@ def volume_intervals(conformal: Conformal, table: pd.DataFrame, cutoffs: RiskCut
     names = np.array([name for name, _, _ in conformal.strata])[index]
     by_name = {name: part.radius for part in conformal.radii for name in part.strata}
     radius = np.array([by_name[name] for name in names], dtype=np.float64)
-    found = table[["series_id", "patient_id", "volume_mm3"]].reset_index(drop=True)
-    found.insert(2, "stratum", names)
-    found["low_mm3"], found["high_mm3"] = np.maximum(root - radius, 0) ** 2, (root + radius) ** 2
-    bounds = (risk_groups(found[column], cutoffs) for column in ("low_mm3", "high_mm3"))
-    found["groups"] = ["|".join(GROUPS[first : last + 1]) for first, last in zip(*bounds, strict=True)]
+    intervals = table[["series_id", "patient_id", "volume_mm3"]].reset_index(drop=True)
+    intervals.insert(2, "stratum", names)
+    intervals["low_mm3"], intervals["high_mm3"] = np.maximum(root - radius, 0) ** 2, (root + radius) ** 2
+    bounds = (risk_groups(intervals[column], cutoffs) for column in ("low_mm3", "high_mm3"))
+    intervals["groups"] = ["|".join(GROUPS[first : last + 1]) for first, last in zip(*bounds, strict=True)]
     if "label_volume_mm3" in table:
         label = table["label_volume_mm3"].to_numpy(dtype=float)
-        found["label_volume_mm3"] = label
+        intervals["label_volume_mm3"] = label
         # Compared as scores are: squaring and back would put a scan at the very radius outside its own interval.
         covered = pd.Series(np.abs(root - np.sqrt(label)) <= radius, dtype="boolean")
-        found["covered"] = covered.mask(np.isnan(label))
-    return found
+        intervals["covered"] = covered.mask(np.isnan(label))
+    return intervals
 
 
 def measured_coverage(conformal: Conformal, intervals: pd.DataFrame) -> list[Coverage]:
@@ -206,13 +206,13 @@ def measured_coverage(conformal: Conformal, intervals: pd.DataFrame) -> list[Cov
         intervals: from `volume_intervals`, of patients who had no part in the fit.
     """
     known = intervals[intervals["covered"].notna()]
-    found = [_coverage("all", (), known)] if len(known) else []
+    coverages = [_coverage("all", (), known)] if len(known) else []
     sharing = {name: part.strata for part in conformal.radii for name in part.strata}
     for name, _, _ in conformal.strata:
         inside = known[known["stratum"] == name]
         if len(inside):
-            found.append(_coverage(name, sharing[name], inside))
-    return found
+            coverages.append(_coverage(name, sharing[name], inside))
+    return coverages
 
 
 def clopper_pearson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

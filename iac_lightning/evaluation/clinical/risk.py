@@ -35,7 +35,7 @@ class RiskCutoffs:
         none_mm3: volumes up to here are "none"; 0 unless tiny volumes shall not count.
         low_mm3: largest volume that is "low".
         medium_mm3: largest volume that is "medium"; above it is "high".
-        source: where the limits come from, stated with every figure.
+        source: where the limits come from, stated with every value.
     """
 
     low_mm3: float

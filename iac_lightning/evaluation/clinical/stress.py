@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from iac_lightning.evaluation.statistics.bootstrap import (
     ratio,
     sums_ci,
 )
+from iac_lightning.evaluation.statistics.plain import defined, plain_interval
 from iac_lightning.evaluation.statistics.thickness import within_patient_slope_ci
 
 METRICS = {
@@ -31,7 +31,7 @@ METRICS = {
     "ppv": "share of the predicted voxels that are labelled",
     "lesion_f1": "harmonic mean of lesion-wise sensitivity and PPV",
 }
-"""Figures that are averaged, and whose slopes are taken. PPV is averaged over every scan with a prediction, the others
+"""Columns that are averaged, and whose slopes are taken. PPV is averaged over every scan with a prediction, the others
 over the scans with lesions."""
 
 SHARED = ("ceiling_dice", "bound_dice")
@@ -55,10 +55,10 @@ def native(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["is_native"].astype(bool)]
 
 
-def figures_of(table: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+def values_of(table: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """A column of `METRICS` by row, nan where it does not count."""
     if metric == "share_of_ceiling":
-        return ratio(figures_of(table, "dice"), figures_of(table, "ceiling_dice"))
+        return ratio(values_of(table, "dice"), values_of(table, "ceiling_dice"))
     values = table[metric].to_numpy(dtype=float)
     return values if metric == "ppv" else np.where(table["has_lesion"].astype(bool), values, np.nan)
 
@@ -66,23 +66,23 @@ def figures_of(table: pd.DataFrame, metric: str) -> NDArray[np.float64]:
 def summarise_stress(
     table: pd.DataFrame, thicknesses_mm: Sequence[float], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """Figures of one model by thickness, and how they change on the same heads.
+    """Means of one model by thickness, and how they change on the same heads.
 
     Args:
-        table: one row a series and thickness: the columns of `evaluation.summary.COLUMNS`, `is_native`,
+        table: one row a series and thickness: the columns of `series_table.COLUMNS`, `is_native`,
             `native_thickness_mm`, `ceiling_dice`, `bound_dice` and `ceiling_volume_mm3`; one series a patient.
         thicknesses_mm: in which order of thickness to report; a native version counts where its own thickness is it.
         seed: of the bootstrap over patients.
         resamples: of every interval.
 
     Returns:
-        Plain types; a figure is `{"value", "ci95", "n", "n_patients"}`, None for what is undefined.
+        Plain types; an estimate is `{"value", "ci95", "n", "n_patients"}`, None for what is undefined.
 
-        - `native`: figures of the scans as they are, with `thickness_mm` (thinnest, median, thickest);
-        - `thickness`: for each, its figures, `n_patients`, `n_native` (of these, scans that are so by nature) and
+        - `native`: means of the scans as they are, with `thickness_mm` (thinnest, median, thickest);
+        - `thickness`: for each, its means, `n_patients`, `n_native` (of these, scans that are so by nature) and
           `n_thicker` (patients whose scan is thicker, of whom nothing was made), and `difference_from_native` over the
           re-imaged heads (mean difference, Wilcoxon p, wins, ties, losses);
-        - `slope_within_patients_per_mm` of each figure.
+        - `slope_within_patients_per_mm` of each metric.
 
     Raises:
         UserError: when the table is empty.
@@ -100,20 +100,20 @@ def summarise_stress(
         "n_with_lesion": int(table.loc[table["has_lesion"].astype(bool), "patient_id"].nunique()),
         "native": {
             "thickness_mm": [float(own["slice_thickness_mm"].quantile(q)) for q in (0, 0.5, 1)],
-            **_figures(own, draws),
+            **_means(own, draws),
         },
         "thickness": [
             {
                 "thickness_mm": float(mm),
                 "n_native": len(native(at_thickness(table, mm))),
                 "n_thicker": int((~own["patient_id"].isin(at_thickness(table, mm)["patient_id"])).sum()),
-                **_figures(at_thickness(table, mm), draws),
+                **_means(at_thickness(table, mm), draws),
                 "difference_from_native": _from_native(table, mm, draws),
             }
             for mm in thicknesses_mm
         ],
         "slope_within_patients_per_mm": {
-            metric: figure(within_patient_slope_ci(figures_of(table, metric), thickness, patients, **draws))
+            metric: plain_interval(within_patient_slope_ci(values_of(table, metric), thickness, patients, **draws))
             for metric in METRICS
         },
     }
@@ -132,24 +132,24 @@ def compare_stress(
 
     Returns:
         For each pair `first`, `second`, `n_patients`, `n_rows` in common, `n_unpaired` rows that only one of them has;
-        `slope_difference_per_mm` of each figure (below 0: the first loses more as slices grow thicker), `native` and
+        `slope_difference_per_mm` of each metric (below 0: the first loses more as slices grow thicker), `native` and
         `thickness` (differences of the means, first − second, with Wilcoxon p, wins, ties, losses).
 
     Raises:
         UserError: when two models have no scan in common or were held against different labels.
     """
     draws = {"seed": seed, "resamples": resamples}
-    found = []
+    comparisons = []
     for first, second in combinations(tables, 2):
         a, b, unpaired = _pair(tables, first, second)
         patients, thickness = a["patient_id"].to_numpy(dtype=str), a["slice_thickness_mm"].to_numpy(dtype=float)
         slopes = {}
         for metric in METRICS:
-            difference = np.round(figures_of(a, metric) - figures_of(b, metric), 12)
-            slopes[metric] = figure(within_patient_slope_ci(difference, thickness, patients, **draws))
+            difference = np.round(values_of(a, metric) - values_of(b, metric), 12)
+            slopes[metric] = plain_interval(within_patient_slope_ci(difference, thickness, patients, **draws))
         own = a["is_native"].to_numpy(dtype=bool)
         at = {mm: np.abs(thickness - mm) < 0.01 for mm in thicknesses_mm}
-        found.append(
+        comparisons.append(
             {
                 "first": first,
                 "second": second,
@@ -161,11 +161,11 @@ def compare_stress(
                 "thickness": [{"thickness_mm": float(mm), **_differences(a[k], b[k], draws)} for mm, k in at.items()],
             }
         )
-    return found
+    return comparisons
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The comparisons as a table: a row a pair, figure and kind (slope per mm, or mean at a thickness)."""
+    """The comparisons as a table: a row a pair, metric and kind (slope per mm, or mean at a thickness)."""
     rows = []
     for c in comparisons:
         kinds: list[tuple[str, Mapping[str, Any]]] = [("slope per mm", c["slope_difference_per_mm"])]
@@ -173,8 +173,8 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for part in c["thickness"]:
             means = {m: part[m]["difference"] for m in METRICS}
             kinds.append((f"mean, {part['thickness_mm']:g} mm", means))
-        for kind, figures in kinds:
-            for metric, f in figures.items():
+        for kind, estimates in kinds:
+            for metric, f in estimates.items():
                 low, high = f["ci95"]
                 rows.append((c["first"], c["second"], kind, metric, f["value"], low, high, f["n"], f["n_patients"]))
     columns = ["first", "second", "kind", "figure", "difference", "low", "high", "n", "n_patients"]
@@ -189,34 +189,24 @@ def ratio_ci(
     return sums_ci(columns, lambda sums: ratio(sums[..., 0], sums[..., 1]), patients, seed=seed, resamples=resamples)
 
 
-def figure(interval: Interval) -> dict[str, Any]:
-    """An estimate as plain types."""
-    return {
-        "value": _number(interval.estimate),
-        "ci95": [_number(interval.low), _number(interval.high)],
-        "n": interval.n,
-        "n_patients": interval.n_patients,
-    }
-
-
-def _figures(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
+def _means(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
     patients = rows["patient_id"].to_numpy(dtype=str)
     lesion = rows["has_lesion"].astype(bool)
     with_lesion = rows[lesion]
-    found: dict[str, Any] = {
+    means: dict[str, Any] = {
         "n_patients": int(rows["patient_id"].nunique()),
         "n_with_lesion": int(lesion.sum()),
         "n_false_alarm": int((~lesion & (rows["volume_mm3"] > 0)).sum()),
         "n_missed": int((lesion & (rows["volume_mm3"] == 0)).sum()),
     }
     for metric in METRICS:
-        found[metric] = figure(mean_ci(figures_of(rows, metric), patients, **draws))
+        means[metric] = plain_interval(mean_ci(values_of(rows, metric), patients, **draws))
     for name in ("volume_error_mm3", "true_volume_error_mm3"):
-        found[name] = figure(mean_ci(rows[name].to_numpy(dtype=float), patients, **draws))
+        means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients, **draws))
     for name, (over, under) in VOLUME_RATIOS.items():
         names = with_lesion["patient_id"].to_numpy(dtype=str)
-        found[name] = figure(ratio_ci(with_lesion[over], with_lesion[under], names, **draws))
-    return found
+        means[name] = plain_interval(ratio_ci(with_lesion[over], with_lesion[under], names, **draws))
+    return means
 
 
 def _from_native(table: pd.DataFrame, thickness_mm: float, draws: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,17 +219,17 @@ def _from_native(table: pd.DataFrame, thickness_mm: float, draws: Mapping[str, A
 
 def _differences(a: pd.DataFrame, b: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
     patients = a["patient_id"].to_numpy(dtype=str)
-    found = {}
+    by_metric = {}
     for metric in METRICS:
-        paired = paired_difference(figures_of(a, metric), figures_of(b, metric), patients, **draws)
-        found[metric] = {
-            "difference": figure(paired.difference),
-            "wilcoxon_p": _number(paired.wilcoxon_p),
+        paired = paired_difference(values_of(a, metric), values_of(b, metric), patients, **draws)
+        by_metric[metric] = {
+            "difference": plain_interval(paired.difference),
+            "wilcoxon_p": defined(paired.wilcoxon_p),
             "wins": paired.wins,
             "ties": paired.ties,
             "losses": paired.losses,
         }
-    return found
+    return by_metric
 
 
 def _pair(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -257,7 +247,3 @@ def _pair(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> tuple[
             f"'{first}' and '{second}' were held against different labels: run iac stress again with both at once"
         )
     return a, b, sum(len(table) for table in keyed) - 2 * len(common)
-
-
-def _number(value: float) -> float | None:
-    return value if isfinite(value) else None

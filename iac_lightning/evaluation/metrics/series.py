@@ -22,7 +22,7 @@ from iac_lightning.evaluation.metrics.surface import surface_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesMetrics:
-    """Figures of one series.
+    """Values of one series.
 
     Attributes:
         dice: 2·|P∩G| / (|P|+|G|); 1 by convention when both masks are empty.
@@ -41,9 +41,9 @@ class SeriesMetrics:
         n_small_lesions_hit: those that are hit.
         volume_mm3: predicted volume on the native grid.
         label_volume_mm3: labelled volume on the native grid.
-        nsd_1mm: normalised surface Dice at 1 mm (`evaluation.surface`); 1 when both masks are empty, 0 when one is.
+        nsd_1mm: normalised surface Dice at 1 mm (`metrics.surface`); 1 when both masks are empty, 0 when one is.
         hd95_mm: 95th percentile Hausdorff distance; nan when both masks are empty, infinite when one is.
-        agatston: Agatston-style score of the prediction (`evaluation.agatston`); nan where the scan was not given.
+        agatston: Agatston-style score of the prediction (`metrics.agatston`); nan where the scan was not given.
         label_agatston: that of the label.
     """
 
@@ -83,7 +83,7 @@ def dice(prediction: NDArray[Any], label: NDArray[Any]) -> float:
 
 
 def series_metrics(prediction: Volume, label: Volume, scan: Scan | None = None) -> SeriesMetrics:
-    """All figures of one series from its predicted and its labelled mask.
+    """All values of one series from its predicted and its labelled mask.
 
     Args:
         prediction: mask `[X, Y, Z]` on the native grid.

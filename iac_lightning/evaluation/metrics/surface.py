@@ -3,7 +3,7 @@
 The surface of a mask is its surface voxels: those with a 6-neighbour outside the mask, where everything beyond the
 image is outside. Distances are between voxel centres in mm, so anisotropic voxels count as they are. Every surface
 voxel has the same weight. (Other definitions weigh surface elements by their area, or measure at voxel borders; their
-figures differ by a fraction of a voxel, which matters for lesions of a few voxels: compare like with like.)
+values differ by a fraction of a voxel, which matters for lesions of a few voxels: compare like with like.)
 
 Both directions are pooled for the surface Dice; the Hausdorff distance is the larger of the two directed 95th
 percentiles (Maier-Hein et al. 2024, Metrics Reloaded). MONAI defines both the same way.
@@ -29,7 +29,7 @@ _ROUNDING_MM = 1e-4  # affines are stored in single precision: a distance of two
 
 @dataclass(frozen=True, kw_only=True)
 class SurfaceMetrics:
-    """Figures of two outlines.
+    """Values of two outlines.
 
     Attributes:
         nsd: share of both masks' surface voxels within the tolerance of the other surface (Nikolov et al. 2021); 1 by

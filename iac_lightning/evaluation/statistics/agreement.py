@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, ratio, sums_ci
-
 
 @dataclass(frozen=True, kw_only=True)
 class BlandAltman:
@@ -68,24 +66,6 @@ def ccc(measurement: ArrayLike, reference: ArrayLike) -> float:
         return float("nan")
     covariance = ((x - x.mean()) * (y - y.mean())).mean()
     return _ratio(2 * covariance, x.var() + y.var() + (x.mean() - y.mean()) ** 2)
-
-
-def ccc_ci(
-    measurement: ArrayLike, reference: ArrayLike, patients: ArrayLike, *, seed: int, resamples: int = RESAMPLES
-) -> Interval:
-    """Lin's concordance correlation coefficient with a 95 % percentile interval over patients."""
-    x, y = _pair(measurement, reference)
-    centre = (x.mean() + y.mean()) / 2 if len(x) else 0.0  # sums of squares of large volumes lose digits
-    x, y = x - centre, y - centre
-
-    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        n, sx, sy, squares, product = np.moveaxis(sums, -1, 0)
-        mx, my, power = sx / n, sy / n, squares / n
-        scale = power - 2 * mx * my  # both variances and the squared difference of the means
-        return ratio(2 * (product / n - mx * my), np.where(scale > 1e-12 * power, scale, 0.0))
-
-    columns = np.stack([np.ones_like(x), x, y, x**2 + y**2, x * y], axis=-1)
-    return sums_ci(columns, statistic, patients, seed=seed, resamples=resamples)
 
 
 def bland_altman(measurement: ArrayLike, reference: ArrayLike) -> BlandAltman:

@@ -27,7 +27,7 @@ class Interval:
         estimate: of the sample itself.
         low: lower end; nan below two patients, which cannot tell how much patients differ.
         high: upper end.
-        n: scans behind it (those where the figure is defined).
+        n: scans behind it (those where the value is defined).
         n_patients: patients behind it.
     """
 
@@ -67,7 +67,7 @@ def mean_ci(
     by the number of those scans. Per-patient sums and counts make it one indexing operation.
 
     Args:
-        values: `[n_scans]`; nan marks scans where the figure is undefined, which are left out.
+        values: `[n_scans]`; nan marks scans where the value is undefined, which are left out.
         patients: `[n_scans]`, whose scan it is.
         seed: decides the draws.
         resamples: number of resamples.
@@ -95,7 +95,7 @@ def statistic_ci(
     """Percentile interval over patients of any statistic of rows.
 
     Args:
-        statistic: takes row indices `[m]` (with repeats) and returns the figure of those rows; a nan (for example
+        statistic: takes row indices `[m]` (with repeats) and returns the value of those rows; a nan (for example
             no variance in a resample) is left out of the percentiles.
         patients: `[n_scans]`, whose row it is.
         seed: decides the draws.
@@ -131,11 +131,11 @@ def paired_difference(
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
 ) -> PairedDifference:
-    """Compare two models on the same scans; scans where either figure is nan are left out.
+    """Compare two models on the same scans; scans where either value is nan are left out.
 
     Args:
-        a: `[n_scans]` figures of the first model.
-        b: `[n_scans]` figures of the second, in the same order of scans.
+        a: `[n_scans]` values of the first model.
+        b: `[n_scans]` values of the second, in the same order of scans.
         patients: `[n_scans]`, whose scan it is.
         seed: decides the draws.
         resamples: number of resamples.
@@ -191,7 +191,7 @@ def sums_ci(
 
     Args:
         columns: `[n_scans, k]` what is summed; a scan with a nan is left out.
-        statistic: takes sums `[..., k]`, returns figures `[...]`, nan where undefined (left out of the percentiles).
+        statistic: takes sums `[..., k]`, returns values `[...]`, nan where undefined (left out of the percentiles).
         patients: `[n_scans]`, whose scan it is.
         seed: decides the draws.
         resamples: number of resamples.
@@ -208,9 +208,9 @@ def sums_ci(
     low = high = float("nan")
     if n >= 2:
         results = [statistic(counts @ sums) for counts in patient_counts(n, resamples, seed)]
-        figures = np.concatenate(results)
-        if not np.isnan(figures).all():
-            low, high = _percentiles(figures[~np.isnan(figures)], confidence)
+        resampled = np.concatenate(results)
+        if not np.isnan(resampled).all():
+            low, high = _percentiles(resampled[~np.isnan(resampled)], confidence)
     return Interval(estimate=estimate, low=low, high=high, n=int(keep.sum()), n_patients=n)
 
 

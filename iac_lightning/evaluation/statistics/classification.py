@@ -65,8 +65,8 @@ def weighted_kappa(table: ArrayLike) -> NDArray[np.float64]:
     weights = (classes[:, None] - classes) ** 2
     n = observed.sum(axis=(-2, -1))
     expected = observed.sum(axis=-1)[..., :, None] * observed.sum(axis=-2)[..., None, :]
-    found = (weights * observed).sum(axis=(-2, -1)) * n
-    return 1 - ratio(found, (weights * expected).sum(axis=(-2, -1)))
+    disagreement = (weights * observed).sum(axis=(-2, -1)) * n
+    return 1 - ratio(disagreement, (weights * expected).sum(axis=(-2, -1)))
 
 
 def weighted_kappa_ci(

@@ -1,4 +1,4 @@
-"""Figures against slice thickness: by stratum, and as the slope of a straight line.
+"""Values against slice thickness: by stratum, and as the slope of a straight line.
 
 A slope over all scans compares different patients as well as different thicknesses, and who gets which scan is not
 random; a difference of two models' slopes on the same scans, and the slope within patients scanned at several
@@ -37,12 +37,12 @@ def by_stratum(
 def slope_ci(
     values: ArrayLike, thickness_mm: ArrayLike, patients: ArrayLike, *, seed: int, resamples: int = RESAMPLES
 ) -> Interval:
-    """Least-squares slope of a figure per mm of slice thickness, with a 95 % percentile interval over patients.
+    """Least-squares slope of a value per mm of slice thickness, with a 95 % percentile interval over patients.
 
     On the same scans the slope of a − b is the difference of the two slopes: pass a − b for the paired comparison.
 
     Args:
-        values: `[n_scans]` figures; nan are left out.
+        values: `[n_scans]` values; nan are left out.
         thickness_mm: `[n_scans]`.
         patients: `[n_scans]`, whose scan it is.
         seed: decides the draws.
@@ -82,8 +82,49 @@ def within_patient_slope_ci(
     )
 
 
+def line_band(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    patients: NDArray[np.str_],
+    grid: NDArray[np.float64],
+    seed: int,
+    resamples: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The least-squares line at some thicknesses and its pointwise 95 % percentile band over patients.
+
+    Args:
+        x: `[n]` slice thickness of each scan.
+        y: `[n]` value of each scan.
+        patients: `[n]` whose scan it is.
+        grid: `[k]` thicknesses where the line is wanted.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        Line, lower and upper end of the band, each `[k]`; the band is nan where there is one patient.
+    """
+    _, codes = np.unique(patients, return_inverse=True)
+    n = int(codes.max()) + 1
+    columns = np.stack([np.ones_like(x), x, y, x**2, x * y], axis=-1)
+    sums = np.stack([np.bincount(codes, weights=column, minlength=n) for column in columns.T], axis=-1)
+    times = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=resamples)
+
+    def lines(total: NDArray[np.float64]) -> NDArray[np.float64]:
+        count, sx, sy, sxx, sxy = np.moveaxis(total, -1, 0)[..., None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = (sxy - sx * sy / count) / (sxx - sx**2 / count)
+        return sy / count + slope * (grid - sx / count)
+
+    resampled = lines(times.astype(np.float64) @ sums)
+    resampled = resampled[np.isfinite(resampled).all(axis=1)]
+    low, high = (
+        np.quantile(resampled, [0.025, 0.975], axis=0) if n > 1 and len(resampled) else np.full((2, len(grid)), np.nan)
+    )
+    return lines(sums.sum(axis=0)), low, high
+
+
 def _pair(values: ArrayLike, thickness_mm: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     y, x = np.asarray(values, dtype=np.float64), np.asarray(thickness_mm, dtype=np.float64)
     if y.ndim != 1 or x.shape != y.shape or not np.isfinite(x).all():
-        raise ValueError(f"figures of shape {y.shape} need as many finite thicknesses, got shape {x.shape}")
+        raise ValueError(f"values of shape {y.shape} need as many finite thicknesses, got shape {x.shape}")
     return y, x

@@ -1,6 +1,6 @@
 """Uncertainty over patients and over trainings (seeds) together.
 
-A figure of a training recipe varies for two reasons: other patients could have been scanned, and another seed would
+A value of a training recipe varies for two reasons: other patients could have been scanned, and another seed would
 have given another network. Both are drawn in every resample, crossed, and their deviations add up:
 
 - **Patients** are drawn with replacement, each with all scans, the same ones for every recipe, so that differences
@@ -32,17 +32,17 @@ from numpy.typing import NDArray
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, patient_counts
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From how often each patient was drawn `[m, n_patients]` to figures `[m, n_trainings, n_variants]`."""
+"""From how often each patient was drawn `[m, n_patients]` to values `[m, n_trainings, n_variants]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Figures of recipes, and what they might have been.
+    """Values of recipes, and what they might have been.
 
     Attributes:
         estimate: `[n_recipes, n_variants]` mean over seeds of the sample itself.
         resampled: `[resamples, n_recipes, n_variants]`; nan below two patients.
-        trainings: `[n_trainings, n_variants]` figures of single trainings, in the order of the recipes.
+        trainings: `[n_trainings, n_variants]` values of single trainings, in the order of the recipes.
         n_seeds: trainings of each recipe.
         seed_df: degrees of freedom of the spread over seeds; 0 where every recipe was trained once.
     """
@@ -60,7 +60,7 @@ def two_level(
     """Draw patients and seeds, see the module.
 
     Args:
-        statistic: figures of each training; trainings of the first recipe come first. A variant is another figure of
+        statistic: values of each training; trainings of the first recipe come first. A variant is another value of
             the same training (such as its uncalibrated mask): its variants share their draws.
         n_seeds: how many trainings each recipe has, at least one.
         n_patients: patients of the sample.
@@ -76,8 +76,8 @@ def two_level(
     if n_patients >= 2:
         done = 0
         for counts in patient_counts(n_patients, resamples, seed):
-            figures = statistic(counts)
-            resampled[done : done + len(counts)] = np.einsum("gr,brv->bgv", averaging, figures)
+            values_of_trainings = statistic(counts)
+            resampled[done : done + len(counts)] = np.einsum("gr,brv->bgv", averaging, values_of_trainings)
             done += len(counts)
     repeated = k[recipe] > 1
     if repeated.any():
@@ -128,7 +128,7 @@ def patient_sums(
 
 
 def percentile_interval(resampled: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """Percentiles of resampled figures `[resamples]`, undefined ones left out; nan where none is defined."""
+    """Percentiles of resampled values `[resamples]`, undefined ones left out; nan where none is defined."""
     defined = resampled[np.isfinite(resampled)]
     if not len(defined):
         return float("nan"), float("nan")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
-from iac_lightning.report.page import ModelResult
+from iac_lightning.evaluation.tables.model_result import ModelResult
 
 SIGNIFICANT = 0.05
 """A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
@@ -73,18 +73,18 @@ def compare(
         raise UserError(f"reference model '{reference}' is not among {', '.join(models)}; name one of them")
     check_same_series(models)
     pairs = [(n, reference) for n in models if n != reference] if reference else list(combinations(models, 2))
-    found = []
+    differences = []
     for first, second in pairs:
         a, b = (_lesion_rows(models[name]) for name in (first, second))
         patients = a["patient_id"].to_numpy(dtype=str)
         x, y = a[column].to_numpy(dtype=float), b[column].to_numpy(dtype=float)
         paired = paired_difference(x, y, patients, seed=seed, resamples=RESAMPLES)
         by_patient = pd.Series(x - y).groupby(patients).mean().to_numpy()
-        found.append((models[first].label, models[second].label, paired, by_patient))
-    adjusted = holm([paired.wilcoxon_p for _, _, paired, _ in found])
+        differences.append((models[first].label, models[second].label, paired, by_patient))
+    adjusted = holm([paired.wilcoxon_p for _, _, paired, _ in differences])
     return [
         Comparison(first=first, second=second, paired=paired, adjusted_p=float(p), patients=by_patient)
-        for (first, second, paired, by_patient), p in zip(found, adjusted, strict=True)
+        for (first, second, paired, by_patient), p in zip(differences, adjusted, strict=True)
     ]
 
 
@@ -114,8 +114,8 @@ def comparison_rows(plain: list[Comparison], prior: list[Comparison]) -> pd.Data
     for variant, comparisons in (("plain", plain), ("protocol prior", prior)):
         for c in comparisons:
             paired, d = c.paired, c.paired.difference
-            figure = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)
-            rows.append((variant, c.first, c.second, *figure, paired.wins, paired.ties, paired.losses))
+            estimate = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)
+            rows.append((variant, c.first, c.second, *estimate, paired.wins, paired.ties, paired.losses))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -1,4 +1,4 @@
-"""The figures that are averaged over scans: which scans count, and how a reader knows them."""
+"""The values that are averaged over scans: which scans count, and how a reader knows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A figure of single scans.
+    """A value of single scans.
 
     Attributes:
         words: name and unit, for headings.
@@ -53,9 +53,9 @@ def values(table: pd.DataFrame, name: str, prefix: str = "") -> NDArray[np.float
         prefix: "prior_" for the prediction after the protocol prior.
     """
     absolute = name.startswith("absolute_")
-    found = table[prefix + name.removeprefix("absolute_")].to_numpy(dtype=float)
-    found = np.where(np.isfinite(found), np.abs(found) if absolute else found, np.nan)
-    return np.where(table["has_lesion"].astype(bool), found, np.nan) if MEASURES[name].lesions_only else found
+    column = table[prefix + name.removeprefix("absolute_")].to_numpy(dtype=float)
+    column = np.where(np.isfinite(column), np.abs(column) if absolute else column, np.nan)
+    return np.where(table["has_lesion"].astype(bool), column, np.nan) if MEASURES[name].lesions_only else column
 
 
 def present(table: pd.DataFrame) -> list[str]:

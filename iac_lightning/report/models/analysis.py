@@ -11,9 +11,10 @@ import pandas as pd
 from iac_lightning.evaluation.clinical.analysis import detection
 from iac_lightning.evaluation.clinical.conformal import Coverage
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs
-from iac_lightning.figures import risk as risk_figures
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.figures.risk import confusion_figure, coverage_figure, intervals_figure, roc_figure
 from iac_lightning.report.models.thickness import thickness_section
-from iac_lightning.report.page import ModelResult, ReportContext, Section, Table, drawn, source
+from iac_lightning.report.page import ReportContext, Section, Table, drawn, source
 from iac_lightning.report.words import TableCell, cell, number, p_cell, pair, sentence, share, share_cell
 
 
@@ -32,18 +33,18 @@ def analysis_sections(
         context: names split and seed.
     """
     everything = source(analysis["n_series"], analysis["n_patients"], context)
-    found = [thickness_section(models, analysis, context)]
+    sections = [thickness_section(models, analysis, context)]
     if analysis["cutoffs"]:
-        found.append(_risk(models, analysis, everything))
+        sections.append(_risk(models, analysis, everything))
     if all("conformal" in model for model in analysis["models"].values()):
-        found.append(_intervals(models, dev_tables, analysis, everything))
-    return [*found, _detection(models, analysis, everything, context)]
+        sections.append(_intervals(models, dev_tables, analysis, everything))
+    return [*sections, _detection(models, analysis, everything, context)]
 
 
 def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everything: str) -> Section:
     cutoffs = RiskCutoffs(**analysis["cutoffs"])
     none, low, medium = (f"{limit:.3g}" for limit in cutoffs.limits_mm3)
-    found = {name: analysis["models"][name]["risk"] for name in models}
+    risks = {name: analysis["models"][name]["risk"] for name in models}
     table = Table(
         name="risk_groups",
         source=everything,
@@ -60,7 +61,7 @@ def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everyt
                 cell(risk["accuracy"]),
                 cell(risk["kappa"]),
             ]
-            for name, risk in found.items()
+            for name, risk in risks.items()
         ],
         legend=(
             "Grey: 95\u00a0% bootstrap interval over patients. κ is agreement beyond chance "
@@ -69,46 +70,8 @@ def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everyt
     )
     tables = [table]
     if analysis["comparisons"]:
-        baseline = models[analysis["settings"]["baseline"]].label
-        rows: list[list[TableCell]] = []
-        for comparison in analysis["comparisons"]:
-            risk = comparison["risk"]
-            patients, scans = risk["patients"], risk["mcnemar"]
-            rows.append(
-                [
-                    f"{models[comparison['model']].label} against {baseline}",
-                    f"{risk['misclassified']} against {risk['baseline_misclassified']}",
-                    share_cell(risk["relative_change"]),
-                    f"{patients['only_first']} / {patients['only_second']}",
-                    p_cell(patients["holm_p"]),
-                    f"{scans['only_first']} / {scans['only_second']}",
-                    p_cell(scans["holm_p"]),
-                ]
-            )
-        tables.append(
-            Table(
-                name="risk_change",
-                title="Change of misclassified scans",
-                source=everything,
-                header=[
-                    ("model against baseline", ""),
-                    ("misclassified", "scans"),
-                    ("relative change", "negative: fewer"),
-                    ("fewer / more errors", "patients"),
-                    ("p, patients", "sign test, Holm"),
-                    ("right alone: model / baseline", "scans"),
-                    ("p, scans", "McNemar, Holm"),
-                ],
-                rows=rows,
-                legend=(
-                    "The baseline is the model given last. Relative change: (model − baseline)"
-                    " / baseline, with a 95\u00a0% bootstrap interval over patients; a dash where the baseline makes no"
-                    " error. McNemar's test takes scans as independent, which several scans of one patient are not: "
-                    "where the two tests differ, believe the one over patients."
-                ),
-            )
-        )
-    confusions = {models[name].label: risk["confusion"] for name, risk in found.items()}
+        tables.append(_risk_change(models, analysis, everything))
+    confusions = {models[name].label: risk["confusion"] for name, risk in risks.items()}
     return Section(
         title="Risk groups",
         text=(
@@ -123,10 +86,50 @@ def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everyt
                 "Confusion of risk groups",
                 "Rows are the groups of the labels, columns those of the predictions: what is not on the diagonal is "
                 "misclassified, to the left of it too low, to the right too high.",
-                risk_figures.confusion_figure(confusions, cutoffs, everything),
+                confusion_figure(confusions, cutoffs, everything),
                 everything,
             )
         ],
+    )
+
+
+def _risk_change(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everything: str) -> Table:
+    baseline = models[analysis["settings"]["baseline"]].label
+    rows: list[list[TableCell]] = []
+    for comparison in analysis["comparisons"]:
+        risk = comparison["risk"]
+        patients, scans = risk["patients"], risk["mcnemar"]
+        rows.append(
+            [
+                f"{models[comparison['model']].label} against {baseline}",
+                f"{risk['misclassified']} against {risk['baseline_misclassified']}",
+                share_cell(risk["relative_change"]),
+                f"{patients['only_first']} / {patients['only_second']}",
+                p_cell(patients["holm_p"]),
+                f"{scans['only_first']} / {scans['only_second']}",
+                p_cell(scans["holm_p"]),
+            ]
+        )
+    return Table(
+        name="risk_change",
+        title="Change of misclassified scans",
+        source=everything,
+        header=[
+            ("model against baseline", ""),
+            ("misclassified", "scans"),
+            ("relative change", "negative: fewer"),
+            ("fewer / more errors", "patients"),
+            ("p, patients", "sign test, Holm"),
+            ("right alone: model / baseline", "scans"),
+            ("p, scans", "McNemar, Holm"),
+        ],
+        rows=rows,
+        legend=(
+            "The baseline is the model given last. Relative change: (model − baseline)"
+            " / baseline, with a 95\u00a0% bootstrap interval over patients; a dash where the baseline makes no"
+            " error. McNemar's test takes scans as independent, which several scans of one patient are not: "
+            "where the two tests differ, believe the one over patients."
+        ),
     )
 
 
@@ -136,17 +139,17 @@ def _intervals(
     analysis: Mapping[str, Any],
     everything: str,
 ) -> Section:
-    found = {name: analysis["models"][name]["conformal"] for name in models}
+    conformals = {name: analysis["models"][name]["conformal"] for name in models}
     promised = analysis["settings"]["coverage"]
     rows: list[list[TableCell]] = []
-    for name, conformal in found.items():
+    for name, conformal in conformals.items():
         parts = conformal["coverage"]
         covered = [pair(*(share(part[key]) for key in ("coverage", "low", "high"))) for part in parts]
         rows.append([models[name].label, *covered, share(conformal["one_group_share"])])
         rows.append(["+ mean width, mm³", *(_width(part) for part in parts), ""])
     sizes = {(len(table), table["patient_id"].nunique()) for table in dev_tables.values()}
     fitted = " or ".join(f"{n} scans of {patients} patients" for n, patients in sorted(sizes))
-    remarks = dict.fromkeys(remark for conformal in found.values() for remark in conformal["remarks"])
+    remarks = dict.fromkeys(remark for conformal in conformals.values() for remark in conformal["remarks"])
     table = Table(
         name="intervals",
         source=f"measured on {everything}; fitted on {fitted} of the development split",
@@ -154,7 +157,7 @@ def _intervals(
             (f"coverage, promised {share(promised)}", ""),
             *(
                 (part["stratum"], f"{part['n']} scans, {part['n_patients']}\u00a0pat.")
-                for part in next(iter(found.values()))["coverage"]
+                for part in next(iter(conformals.values()))["coverage"]
             ),
             ("in one risk group", "scans"),
         ],
@@ -170,7 +173,7 @@ def _intervals(
     )
     coverages = {
         models[name].label: [Coverage(**_undefined_as_nan(row)) for row in conformal["coverage"]]
-        for name, conformal in found.items()
+        for name, conformal in conformals.items()
     }
     figures = [
         drawn(
@@ -178,11 +181,11 @@ def _intervals(
             "Coverage and width",
             "Left: coverage measured (points, 95\u00a0% intervals) against the promise (dashed). Right: how wide the "
             "intervals are, for what they promise.",
-            risk_figures.coverage_figure(coverages, promised, everything),
+            coverage_figure(coverages, promised, everything),
             everything,
         )
     ]
-    for k, (name, conformal) in enumerate(found.items()):
+    for k, (name, conformal) in enumerate(conformals.items()):
         scans = pd.DataFrame(conformal["scans"])
         scans["high_mm3"] = scans["high_mm3"].astype(float).fillna(np.inf)
         label = models[name].label
@@ -191,9 +194,7 @@ def _intervals(
                 f"intervals_{k + 1}",
                 f"Intervals of the scans: {label}",
                 "A grey bar is the interval of one scan; dotted lines part the risk groups.",
-                risk_figures.intervals_figure(
-                    scans, RiskCutoffs(**analysis["cutoffs"]), promised, f"{label}; {everything}"
-                ),
+                intervals_figure(scans, RiskCutoffs(**analysis["cutoffs"]), promised, f"{label}; {everything}"),
                 everything,
             )
         )
@@ -242,7 +243,7 @@ def _detection(
                 "ROC over patients",
                 "Area 1 parts all patients with calcification from all without, 0.5 is chance; brackets: 95\u00a0% "
                 "bootstrap interval over patients.",
-                risk_figures.roc_figure(curves, everything),
+                roc_figure(curves, everything),
                 everything,
             )
         ],

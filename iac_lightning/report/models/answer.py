@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
 from iac_lightning.evaluation.statistics.power import patients_needed
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT, Comparison
-from iac_lightning.report.page import ModelResult, ReportContext
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.page import ReportContext
 from iac_lightning.report.words import NBSP, estimate, interval, number, p_value, plural, share
 
 POWER = 0.8
@@ -33,7 +34,9 @@ class Answer:
     fails: Sequence[str]
 
 
-def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison], context: ReportContext) -> Answer:
+def answer_about_models(
+    models: Mapping[str, ModelResult], comparisons: Sequence[Comparison], context: ReportContext
+) -> Answer:
     """The answer from the summaries of the models and their paired comparisons in Dice."""
     scored = [m for m in models.values() if m.summary["dice"]["mean"] is not None]
     summary = next(iter(models.values())).summary
@@ -46,17 +49,17 @@ def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison],
         f"{everything}"
     )
     best = max(scored, key=lambda m: float(m.summary["dice"]["mean"]))
-    figure = estimate(best.summary["dice"])
+    dice = estimate(best.summary["dice"])
     if len(models) == 1:
         return Answer(
-            better=[f"{best.label} reaches a mean Dice of {figure} {lesions}."],
+            better=[f"{best.label} reaches a mean Dice of {dice} {lesions}."],
             sure=["There is no second model on this page to compare it with."],
             fails=failures(best),
         )
     pairs = sorted((_turned(c, best.label) for c in comparisons), key=lambda c: c.paired.difference.estimate)
     with_best = [c for c in pairs if c.first == best.label]
     return Answer(
-        better=[f"{best.label} has the highest mean Dice: {figure} {lesions}.", *map(_by_how_much, with_best)],
+        better=[f"{best.label} has the highest mean Dice: {dice} {lesions}.", *map(_by_how_much, with_best)],
         sure=certainty(with_best, [c for c in pairs if c.first != best.label], len(comparisons)),
         fails=failures(best),
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.figures.calibration import reliability_of_models
-from iac_lightning.report.page import ModelResult, Section, Table, drawn
+from iac_lightning.report.page import Section, Table, drawn
 from iac_lightning.report.words import TableCell, pair, signed
 
 QUALITIES = {
@@ -25,20 +26,20 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     Args:
         models: name to result; `calibration` as in `calibration.json`.
     """
-    found = {model.label: model.calibration for model in models.values() if model.calibration}
-    if not found:
+    calibrated = {model.label: model.calibration for model in models.values() if model.calibration}
+    if not calibrated:
         return None
-    sizes = {(c["n_series"], c["n_patients"]) for c in found.values()}
-    seeds = ", ".join(str(seed) for seed in sorted({c["seed"] for c in found.values()}))
+    sizes = {(c["n_series"], c["n_patients"]) for c in calibrated.values()}
+    seeds = ", ".join(str(seed) for seed in sorted({c["seed"] for c in calibrated.values()}))
     scans = " or ".join(f"{n} scans of {patients} patients" for n, patients in sorted(sizes))
     origin = f"{scans}, development split, seed {seeds}"
     rows: list[list[TableCell]] = []
-    for label, c in found.items():
+    for label, c in calibrated.items():
         rows.append([label, "", "", "", *(_quality(c, key, "before") for key in QUALITIES)])
         settings = (f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['threshold']:.2g}")
         rows.append(["+ after calibration", *settings, *(_quality(c, key, "after") for key in QUALITIES)])
     left_out = [model.label for model in models.values() if not model.calibration]
-    warnings = [f"{label}: {warning}." for label, c in found.items() for warning in c["warnings"]]
+    warnings = [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
     return Section(
         title="Calibration",
         text=(
@@ -77,7 +78,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                 "A point is a bin of probabilities; on the dotted line they are right, below it too high, above it too "
                 "low. Bars: 95\u00a0% intervals over patients; a bin in which one patient has voxels goes without. "
                 "Below: how many voxels each bin holds, on a logarithmic axis: the rightmost bins are few.",
-                reliability_of_models(found, origin),
+                reliability_of_models(calibrated, origin),
                 origin,
             )
         ],

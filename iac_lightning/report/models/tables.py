@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
 from iac_lightning.evaluation.tables.comparison import Comparison
+from iac_lightning.evaluation.tables.model_result import ModelResult, variants
 from iac_lightning.report.models.answer import FEWEST_PATIENTS
-from iac_lightning.report.page import ModelResult, ReportContext, Table, sample
+from iac_lightning.report.page import ReportContext, Table, sample
 from iac_lightning.report.words import TableCell, cell, duration, number, p_cell, pair
 
 _LESIONS, _ALL = "scans with lesions", "all scans"
-
-
-def model_rows(models: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
-    """With full precision: one row for the plain prediction, one with the protocol prior where it was computed."""
-    rows = []
-    for name, model in models.items():
-        summary = model.summary
-        for variant, figure, threshold in _variants(model):
-            row: dict[str, Any] = {"run": name, "model": model.label, "variant": variant, "threshold": threshold}
-            for key in ("dice", "sensitivity", "ppv", "lesion_f1", "dice_all", "volume_icc"):
-                row[key] = figure[key].get("mean", figure[key].get("value"))
-                row[f"{key}_low"], row[f"{key}_high"] = figure[key]["ci95"]
-            row |= {
-                "n_both_empty": figure["n_both_empty"],
-                "n_false_alarm": figure["n_false_alarm"],
-                "volume_bias_mm3": figure["volume_error"]["bias_mm3"],
-                "volume_median_absolute_error_mm3": figure["volume_error"]["median_absolute_mm3"],
-                "n_series": summary["n_series"],
-                "n_with_lesion": summary["n_with_lesion"],
-                "n_patients": summary["n_patients"],
-                "parameters": model.parameters,
-                "train_seconds": model.train_seconds,
-                "test_looks": model.looks["n"] if model.looks else None,
-            }
-            rows.append(row)
-    return rows
 
 
 def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> Table:
@@ -74,91 +48,97 @@ def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> T
 
 
 def model_tables(models: Mapping[str, ModelResult], context: ReportContext) -> list[Table]:
-    """The figures of the models, and what stands behind them."""
+    """The values of the models, and what stands behind them."""
+    return [_main_table(models, context), _table_behind(models, context)]
+
+
+def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Table:
     first = next(iter(models.values())).summary
-    main: list[Sequence[TableCell]] = []
-    more: list[Sequence[TableCell]] = []
-    looked = any(model.looks is not None for model in models.values())
+    rows: list[Sequence[TableCell]] = []
     for model in models.values():
-        for variant, figure, threshold in _variants(model):
-            plain = variant == "plain"
-            label = model.label if plain else "+ protocol prior"
-            main.append(
+        for variant, values, threshold in variants(model):
+            rows.append(
                 [
-                    label,
+                    model.label if variant == "plain" else "+ protocol prior",
                     number(threshold, 2),
                     *(
-                        cell(figure[key])
+                        cell(values[key])
                         for key in ("dice", "sensitivity", "ppv", "lesion_f1", "nsd_1mm", "volume_icc")
                     ),
-                    number(figure["volume_error"]["median_absolute_mm3"], 1),
-                    f"{figure['n_false_alarm']} of {first['n_lesion_free']}",
+                    number(values["volume_error"]["median_absolute_mm3"], 1),
+                    f"{values['n_false_alarm']} of {first['n_lesion_free']}",
                 ]
             )
-            behind: list[TableCell] = [
-                label,
-                cell(figure["dice_all"]),
-                str(figure["n_both_empty"]),
-                cell(figure["hd95_mm"], 2),
-                number(figure["volume_error"]["bias_mm3"], 1),
-                f"{model.parameters:,}" if plain and model.parameters is not None else "–" if plain else "",
-                duration(model.train_seconds) if plain else "",
-            ]
-            if looked:
-                behind.append(_looks(model.looks) if plain else "")
-            more.append([*behind, model.name if plain else ""])
-    legend = (
-        f"Grey: 95\u00a0% percentile bootstrap interval over patients ({first['resamples']:,} resamples). All figures "
-        "are computed on each scan's own voxel grid. Thresholds were chosen on the development split. Means: Dice, "
-        f"sensitivity, lesion F1 and surface Dice over the {first['n_with_lesion']} scans with lesions; PPV over the "
-        "scans with a prediction. A lesion is a 26-connected component, hit at any overlap. Protocol prior: only "
-        "voxels of at least 130 HU count and single voxels are dropped, as the annotators did; own threshold."
+    return Table(
+        name="models",
+        header=[
+            ("model", ""),
+            ("threshold", ""),
+            ("Dice", _LESIONS),
+            ("sensitivity", "voxels"),
+            ("PPV", "voxels"),
+            ("lesion F1", ""),
+            ("surface Dice", "at 1 mm"),
+            ("volume ICC(2,1)", _ALL),
+            ("volume error", "median of |error|, mm³"),
+            ("false alarms", "lesion-free scans"),
+        ],
+        rows=rows,
+        legend=(
+            f"Grey: 95\u00a0% percentile bootstrap interval over patients ({first['resamples']:,} resamples). "
+            "All figures are computed on each scan's own voxel grid. Thresholds were chosen on the development split. "
+            "Means: Dice, sensitivity, lesion F1 and surface Dice over the "
+            f"{first['n_with_lesion']} scans with lesions; PPV over the scans with a prediction. "
+            "A lesion is a 26-connected component, hit at any overlap. Protocol prior: only "
+            "voxels of at least 130 HU count and single voxels are dropped, as the annotators did; own threshold."
+        ),
+        source=sample(models, context),
     )
-    behind_legend = "Both empty: neither label nor prediction holds a voxel. Volume bias: mean of predicted − labelled."
+
+
+def _table_behind(models: Mapping[str, ModelResult], context: ReportContext) -> Table:
+    """Further values, training and looks; the model's own stand in the line of its plain prediction."""
+    looked = any(model.looks is not None for model in models.values())
+    rows: list[Sequence[TableCell]] = []
+    for model in models.values():
+        weights = f"{model.parameters:,}" if model.parameters is not None else "–"
+        about = [weights, duration(model.train_seconds), *([_looks(model.looks)] if looked else []), model.name]
+        for variant, values, _ in variants(model):
+            plain = variant == "plain"
+            rows.append(
+                [
+                    model.label if plain else "+ protocol prior",
+                    cell(values["dice_all"]),
+                    str(values["n_both_empty"]),
+                    cell(values["hd95_mm"], 2),
+                    number(values["volume_error"]["bias_mm3"], 1),
+                    *(about if plain else [""] * len(about)),
+                ]
+            )
+    legend = "Both empty: neither label nor prediction holds a voxel. Volume bias: mean of predicted − labelled."
     if looked:
-        behind_legend += (
+        legend += (
             " Looks: how often the test split was evaluated, reported or compared with this model so far, this page "
             "included (and with how many different settings and weights, where more than one). Every choice made after "
             "a look makes the figures of this page too good; the record is test_looks.jsonl of each run."
         )
-    origin = sample(models, context)
-    return [
-        Table(
-            name="models",
-            header=[
-                ("model", ""),
-                ("threshold", ""),
-                ("Dice", _LESIONS),
-                ("sensitivity", "voxels"),
-                ("PPV", "voxels"),
-                ("lesion F1", ""),
-                ("surface Dice", "at 1 mm"),
-                ("volume ICC(2,1)", _ALL),
-                ("volume error", "median of |error|, mm³"),
-                ("false alarms", "lesion-free scans"),
-            ],
-            rows=main,
-            legend=legend,
-            source=origin,
-        ),
-        Table(
-            name="models_more",
-            header=[
-                ("model", ""),
-                ("Dice, all scans", "both empty counts 1"),
-                ("both empty", "scans"),
-                ("HD95", "mm, neither empty"),
-                ("volume bias", "mm³"),
-                ("trained weights", ""),
-                ("training time", ""),
-                *([("looks", "at the test split")] if looked else []),
-                ("run", ""),
-            ],
-            rows=more,
-            legend=behind_legend,
-            source=origin,
-        ),
-    ]
+    return Table(
+        name="models_more",
+        header=[
+            ("model", ""),
+            ("Dice, all scans", "both empty counts 1"),
+            ("both empty", "scans"),
+            ("HD95", "mm, neither empty"),
+            ("volume bias", "mm³"),
+            ("trained weights", ""),
+            ("training time", ""),
+            *([("looks", "at the test split")] if looked else []),
+            ("run", ""),
+        ],
+        rows=rows,
+        legend=legend,
+        source=sample(models, context),
+    )
 
 
 def comparison_table(
@@ -197,13 +177,6 @@ def comparison_table(
         ),
         source=sample(models, context, lesions=True),
     )
-
-
-def _variants(model: ModelResult) -> list[tuple[str, dict[str, Any], float | None]]:
-    found: list[tuple[str, dict[str, Any], float | None]] = [("plain", model.summary, model.threshold)]
-    if "protocol_prior" in model.summary:
-        found.append(("protocol prior", model.summary["protocol_prior"], model.prior_threshold))
-    return found
 
 
 def _looks(looks: Mapping[str, int] | None) -> str:

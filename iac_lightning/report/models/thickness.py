@@ -7,9 +7,10 @@ from typing import Any
 
 from iac_lightning.evaluation.statistics.bootstrap import Interval
 from iac_lightning.evaluation.tables.measures import MEASURES
-from iac_lightning.figures import figures
-from iac_lightning.figures import risk as risk_figures
-from iac_lightning.report.page import ModelResult, ReportContext, Section, Table, drawn, sample
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.figures.models import thickness_figure
+from iac_lightning.figures.risk import slope_figure
+from iac_lightning.report.page import ReportContext, Section, Table, drawn, sample
 from iac_lightning.report.words import TableCell, cell
 
 
@@ -50,7 +51,7 @@ def thickness_section(
                 "thickness_slopes",
                 "Dice by slice thickness",
                 "A faint point is a scan with lesions, shifted sideways a little by model; lines with 95\u00a0% bands.",
-                risk_figures.slope_figure(tables, estimates, lesions, seed=context.seed),
+                slope_figure(tables, estimates, lesions, seed=context.seed),
                 lesions,
             ),
             drawn(
@@ -58,7 +59,7 @@ def thickness_section(
                 "Mean Dice of the strata",
                 "A faint point is a scan, a large one the mean of a stratum with its 95\u00a0% interval over patients; "
                 "models are shifted sideways a little so that they do not hide each other.",
-                figures.thickness_figure(tables, summaries, lesions, context.strata),
+                thickness_figure(tables, summaries, lesions, context.strata),
                 lesions,
             ),
         ],
@@ -67,12 +68,12 @@ def thickness_section(
 
 def _parts(models: Mapping[str, ModelResult], analysis: Mapping[str, Any]) -> list[tuple[str, bool, Mapping[str, Any]]]:
     """Label, whether it is a difference, and figures by measure, of each model and each pair."""
-    found = [(model.label, False, analysis["models"][name]["thickness"]) for name, model in models.items()]
-    found += [
+    parts = [(model.label, False, analysis["models"][name]["thickness"]) for name, model in models.items()]
+    parts += [
         (f"+ {models[c['model']].label} − {models[c['baseline']].label}", True, c["thickness"])
         for c in analysis["comparisons"]
     ]
-    return found
+    return parts
 
 
 def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str, Any], everything: str) -> Table:

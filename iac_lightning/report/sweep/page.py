@@ -15,7 +15,7 @@ from iac_lightning.evaluation.ablation.ablation import Ablation
 from iac_lightning.evaluation.ablation.claims import VERDICTS, Claim
 from iac_lightning.evaluation.ablation.effects import seed_means, two_way_means
 from iac_lightning.figures import ablation as effects_figures
-from iac_lightning.figures import figures
+from iac_lightning.figures.style import png
 from iac_lightning.report.html import page_template
 from iac_lightning.report.page import ExtraFigure, Section
 from iac_lightning.report.sweep.answer import caveats, source, sweep_answer
@@ -156,4 +156,4 @@ def _averaged(n: int, total: int) -> str:
 
 
 def _chart(title: str, caption: str, figure: Figure) -> ExtraFigure:
-    return ExtraFigure(title=title, caption=caption, png=figures.png(figure))
+    return ExtraFigure(title=title, caption=caption, png=png(figure))

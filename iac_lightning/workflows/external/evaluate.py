@@ -22,7 +22,8 @@ from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import APPLIED
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
-from iac_lightning.evaluation.tables.summary import series_table, summarise, write_series_table, write_summary
+from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.runs.looks import count_looks, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (

@@ -35,7 +35,7 @@ from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
-from iac_lightning.evaluation.tables.summary import series_row
+from iac_lightning.evaluation.tables.series_table import series_row
 
 DEFAULT_THRESHOLD = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""

@@ -17,7 +17,8 @@ from iac_lightning.config.reading import config_hash
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
-from iac_lightning.evaluation.tables.summary import by_thickness, read_series_table
+from iac_lightning.evaluation.tables.series_table import read_series_table
+from iac_lightning.evaluation.tables.summary import by_thickness
 from iac_lightning.runs import directory as runs
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
@@ -68,15 +69,15 @@ def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
     Raises:
         UserError: naming the settings that differ.
     """
-    found = [evaluation_settings(entry) for entry in entries]
-    differing = [f.name for f in fields(EvaluationConfig) if len({getattr(s, f.name) for s in found}) > 1]
+    all_settings = [evaluation_settings(entry) for entry in entries]
+    differing = [f.name for f in fields(EvaluationConfig) if len({getattr(s, f.name) for s in all_settings}) > 1]
     if differing:
         given = " ".join(f"evaluation.{name}=…" for name in differing)
         raise UserError(
             f"the models have different settings of evaluation ({', '.join(differing)}), and they are compared under "
             f"one of them. Say which: {given}"
         )
-    return found[0]
+    return all_settings[0]
 
 
 def fixed_cutoffs(settings: EvaluationConfig, where: str = "the settings") -> RiskCutoffs | None:

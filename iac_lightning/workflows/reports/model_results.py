@@ -1,9 +1,9 @@
-"""What the page of a report needs of each model: figures, examples, training curves."""
+"""What the page of a report needs of each model: values, examples, training curves."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan, read_mask
-from iac_lightning.evaluation.tables.summary import example_series
-from iac_lightning.figures import figures
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.series_table import example_series
+from iac_lightning.figures.models import training_figure
+from iac_lightning.figures.scans import overlay_figure
+from iac_lightning.figures.style import png
 from iac_lightning.modules.callbacks import read_history
-from iac_lightning.report.page import ExtraFigure, ModelResult, Overlay
+from iac_lightning.report.page import ExtraFigure, Overlay
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
 from iac_lightning.workflows.calibrate import read_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import DEFAULT_THRESHOLD, find_predictions, read_prediction
-from iac_lightning.workflows.reports.evaluated import evaluate_command, evaluation
+from iac_lightning.workflows.reports.evaluated import Entry, evaluate_command, evaluation
 
 
 def model_result(run: Run, label: str, split: str, look: RecordedLook | None) -> ModelResult:
@@ -38,7 +41,6 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
         look: needed for the test split.
     """
     table, summary = evaluation(run, split, look)
-    predictions = run.directory / "predictions" / split
     return ModelResult(
         name=run.config.name,
         label=label,
@@ -48,12 +50,6 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
         prior_threshold=summary["prior_threshold"],
         parameters=run.finished.get("parameters"),
         train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
-        overlays=overlays(
-            Path(run.config.data.cohort),
-            table,
-            lambda series, scan: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=scan.grid),
-            look,
-        ),
         looks=count_looks(run.directory) if look else None,
         calibration=applied_calibration(run, summary),
     )
@@ -69,16 +65,6 @@ def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] 
 def external_result(model: ExternalModel, split: str, look: RecordedLook | None) -> ModelResult:
     """What the page needs of another program's predictions; arguments as for `model_result`."""
     table, summary = evaluation(model, split, look)
-
-    def mask(series: Series, scan: Scan) -> Volume:
-        calibration = summary["calibration"]
-        threshold = DEFAULT_THRESHOLD if calibration else model.threshold
-        found, problems = find_predictions(model.predictions[split], [series], threshold)
-        if not found:
-            again = evaluate_command(model, split)
-            raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
-        return read_prediction(replace(found[0], calibration=calibration), scan)
-
     return ModelResult(
         name=model.label,
         label=model.label,
@@ -86,41 +72,60 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
         summary=summary,
         threshold=summary["threshold"],
         prior_threshold=summary["prior_threshold"],
-        overlays=overlays(model.cohort, table, mask, look),
         looks=count_looks(model.directory) if look else None,
     )
 
 
-def overlays(
-    cohort: Path,
-    table: pd.DataFrame,
-    predicted: Callable[[Series, Scan], Volume],
-    look: RecordedLook | None,
-) -> list[Overlay]:
+def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | None) -> list[Overlay]:
     """Best, median and worst scan of a model, label and prediction outlined.
 
     Args:
-        cohort: table of the scans.
-        table: of the evaluation.
-        predicted: mask of a series on the grid of its scan.
+        entry: evaluated model.
+        model: its result.
+        split: which evaluation.
         look: needed for series of the test split.
     """
+    cohort = entry.cohort if isinstance(entry, ExternalModel) else Path(entry.config.data.cohort)
     series = {s.series_id: s for s in read_cohort(cohort).series}
-    found = []
-    for kind, series_id in example_series(table).items():
+    examples = []
+    for kind, series_id in example_series(model.table).items():
         item = series[series_id]
         scan = read_series(item)
-        row = table[table["series_id"] == series_id].iloc[0]
+        row = model.table[model.table["series_id"] == series_id].iloc[0]
         dice = float(row["dice"])
-        figure = figures.overlay_figure(
+        figure = overlay_figure(
             scan.volume,
             label=read_label(item, like=scan.grid, look=look),
-            prediction=predicted(item, scan),
+            prediction=predicted_mask(entry, model.summary, split, item, scan),
             probability=None,
             title=f"{kind}: {series_id}, Dice {dice:.2f}, {row['slice_thickness_mm']:g} mm slices",
         )
-        found.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=figures.png(figure)))
-    return found
+        examples.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=png(figure)))
+    return examples
+
+
+def predicted_mask(entry: Entry, summary: Mapping[str, Any], split: str, series: Series, scan: Scan) -> Volume:
+    """What an evaluated model predicted.
+
+    Args:
+        entry: the model.
+        summary: of the evaluation, with its calibration.
+        split: which evaluation.
+        series: whose prediction.
+        scan: of the series.
+
+    Raises:
+        UserError: when the prediction of another program is gone.
+    """
+    if isinstance(entry, Run):
+        return read_mask(entry.directory / "predictions" / split / f"{series.series_id}_mask.nii.gz", like=scan.grid)
+    calibration = summary["calibration"]
+    threshold = DEFAULT_THRESHOLD if calibration else entry.threshold
+    predictions, problems = find_predictions(entry.predictions[split], [series], threshold)
+    if not predictions:
+        again = evaluate_command(entry, split)
+        raise UserError(f"{entry.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
+    return read_prediction(replace(predictions[0], calibration=calibration), scan)
 
 
 def training_curves(run: Run, label: str) -> ExtraFigure:
@@ -131,19 +136,19 @@ def training_curves(run: Run, label: str) -> ExtraFigure:
     series = read_cohort(run.config.data.cohort).series
     sizes = [_size([s for s in series if s.split == split], split) for split in ("finetune", "dev")]
     origin = f"{' and '.join(sizes)}, seed {run.config.seed}"
-    figure = figures.training_figure(rows[["epoch", *columns]], f"{label}; seed {run.config.seed}")
+    figure = training_figure(rows[["epoch", *columns]], f"{label}; seed {run.config.seed}")
     return ExtraFigure(
         name=f"training_{_file_name(run)}",
         title=f"Training: {label}",
         caption="Training loss, and Dice on the native grids of the development split at its best threshold, by epoch.",
-        png=figures.png(figure),
+        png=png(figure),
         source=origin,
     )
 
 
 def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
     """What the masked autoencoders behind the runs restore."""
-    found = []
+    pictures = []
     for source in dict.fromkeys(run.config.init_from for run in runs if run.config.init_from):
         path = Path(source) / "figures" / "reconstruction.png"
         if path.exists():
@@ -152,7 +157,7 @@ def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
                 f"The masked autoencoder hides {run.config.model.mae.mask_ratio:.0%} of the tokens and restores them; "
                 "a crop of a development scan, after the last epoch."
             )
-            found.append(
+            pictures.append(
                 ExtraFigure(
                     name=f"reconstruction_{_file_name(run)}",
                     title="Pre-training",
@@ -162,7 +167,7 @@ def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
                     command=" ".join(["iac", *(run.provenance.get("command") or ["", "pretrain", "…"])[1:]]),
                 )
             )
-    return found
+    return pictures
 
 
 def _size(series: Sequence[Series], split: str) -> str:

@@ -16,13 +16,15 @@ from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
-from iac_lightning.evaluation.tables.summary import read_series_table
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
-from iac_lightning.report.models.page import report_files, write_report
-from iac_lightning.report.page import ModelResult, ReportContext
-from iac_lightning.report.words import commit_words
-from iac_lightning.runs.directory import Run
+from iac_lightning.report.models.files import report_files
+from iac_lightning.report.models.missing import missing_development, small_development
+from iac_lightning.report.models.page import write_report
+from iac_lightning.report.page import Overlay, ReportContext
+from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
 from iac_lightning.workflows.reports.evaluated import (
@@ -39,6 +41,7 @@ from iac_lightning.workflows.reports.evaluated import (
 from iac_lightning.workflows.reports.model_results import (
     external_result,
     model_result,
+    overlays,
     reconstructions,
     training_curves,
 )
@@ -78,14 +81,16 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     labels = model_labels([run.config for run in runs])
     label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
     models: dict[str, ModelResult] = {}
+    examples: dict[str, list[Overlay]] = {}
     for name, entry in by_name.items():
         look = look_at(entry, "report", split)
         if isinstance(entry, Run):
             models[name] = model_result(entry, label_of[name], split, look)
         else:
             models[name] = external_result(entry, split, look)
+        examples[name] = overlays(entry, models[name], split, look)
     dev_tables, missing, mend = development(by_name, split, settings)
-    context = describe(
+    context = report_context(
         entries,
         split=split,
         settings=settings,
@@ -107,7 +112,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     sections = analysis_sections(models, dev_tables, analysis, context)
     if calibrations := calibration_section(models):
         sections.append(calibrations)
-    page = write_report(out, models, context, sections)
+    page = write_report(out, models, context, sections, examples)
     write_json_atomic(out / "analysis.json", analysis)
     for name, entry in by_name.items():
         if isinstance(entry, Run):
@@ -116,7 +121,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     return page
 
 
-def describe(
+def report_context(
     entries: Sequence[Entry],
     *,
     split: str,
@@ -142,7 +147,6 @@ def describe(
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
     provenance = runs[0].provenance if runs else {}
-    git = provenance.get("git") or {}
     cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
     sheet = cohort.parent / "contact_sheet.png"
     about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
@@ -162,7 +166,7 @@ def describe(
         split=split,
         seed=runs[0].config.seed if runs else SEED,
         command=command,
-        git=commit_words(git),
+        git=git_words(provenance.get("git") or {}),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         contact_sheet=sheet if sheet.exists() else None,
         data=about,
@@ -207,8 +211,8 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
 
 
 def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a page that stand beside a run in MLflow; what is undefined is None."""
-    found: dict[str, Any] = {
+    """The values of a page that stand beside a run in MLflow; what is undefined is None."""
+    values: dict[str, Any] = {
         "dice": model.summary["dice"]["mean"],
         "volume_icc": model.summary["volume_icc"]["value"],
         "dice_slope_per_mm": analysis["thickness"]["dice"]["slope_per_mm"]["value"],
@@ -216,11 +220,11 @@ def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
         "looks": model.looks["n"] if model.looks else None,
     }
     if "risk" in analysis:
-        found["risk_accuracy"] = analysis["risk"]["accuracy"]["value"]
-        found["risk_kappa"] = analysis["risk"]["kappa"]["value"]
+        values["risk_accuracy"] = analysis["risk"]["accuracy"]["value"]
+        values["risk_kappa"] = analysis["risk"]["kappa"]["value"]
     if "conformal" in analysis:
-        found["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
-    return found
+        values["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
+    return values
 
 
 def development(
@@ -239,17 +243,13 @@ def development(
     if split == "dev":
         return {}, "", ()
     cutoffs = fixed_cutoffs(settings)
-    left_out = f"{'Volume' if cutoffs else 'Risk groups and volume'} intervals are left out"
     lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
     if lacking:
-        sentence = (
-            f"{left_out} until {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} evaluated on the "
-            f"development split, with the weights and thresholds of the {split} split"
-        )
+        sentence = missing_development(lacking, split, cutoffs_fixed=cutoffs is not None)
         return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
     tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
     if small := shortage(tables, settings.coverage, cutoffs):
-        sentence = f"{left_out} because of {small}; with more of them labelled, evaluate again"
+        sentence = small_development(small, cutoffs_fixed=cutoffs is not None)
         return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
     return tables, "", ()
 

@@ -20,11 +20,11 @@ from iac_lightning.evaluation.ablation.cells import VARIANTS, Training
 from iac_lightning.evaluation.ablation.claims import assess_claims
 from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
-from iac_lightning.evaluation.tables.summary import read_series_table
+from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.modules.callbacks import read_history
 from iac_lightning.report.sweep.page import PageContext, write_sweep_page
 from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
-from iac_lightning.report.words import commit_words
+from iac_lightning.runs.directory import git_words
 from iac_lightning.runs.looks import record_look
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import old_cutoffs
@@ -265,7 +265,7 @@ def code_and_data(plans: Sequence[ReportPlan], results: Sequence[SweepResult]) -
         for cell, row in zip(plan.cells, result.cells, strict=True):
             known = _json(plan.folder / cell.run / "provenance.json") if row.state == EVALUATED else {}
             if known:
-                git = commit_words(known.get("git") or {})
+                git = git_words(known.get("git") or {})
                 return {"git": git, "fingerprint": str(known.get("data_fingerprint", ""))}
     return {}
 

@@ -4,8 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from iac_lightning.evaluation.clinical.stress import summarise_stress
 from iac_lightning.evaluation.metrics.series import SeriesMetrics
-from iac_lightning.evaluation.tables.summary import series_row, series_table
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.series_table import series_row, series_table
+from iac_lightning.evaluation.tables.summary import summarise
+from tests.synthetic_stress import WANTED, table_of
+
+QUALITY = {"vit": 0.8, "scratch": 0.62, "cnn": 0.79}
 
 
 def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bool = True) -> pd.DataFrame:
@@ -63,3 +69,31 @@ def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bo
 @pytest.fixture(scope="session")
 def make_table():
     return invented_table
+
+
+@pytest.fixture(scope="session")
+def model_results(make_table):
+    results = {}
+    for k, (name, quality) in enumerate(QUALITY.items()):
+        table = make_table(quality, k)
+        results[name] = ModelResult(
+            name=name,
+            label=name.upper(),
+            table=table,
+            summary=summarise(table, 0, resamples=200),
+            threshold=0.4,
+            prior_threshold=0.3,
+            parameters=1234567,
+            train_seconds=400,
+            looks={"n": 3 + k, "n_configs": 2, "n_weights": 1},
+        )
+    return results
+
+
+@pytest.fixture(scope="session")
+def stress_summary() -> dict:
+    return summarise_stress(table_of(), WANTED, seed=3, resamples=500) | {
+        "split": "test",
+        "settings": {"truth": "Truth.", "ceiling": "Ceiling.", "bound": "Bound."},
+        "failed": {"E_S1": "no such file"},
+    }

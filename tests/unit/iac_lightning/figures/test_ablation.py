@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from iac_lightning.evaluation.ablation.cells import Training, measure_cells
 from iac_lightning.evaluation.ablation.effects import level_means, seed_means, two_way_means
 from iac_lightning.figures.ablation import heat_map_figure, interaction_figure, main_effects_figure
-from iac_lightning.figures.figures import png
+from iac_lightning.figures.style import png
 from tests.synthetic_sweep import invented
 
 FACTORS = {"size": ("small", "large"), "up": ("a", "b"), "loss": ("x", "y")}

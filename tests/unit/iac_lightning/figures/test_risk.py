@@ -9,7 +9,6 @@ from iac_lightning.evaluation.clinical.conformal import fit_conformal, measured_
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.classification import roc
 from iac_lightning.evaluation.statistics.thickness import slope_ci
-from iac_lightning.figures.figures import png
 from iac_lightning.figures.risk import (
     confusion_figure,
     coverage_figure,
@@ -17,6 +16,7 @@ from iac_lightning.figures.risk import (
     roc_figure,
     slope_figure,
 )
+from iac_lightning.figures.style import png
 
 CUTOFFS = RiskCutoffs(low_mm3=10, medium_mm3=100, source="fixed in the settings")
 SOURCE = "60 scans of 30 patients, test split, seed 7"

@@ -62,4 +62,7 @@ def test_both_files(tmp_path: Path) -> None:
 
 
 def test_escape() -> None:
-    assert escape("a_b & 5 % {x} ~^\\") == r"a\_b \& 5 \% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    assert escape("a_b & 5 % of {x} ~ #1 $2 ^\\") == (
+        r"a\_b \& 5 \% of \{x\} \textasciitilde{} \#1 \$2 \textasciicircum{}\textbackslash{}"
+    )
+    assert escape("−0.1 ≤ x – 4 mm³") == r"$-$0.1 $\leq$ x -- 4 mm\textsuperscript{3}"

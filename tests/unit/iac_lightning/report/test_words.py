@@ -5,7 +5,6 @@ import pytest
 
 from iac_lightning.report.words import (
     cell,
-    commit_words,
     duration,
     estimate,
     interval,
@@ -69,9 +68,3 @@ def test_durations_sentences_and_counts() -> None:
     assert [duration(s) for s in (None, 42, 400, 12240)] == ["–", "42 s", "7 min", "3.4 h"]
     assert sentence("dev split, 3 scans") == "Dev split, 3 scans."
     assert [plural(n, "scan") for n in (0, 1, 2)] == ["0 scans", "1 scan", "2 scans"]
-
-
-def test_commits() -> None:
-    assert commit_words({"commit": "abc", "dirty": False}) == "abc"
-    assert commit_words({"commit": "abc", "dirty": True}) == "abc (with local changes)"
-    assert commit_words({}) == "unknown"

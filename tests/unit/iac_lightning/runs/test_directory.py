@@ -27,7 +27,15 @@ from data_modules.files import (
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs import directory as runs
-from iac_lightning.runs.directory import Run, collect_provenance, git_state, is_main_process, load_run, open_run
+from iac_lightning.runs.directory import (
+    Run,
+    collect_provenance,
+    git_state,
+    git_words,
+    is_main_process,
+    load_run,
+    open_run,
+)
 
 ROOT = Path(__file__).parents[4]
 
@@ -264,6 +272,12 @@ def test_git_state(tmp_path, monkeypatch):
     assert git_state(tmp_path) == {**state, "dirty": True}
     monkeypatch.setenv("PATH", "")
     assert git_state(tmp_path) is None
+
+
+def test_the_commit_in_words():
+    assert git_words({"commit": "abc", "dirty": False}) == "abc"
+    assert git_words({"commit": "abc", "dirty": True}) == "abc (with local changes)"
+    assert git_words({}) == "unknown"
 
 
 def test_machines_without_cpuinfo_and_packages(monkeypatch):

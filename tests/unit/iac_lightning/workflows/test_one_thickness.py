@@ -20,14 +20,16 @@ from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import read_mask, read_probability, read_scan, write_nifti
 from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA
+from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows import calibrate
 from iac_lightning.workflows.evaluate import evaluate_series
 from iac_lightning.workflows.external import calibrate as external_calibration
+from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import Prediction, read_masks
 from iac_lightning.workflows.external.predictions import measure as measure_external
 from iac_lightning.workflows.predict import predict
-from iac_lightning.workflows.reports.model_results import overlays
+from iac_lightning.workflows.reports import model_results
 from iac_lightning.workflows.stress_series import stress_series
 from iac_lightning.workflows.trained import CalibratedModel, TrainedModel, load_trained
 from tests.unit.data_modules.scan.test_dicom import START, stepping, write_series
@@ -151,10 +153,12 @@ def test_the_report_names_the_evaluated_thickness(
     model: TrainedModel, item: PreparedSeries, calibration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles = []
-    monkeypatch.setattr("iac_lightning.figures.figures.overlay_figure", lambda *_, title, **__: titles.append(title))
-    monkeypatch.setattr("iac_lightning.figures.figures.png", lambda _: b"")
+    monkeypatch.setattr(model_results, "overlay_figure", lambda *_, title, **__: titles.append(title))
+    monkeypatch.setattr(model_results, "png", lambda _: b"")
+    monkeypatch.setattr(model_results, "predicted_mask", lambda *a: Volume(a[-1].hu > 100, a[-1].grid))
     table = pd.DataFrame([evaluate_series(model, item, "dev", calibration)])
-    cohort = item.directory.parents[2] / "cohort.csv"
-    overlays(cohort, table, lambda series, scan: Volume(scan.hu > 100, scan.grid), None)
+    entry = ExternalModel(Path(), "m", {}, item.directory.parents[2] / "cohort.csv", None)
+    result = ModelResult(name="m", label="m", table=table, summary={}, threshold=None)
+    model_results.overlays(entry, result, "dev", None)
     assert titles
     assert all("4 mm slices" in title for title in titles)

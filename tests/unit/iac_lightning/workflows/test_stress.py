@@ -25,12 +25,13 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.reimaging import finest_mm, thicker
 from data_modules.scan.scan import Scan, read_mask, read_scan
 from iac_lightning.config.reading import load_experiment
+from iac_lightning.report.stress import describe_stress
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows import evaluate as evaluation
 from iac_lightning.workflows import stress as workflow
 from iac_lightning.workflows import stress_series as series_workflow
-from iac_lightning.workflows.stress import describe, reason, stress, thinnest
+from iac_lightning.workflows.stress import reason, stress, thinnest
 from iac_lightning.workflows.trained import TrainedModel
 from tests.integration.settings import experiment, overrides
 
@@ -266,7 +267,7 @@ def test_a_scan_that_fails_is_listed_and_the_others_go_on(
     assert summary["failed"][broken.series_id].startswith(f"images/{broken.image.name}: not a whole NIfTI file")
     assert str(tmp_path) not in json.dumps(summary["failed"])
     assert json.loads((model.run.directory / "stress/test.json").read_text()) == summary
-    assert f"failed: {broken.series_id}" in describe(summary)
+    assert f"failed: {broken.series_id}" in describe_stress(summary)
     monkeypatch.setattr(series_workflow, "measure", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"none of the 2 scans of 'test' could be measured. The first, "):
         run_stress([model_of(cohort, tmp_path / "other")], monkeypatch, (8.0,))

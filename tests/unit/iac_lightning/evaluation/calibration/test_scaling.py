@@ -21,7 +21,7 @@ from iac_lightning.evaluation.calibration.scaling import (
     threshold_at,
 )
 from iac_lightning.figures.calibration import reliability_figure
-from iac_lightning.figures.figures import png
+from iac_lightning.figures.style import png
 
 
 def voxels(n: int, seed: int, sharpen: float = 1.0, shift: float = 0.0) -> Part:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.clinical.analysis import METRICS, analyse, detection, shortage
+from iac_lightning.evaluation.clinical.analysis import METRICS, Shortage, analyse, detection, shortage
 from iac_lightning.evaluation.clinical.conformal import fit_conformal
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, risk_groups
 from iac_lightning.evaluation.statistics.bootstrap import holm, paired_difference
@@ -140,8 +140,8 @@ def test_coverage_and_strata_of_the_settings_reach_the_intervals():
     assert conformal["promised"] == 0.8
     assert [part["radius"] for part in conformal["radii"]] == [part.radius for part in fit.radii]
     assert [row["stratum"] for row in conformal["coverage"]] == ["all", "≤ 3 mm", "> 3 mm"]
-    assert "needs" not in shortage({"vit": DEV["vit"]}, 0.8)
-    assert "intervals of 99% coverage need at least 99" in shortage(DEV, 0.99)
+    assert shortage({"vit": DEV["vit"]}, 0.8) is None
+    assert shortage(DEV, 0.99) == Shortage(n_patients=50, needed=99, coverage=0.99)
 
 
 def test_every_scan_has_an_interval_and_groups(result):
@@ -180,17 +180,15 @@ def test_cutoffs_may_be_fixed_in_advance():
 def test_development_tables_may_be_too_small():
     patients = DEV["vit"]["patient_id"].unique()
     eight, nine = (DEV["vit"][DEV["vit"]["patient_id"].isin(patients[:n])] for n in (8, 9))
-    assert shortage(DEV) == ""
-    assert shortage({"vit": nine}) == ""
-    assert shortage(DEV | {"vit": eight}) == (
-        "only 8 development patients, where intervals of 90% coverage need at least 9"
-    )
-    assert "too few development patients with calcification" in shortage(
-        {"vit": DEV["vit"].assign(label_volume_mm3=7.0)}
-    )
-    assert "too few development patients with calcification" in shortage(
-        {"vit": DEV["vit"].assign(label_volume_mm3=0.0)}
-    )
+    assert shortage(DEV) is None
+    assert shortage({"vit": nine}) is None
+    few = shortage(DEV | {"vit": eight})
+    assert few == Shortage(n_patients=8, needed=9, coverage=0.9)
+    assert few.of_patients
+    for volume in (7.0, 0.0):
+        alike = {"vit": DEV["vit"].assign(label_volume_mm3=volume)}
+        assert not shortage(alike).of_patients
+        assert shortage(alike, cutoffs=RiskCutoffs(low_mm3=20, medium_mm3=80, source="fixed")) is None
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iac_lightning.evaluation.statistics.agreement import bland_altman, ccc, ccc_ci, icc_2_1, icc_3_1, volume_error
-from iac_lightning.evaluation.statistics.bootstrap import statistic_ci
+from iac_lightning.evaluation.statistics.agreement import bland_altman, ccc, icc_2_1, icc_3_1, volume_error
 
 # Shrout & Fleiss 1979, table 2: six targets, four judges.
 SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -77,26 +76,3 @@ def test_wrong_shapes_are_refused():
         ccc([[1, 2]], [[1, 2]])
     with pytest.raises(ValueError, match="raters"):
         icc_2_1([1, 2, 3])
-
-
-def test_interval_of_ccc_is_the_bootstrap_of_ccc():
-    rng = np.random.default_rng(6)
-    reference = 1000 + rng.lognormal(3, 1, 50)
-    measurement, patients = reference * rng.normal(0.9, 0.2, 50), rng.integers(0, 20, 50)
-    found = ccc_ci(measurement, reference, patients, seed=1, resamples=400)
-    slow = statistic_ci(lambda rows: ccc(measurement[rows], reference[rows]), patients, seed=1, resamples=400)
-    assert (found.estimate, found.low, found.high) == pytest.approx((slow.estimate, slow.low, slow.high), rel=1e-9)
-    assert np.isnan(ccc_ci([2.0, 2.0], [2.0, 2.0], ["a", "b"], seed=0, resamples=10).estimate)
-    nothing = ccc_ci([], [], [], seed=0, resamples=10)
-    assert np.isnan(nothing.estimate)
-    assert nothing.n == 0
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 1e8), (1e-9, 0.0), (1e9, 0.0)])
-def test_the_unit_does_not_change_the_interval_of_ccc(scale: float, shift: float):
-    rng = np.random.default_rng(8)
-    x, y = rng.normal([[1.0], [0.7]], 1.0, (2, 30))
-    patients = np.arange(30)
-    plain = ccc_ci(x, y, patients, seed=1, resamples=50)
-    other = ccc_ci(scale * x + shift, scale * y + shift, patients, seed=1, resamples=50)
-    assert (other.estimate, other.low, other.high) == pytest.approx((plain.estimate, plain.low, plain.high), abs=1e-5)

@@ -3,38 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.statistics.bootstrap import mean_ci, statistic_ci
-from iac_lightning.evaluation.statistics.strata import (
-    EDGES_MM,
-    THICKNESS_STRATA,
-    edges_of,
-    strata_from_edges,
-    stratum_index,
-)
-from iac_lightning.evaluation.statistics.thickness import by_stratum, slope_ci, within_patient_slope_ci
+from iac_lightning.evaluation.statistics.thickness import by_stratum, line_band, slope_ci, within_patient_slope_ci
 
 RNG = np.random.default_rng(0)
 THICKNESS = RNG.choice([0.6, 1.0, 2.5, 5.0, 8.0], 70)
 DICE = 0.8 - 0.03 * THICKNESS + RNG.normal(0, 0.1, 70)
 PATIENTS = RNG.permutation(70) % 25
-
-
-def test_edges_belong_to_the_thinner_stratum():
-    assert stratum_index([0.25, 1, 1.01, 2, 4, 6, 6.1, 10]).tolist() == [0, 0, 1, 1, 2, 3, 4, 4]
-
-
-def test_strata_of_any_edges():
-    assert [name for name, _, _ in THICKNESS_STRATA] == ["≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm"]
-    assert EvaluationConfig().thickness_edges_mm == EDGES_MM
-    found = strata_from_edges([2.5])
-    assert found == (("≤ 2.5 mm", 0.0, 2.5), ("> 2.5 mm", 2.5, float("inf")))
-    assert edges_of(found) == [2.5]
-    assert stratum_index([2.5, 2.6], found).tolist() == [0, 1]
-    assert [n for n, _, _ in strata_from_edges([0.625, 3, 10])] == ["≤ 0.625 mm", "0.625–3 mm", "3–10 mm", "> 10 mm"]
-    for wrong in ([], [0, 1], [2, 1], [1, 1]):
-        with pytest.raises(ValueError, match="rising"):
-            strata_from_edges(wrong)
 
 
 def test_strata_hold_their_scans():
@@ -100,3 +75,24 @@ def test_nothing_within_patients():
 def test_thickness_must_be_known():
     with pytest.raises(ValueError, match="finite"):
         slope_ci([0.1, 0.2], [1, np.nan], ["a", "b"], seed=0)
+
+
+def test_the_band_is_that_of_lines_through_drawn_patients():
+    grid = np.array([1.0, 4.0])
+    line, low, high = line_band(THICKNESS, DICE, PATIENTS.astype(str), grid, seed=3, resamples=400)
+    slope, constant = np.polyfit(THICKNESS, DICE, 1)
+    assert line == pytest.approx(constant + slope * grid)
+    rng, names = np.random.default_rng(5), np.unique(PATIENTS)
+    lines = []
+    for _ in range(400):
+        rows = np.concatenate([np.flatnonzero(p == PATIENTS) for p in rng.choice(names, len(names))])
+        lines.append(np.polyval(np.polyfit(THICKNESS[rows], DICE[rows], 1), grid))
+    assert np.stack([low, high]) == pytest.approx(np.quantile(lines, [0.025, 0.975], axis=0), abs=0.01)
+
+
+def test_one_patient_has_a_line_without_a_band():
+    line, low, high = line_band(
+        np.array([1.0, 2.0]), np.array([0.5, 0.7]), np.array(["a", "a"]), np.array([3.0]), seed=0, resamples=9
+    )
+    assert line == pytest.approx([0.9])
+    assert np.isnan([low, high]).all()

@@ -7,40 +7,17 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from data_modules.scan.geometry import Grid, Volume
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.agreement import icc_2_1
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.measures import MEASURES
-from iac_lightning.evaluation.tables.summary import (
+from iac_lightning.evaluation.tables.series_table import (
     METRICS,
-    example_series,
-    read_series_table,
     series_row,
     series_table,
-    summarise,
-    write_series_table,
-    write_summary,
 )
-
-
-def mask(n: int, first: int = 0) -> Volume:
-    data = np.zeros((10, 1, 1), bool)
-    data[first : first + n] = True
-    return Volume(data, Grid(data.shape, np.diag([1.0, 1.0, 2.0, 1.0])))
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    """Four scans of three patients; Dice 1, 0.5, 0 (false alarm) and 1 (both empty)."""
-    pairs = [
-        ("b1", "b", 1.0, mask(4), mask(4)),
-        ("a1", "a", 1.1, mask(2), mask(2, first=1)),
-        ("c1", "c", 6.0, mask(3), mask(0)),
-        ("c2", "c", 6.1, mask(0), mask(0)),
-    ]
-    prior = series_metrics(mask(0), mask(0))
-    return series_table([series_row(s, p, t, series_metrics(x, y), prior, 1.0) for s, p, t, x, y in pairs])
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from tests.unit.iac_lightning.evaluation.tables.conftest import mask
 
 
 def test_which_scans_each_mean_covers(table):
@@ -142,39 +119,13 @@ def test_without_a_known_true_volume():
     assert "true_volume" not in summarise(pd.DataFrame([{**row, "true_volume_mm3": None}]), seed=0, resamples=50)
 
 
-def test_files_round_trip_with_names_that_look_like_numbers(table, tmp_path):
-    table["patient_id"] = ["001", "002", "003", "003"]
-    summary = summarise(table, seed=0, resamples=50, split="test", threshold=0.42)
-    write_series_table(table, tmp_path / "test.csv")
-    write_summary(summary, tmp_path / "test.json")
-    assert (summary["split"], summary["threshold"]) == ("test", 0.42)
-    pd.testing.assert_frame_equal(read_series_table(tmp_path / "test.csv"), table, check_dtype=False)
-    assert json.loads((tmp_path / "test.json").read_text()) == summary
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "test.json"]
-
-
-def test_reading_a_foreign_table_names_the_columns(tmp_path):
-    (tmp_path / "x.csv").write_text("series_id,patient_id\na,b\n")
-    with pytest.raises(UserError, match=r"x\.csv.*slice_thickness_mm.*dice"):
-        read_series_table(tmp_path / "x.csv")
-
-
-def test_no_series_and_repeated_series_are_refused(table):
-    with pytest.raises(UserError, match="no series"):
-        series_table([])
+def test_an_empty_table_is_refused(table):
     with pytest.raises(UserError, match="empty"):
         summarise(table.iloc[:0], seed=0)
-    with pytest.raises(UserError, match="a1"):
-        series_table([row._asdict() for row in pd.concat([table, table[:1]]).itertuples(index=False)])
 
 
-def test_example_series(make_table):
-    rows = make_table(0.7, 0)
-    chosen = example_series(rows)
-    dice = rows[rows["has_lesion"]].set_index("series_id")["dice"]
-    assert dice[chosen["best"]] == dice.max()
-    assert dice[chosen["worst"]] == dice.min()
-    rank = (dice > dice[chosen["median"]]).sum()
-    assert rank == len(dice) // 2
-    assert example_series(rows[~rows["has_lesion"]]) == {}
-    assert list(example_series(rows[rows["has_lesion"]][:2])) == ["best", "worst"]
+def test_a_summary_round_trips(table, tmp_path):
+    summary = summarise(table, seed=0, resamples=50, split="test", threshold=0.42)
+    write_summary(summary, tmp_path / "test.json")
+    assert (summary["split"], summary["threshold"]) == ("test", 0.42)
+    assert json.loads((tmp_path / "test.json").read_text()) == summary

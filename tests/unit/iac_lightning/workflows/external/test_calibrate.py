@@ -25,7 +25,8 @@ from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.calibrate import DOMAIN_HU
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
-from iac_lightning.workflows.reports.models import external_result, has_development
+from iac_lightning.workflows.reports.model_results import external_result, overlays
+from iac_lightning.workflows.reports.models import has_development
 
 SHAPE = (24, 20, 8)
 GRID = Grid(SHAPE, np.diag([0.5, 0.5, 2.0, 1.0]))
@@ -175,9 +176,10 @@ def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> 
     remarks = json.loads((out / "evaluation/test_warnings.json").read_text())
     assert remarks["n_with_warnings"] == remarks["n_series"] == len(TEST)  # the table says 2.5 mm instead of 2
     assert remarks["kinds"] == [["voxel size by the cohort table is not that of the file", len(TEST)]]
-    result = external_result(load_external(out), "test", record_look(out, "report", "test", "", None))
+    model, look = load_external(out), record_look(out, "report", "test", "", None)
+    result = external_result(model, "test", look)
     assert result.threshold == json.loads((out / "calibration.json").read_text())["threshold"]
-    assert [o.kind for o in result.overlays] == ["best", "median", "worst"]
+    assert [o.kind for o in overlays(model, result, "test", look)] == ["best", "median", "worst"]
     evaluate_predictions(tmp_path / "dev", cohort, "dev", out, threshold=0.5, label="other", workers=1)
     assert not has_development(out / "evaluation", "test")  # another threshold is another model
 

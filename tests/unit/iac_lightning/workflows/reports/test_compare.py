@@ -16,9 +16,11 @@ from iac_lightning.cli import main
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, compare_risk
 from iac_lightning.evaluation.statistics.bootstrap import effect_size, holm, paired_difference
 from iac_lightning.evaluation.statistics.thickness import slope_ci
-from iac_lightning.evaluation.tables.summary import summarise, write_series_table, write_summary
+from iac_lightning.evaluation.tables.series_table import write_series_table
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.report.models.comparison import describe_comparison
 from iac_lightning.runs.looks import looks
-from iac_lightning.workflows.reports.compare import compare, describe
+from iac_lightning.workflows.reports.compare import compare
 from iac_lightning.workflows.reports.evaluated import load_entry
 
 
@@ -56,7 +58,7 @@ def test_figures_are_those_of_the_statistics(evaluated: dict[str, pd.DataFrame],
     assert found["risk"]["misclassified"] == change.misclassified
     assert found["risk"]["relative_change"]["value"] == pytest.approx(change.relative_change.estimate)
     assert found["cutoffs"]["source"] == "fixed in the settings"
-    text = describe(found)
+    text = describe_comparison(found)
     d = expected.difference
     assert (
         f"Dice: {d.estimate:.3f} [{d.low:.3f}; {d.high:.3f}] over 38 scans of 19 patients: established: better" in text

@@ -20,7 +20,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.schema import CNNConfig, EvaluationConfig, ExperimentConfig, ModelConfig
 from iac_lightning.evaluation.clinical.analysis import analyse
-from iac_lightning.evaluation.tables.summary import COLUMNS, summarise, write_series_table, write_summary
+from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
+from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
@@ -79,7 +80,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalMod
     """Two models evaluated on the test split; their scans are not at hand."""
     series = [SimpleNamespace(patient_id="a", split="test")]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
-    monkeypatch.setattr(report_models, "overlays", lambda *_: [])
+    monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
     monkeypatch.setattr(workflow, "analyse", partial(analyse, resamples=50))
     found = [

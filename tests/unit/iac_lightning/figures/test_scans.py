@@ -1,87 +1,24 @@
 from __future__ import annotations
 
-import io
-
-import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection
 
 from data_modules.scan.geometry import Grid, Volume, canonical
-from iac_lightning.evaluation.statistics.bootstrap import paired_difference
-from iac_lightning.evaluation.tables.summary import summarise
-from iac_lightning.figures import figures
-
-
-@pytest.fixture(scope="module")
-def models(make_table):
-    tables = {"A": make_table(0.75, 0), "B": make_table(0.65, 1)}
-    return tables, {label: summarise(table, 0, resamples=100) for label, table in tables.items()}
-
-
-def points(axes) -> list[np.ndarray]:
-    return [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
-
-
-def test_dice_figure_shows_patient_means_of_scans_with_lesions(models):
-    tables, summaries = models
-    axes = figures.dice_figure(tables, summaries, "n, split, seed").axes[0]
-    rows = tables["A"][tables["A"]["has_lesion"]]
-    assert points(axes)[0][:, 0] == pytest.approx(rows.groupby("patient_id")["dice"].mean().to_numpy())
-    assert points(axes)[1][:, 0] == pytest.approx(rows.groupby("patient_id")["prior_dice"].mean().to_numpy())
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "+ protocol prior", "B", "+ protocol prior"]
-    assert "n, split, seed" in axes.get_title(loc="left")
-
-
-def test_difference_figure_is_symmetric_about_zero():
-    d = np.array([0.1, -0.3, 0.05])
-    paired = paired_difference(d, np.zeros(3), [0, 1, 2], seed=0, resamples=50)
-    axes = figures.difference_figure([("A − B", d, paired)], "source").axes[0]
-    assert points(axes)[0][:, 0] == pytest.approx(d)
-    low, high = axes.get_xlim()
-    assert low == -high
-    assert high > 0.3
-
-
-def test_thickness_figure_marks_the_means_of_the_strata(models):
-    tables, summaries = models
-    axes = figures.thickness_figure(tables, summaries, "source").axes[0]
-    curves = {line.get_label(): line for line in axes.lines}
-    expected = [s["mean"] for s in summaries["B"]["thickness"] if s["mean"] is not None]
-    assert curves["B"].get_ydata() == pytest.approx(expected)
-    assert len(points(axes)[0]) == summaries["A"]["n_with_lesion"]
-
-
-def test_volume_figure_draws_differences_over_means(models):
-    tables, summaries = models
-    figure = figures.volume_figure(tables, summaries, "source")
-    table = tables["B"]
-    drawn = points(figure.axes[1])[0]
-    assert drawn[:, 0] == pytest.approx((table["volume_mm3"] + table["label_volume_mm3"]) / 2)
-    assert drawn[:, 1] == pytest.approx(table["volume_mm3"] - table["label_volume_mm3"])
-    bias = next(line for line in figure.axes[1].lines if str(line.get_label()).startswith("bias"))
-    assert bias.get_ydata()[0] == pytest.approx(summaries["B"]["volume_error"]["bias_mm3"])
-
-
-def test_training_figure_splits_losses_from_dice():
-    table = pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [3.0, 2, 1], "dev_dice": [np.nan, 0.2, 0.4], "lr": 1.0})
-    loss, dice = figures.training_figure(table, "run").axes
-    assert [line.get_label() for line in loss.lines] == ["train_loss"]
-    assert dice.lines[0].get_xydata().tolist() == [[1, 0.2], [2, 0.4]]
+from iac_lightning.figures.scans import outline, overlay_figure, reconstruction_figure
 
 
 def test_outline_follows_voxel_edges():
     mask = np.zeros((4, 5), bool)
     mask[1:3, 2] = True
-    segments = np.array(figures.outline(mask, 0.5, 2.0))
+    segments = np.array(outline(mask, 0.5, 2.0))
     lengths = np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1)
     assert lengths.sum() == pytest.approx(2 * 2.0 + 4 * 0.5)  # two edges along y, two times two along x
     assert segments[..., 0].min() == pytest.approx(0.25)
     assert segments[..., 0].max() == pytest.approx(1.25)
     assert segments[..., 1].min() == pytest.approx(3.0)
     assert segments[..., 1].max() == pytest.approx(5.0)
-    full = figures.outline(np.ones((2, 2), bool), 1.0, 1.0)
+    full = outline(np.ones((2, 2), bool), 1.0, 1.0)
     assert len(full) == 8  # the border of the array closes the outline
 
 
@@ -101,7 +38,7 @@ def scan():
 def test_overlay_goes_through_the_largest_lesion_in_true_proportions(scan):
     hu, label = scan
     prediction = label.with_data(np.roll(label.data, 1, 0))
-    figure = figures.overlay_figure(hu, label, prediction, title="series s, Dice 0.5")
+    figure = overlay_figure(hu, label, prediction, title="series s, Dice 0.5")
     titles = [axes.get_title() for axes in figure.axes]
     # canonical RAS: x and y are flipped, so voxels 20..23 become 56..59 and 50..53 become 26..29
     shape, voxels = canonical(label).data.shape, np.argwhere(canonical(label).data[:, :, 7:9])
@@ -129,7 +66,7 @@ def test_overlay_goes_through_the_largest_lesion_in_true_proportions(scan):
 
 def test_overlay_outline_lies_on_the_lesion(scan):
     hu, label = scan
-    axes = figures.overlay_figure(hu, label).axes[0]
+    axes = overlay_figure(hu, label).axes[0]
     outline = np.concatenate(axes.collections[0].get_segments())
     assert outline[:, 0].min() == pytest.approx((56 - 0.5) * 0.5)
     assert outline[:, 0].max() == pytest.approx((59 + 0.5) * 0.5)
@@ -141,11 +78,11 @@ def test_overlay_outline_lies_on_the_lesion(scan):
 def test_overlay_without_label_and_without_any_lesion(scan):
     hu, label = scan
     probability = label.with_data(label.data * np.float32(0.8))
-    figure = figures.overlay_figure(hu, prediction=label, probability=probability, title="predicted")
+    figure = overlay_figure(hu, prediction=label, probability=probability, title="predicted")
     assert "lesion of the prediction" in figure.get_suptitle()
     assert len(figure.axes) == 7  # two rows of three planes and the colour bar
     empty = label.with_data(np.zeros_like(label.data))
-    figure = figures.overlay_figure(hu, empty, empty)
+    figure = overlay_figure(hu, empty, empty)
     assert "the middle" in figure.get_suptitle()
     assert "slice 7 of 12" in figure.axes[0].get_title()
 
@@ -155,7 +92,7 @@ def test_reconstruction_shows_restored_voxels_only_where_hidden():
     image = rng.uniform(-1, 1, (8, 6, 4))
     hidden = np.zeros(image.shape, bool)
     hidden[:4] = True
-    figure = figures.reconstruction_figure(
+    figure = reconstruction_figure(
         image, hidden, np.zeros(image.shape), spacing_mm=(1, 2, 4), title="mae", window_hu=(-200, 1000)
     )
     original, seen, restored = (np.ma.asarray(axes.images[0].get_array()) for axes in figure.axes)
@@ -165,9 +102,3 @@ def test_reconstruction_shows_restored_voxels_only_where_hidden():
     assert np.array_equal(restored[:, 4:], original[:, 4:])
     assert figure.axes[0].images[0].get_extent() == [0, 8, 0, 12]
     assert "50%" in figure.axes[1].get_title()
-
-
-def test_png_is_reproducible(models):
-    first = figures.png(figures.dice_figure(*models, "source"))
-    assert first == figures.png(figures.dice_figure(*models, "source"))
-    assert matplotlib.image.imread(io.BytesIO(first)).shape[1] == 9 * 130
