@@ -67,7 +67,7 @@ def thickness_section(
 
 
 def _parts(models: Mapping[str, ModelResult], analysis: Mapping[str, Any]) -> list[tuple[str, bool, Mapping[str, Any]]]:
-    """Label, whether it is a difference, and figures by measure, of each model and each pair."""
+    """Label, whether it is a difference, and values by measure, of each model and each pair."""
     parts = [(model.label, False, analysis["models"][name]["thickness"]) for name, model in models.items()]
     parts += [
         (f"+ {models[c['model']].label} − {models[c['baseline']].label}", True, c["thickness"])
@@ -79,11 +79,11 @@ def _parts(models: Mapping[str, ModelResult], analysis: Mapping[str, Any]) -> li
 def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str, Any], everything: str) -> Table:
     rows: list[list[TableCell]] = []
     kinds = (("", "slope_per_mm"), (", within patients", "slope_within_patients_per_mm"))
-    for measure, figures_of_first in first.items():
+    for measure, of_first in first.items():
         for words, key in kinds:
             label = f"{'+ ' if words else ''}{MEASURES[measure].words}{words}"
             slopes = [cell(by_measure[measure][key], _digits(measure) + 1, sign=True) for _, _, by_measure in parts]
-            rows.append([label, f"{figures_of_first[key]['n']} / {figures_of_first[key]['n_patients']}", *slopes])
+            rows.append([label, f"{of_first[key]['n']} / {of_first[key]['n_patients']}", *slopes])
     return Table(
         name="thickness_slopes",
         title="Change per mm of slice thickness",
@@ -147,10 +147,10 @@ def _digits(measure: str) -> int:
     return MEASURES[measure].digits
 
 
-def _sample(figure: Mapping[str, Any]) -> str:
-    return f"{figure['n']} scans, {figure['n_patients']}\u00a0pat."
+def _sample(value: Mapping[str, Any]) -> str:
+    return f"{value['n']} scans, {value['n_patients']}\u00a0pat."
 
 
-def _interval(figure: Mapping[str, Any]) -> Interval:
-    estimate, low, high = (float("nan") if v is None else v for v in (figure["value"], *figure["ci95"]))
-    return Interval(estimate=estimate, low=low, high=high, n=figure["n"], n_patients=figure["n_patients"])
+def _interval(value: Mapping[str, Any]) -> Interval:
+    estimate, low, high = (float("nan") if v is None else v for v in (value["value"], *value["ci95"]))
+    return Interval(estimate=estimate, low=low, high=high, n=value["n"], n_patients=value["n_patients"])
