@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -107,7 +107,7 @@ def check_same_series(models: Mapping[str, ModelResult]) -> None:
             )
 
 
-def comparison_rows(plain: list[Comparison], prior: list[Comparison]) -> pd.DataFrame:
+def comparison_rows(plain: Sequence[Comparison], prior: Sequence[Comparison]) -> pd.DataFrame:
     """One row a pair and variant, with full precision."""
     columns = ["variant", "first", "second", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses"]
     rows = []

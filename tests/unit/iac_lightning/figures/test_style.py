@@ -28,3 +28,4 @@ def test_models_are_told_apart_by_colour_and_marker():
 
 def test_numbers_have_a_true_minus():
     assert (signed(-0.25, 1), signed(0.125, 3), signed(np.nan, 2)) == ("−0.2", "+0.125", "–")
+    assert (signed(-0.04, 1), signed(0.0, 1)) == ("+0.0", "+0.0"), "a minus before zero"
