@@ -28,7 +28,7 @@ from data_modules.files import write_json_atomic
 from data_modules.phantom.cohort import make_phantom_cohort
 from data_modules.prepare.store import prepare_cohort
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder, patchify

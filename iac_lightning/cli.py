@@ -71,7 +71,8 @@ def run_phantom(arguments: argparse.Namespace) -> None:
 
 def run_split(arguments: argparse.Namespace) -> None:
     """`iac split`."""
-    from data_modules.cohort.table import assign_splits, read_cohort, read_table, write_cohort
+    from data_modules.cohort.splits import assign_splits
+    from data_modules.cohort.table import read_cohort, read_table, write_cohort
 
     fractions = {}
     for part in arguments.fractions:

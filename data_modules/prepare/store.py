@@ -46,8 +46,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.common_grid import on_common_grid, surroundings, to_int16
 from data_modules.prepare.roi import region_of_interest
 from data_modules.scan.geometry import Grid, Volume, place
+from data_modules.scan.nifti import read_mask
 from data_modules.scan.resampling import resample_occupancy
-from data_modules.scan.scan import read_mask
 from data_modules.scan.sidecar import sidecar_path
 from data_modules.scan.slices import THICKNESS_UNKNOWN
 

@@ -208,15 +208,6 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
-def from_sitk(image: sitk.Image) -> Volume:
-    """The inverse of `to_sitk`."""
-    data = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    affine = np.eye(4)
-    affine[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(data, Grid(data.shape, _LPS @ affine))
-
-
 def lps_from_ras(point_mm: Any) -> tuple[float, float, float]:
     """A world point in DICOM's and SimpleITK's convention (and, being its own inverse, back)."""
     x, y, z = (float(v) for v in point_mm)

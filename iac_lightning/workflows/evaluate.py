@@ -13,7 +13,7 @@ from data_modules.files import write_json_atomic
 from data_modules.prepare.store import PreparedSeries, prepare_cohort
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.cluster import sharding
 from iac_lightning.config.reading import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for

@@ -27,9 +27,10 @@ from data_modules.errors import UserError
 from data_modules.prepare import store as store_module
 from data_modules.prepare.store import PreparedSeries, list_warnings, open_store, prepare_cohort
 from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.nifti import write_nifti
 from data_modules.scan.resampling import resample_image
-from data_modules.scan.scan import Scan, read_scan, write_nifti
-from tests.unit.data_modules.scan.test_dicom import START, stepping, write_series
+from data_modules.scan.scan import Scan, read_scan
+from tests.dicom_series import START, stepping, write_series
 
 SHAPE = (40, 36, 20)
 SPACING = (1.0, 1.0, 2.0)

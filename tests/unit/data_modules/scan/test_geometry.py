@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
 
-from data_modules.scan.geometry import Grid, Volume, canonical, crop_box, from_sitk, lps_from_ras, place, to_sitk
+from data_modules.scan.geometry import Grid, Volume, canonical, crop_box, lps_from_ras, place, to_sitk
 
 AFFINE = np.array([[-0.5, 0, 0, 30], [0, 0.6, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])
 
@@ -171,9 +171,7 @@ def test_sitk_puts_voxels_at_the_same_place(affine: np.ndarray) -> None:
         assert image.GetPixel(*index) == volume.data[index]
         point = image.TransformIndexToPhysicalPoint(index)
         np.testing.assert_allclose(point, lps_from_ras(volume.grid.to_ras_mm(index)), atol=1e-5)
-    again = from_sitk(image)
-    np.testing.assert_array_equal(again.data, volume.data)
-    assert again.grid.same_as(volume.grid, tolerance_mm=1e-5)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(2, 1, 0), volume.data)
 
 
 def test_masks_become_bytes_for_sitk() -> None:

@@ -17,7 +17,8 @@ from benchmarks.bench import throwaway_run
 from data_modules.config import DataConfig
 from data_modules.prepare.store import PreparedSeries, prepare_cohort
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import read_mask, read_probability, read_scan, write_nifti
+from data_modules.scan.nifti import read_mask, read_probability, write_nifti
+from data_modules.scan.scan import read_scan
 from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA
 from iac_lightning.runs.directory import load_run
@@ -30,7 +31,7 @@ from iac_lightning.workflows.predict import predict
 from iac_lightning.workflows.reports.model_results import overlays
 from iac_lightning.workflows.stress_series import stress_series
 from iac_lightning.workflows.trained import CalibratedModel, TrainedModel, load_trained
-from tests.unit.data_modules.scan.test_dicom import START, stepping, write_series
+from tests.dicom_series import START, stepping, write_series
 
 SLICES = [7.0] * 8 + [4.0] * 14 + [7.0] * 8
 
