@@ -153,6 +153,14 @@ def write_json_atomic(path: Path, data: Any) -> None:
     write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, where there is one, at once for readers: it is renamed before its files go one by one."""
+    if path.exists():
+        removed = _beside(path)
+        os.replace(path, removed)
+        shutil.rmtree(removed)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed process left in a folder, NIfTI files included."""
     for path in [*folder.glob(".*.tmp"), *folder.glob(".*.part")]:

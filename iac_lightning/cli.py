@@ -105,7 +105,7 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_prepare(arguments: argparse.Namespace) -> None:
     """`iac prepare`."""
     config = load(arguments)
-    from data_modules.prepare.store import list_warnings, prepare_cohort
+    from data_modules.prepare.preparation import list_warnings, prepare_cohort
 
     store = prepare_cohort(config.data)
     print(f"{len(store.series) + store.n_withheld} series in {store.directory}")

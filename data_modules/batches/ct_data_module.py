@@ -16,7 +16,8 @@ from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
-from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store
 
 TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
 """Splits that each task learns from. The development split validates; the test split is not even opened."""

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks.bench import throwaway_run
 from data_modules.config import DataConfig
-from data_modules.prepare.store import PreparedSeries, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability, write_nifti
 from data_modules.scan.scan import read_scan

@@ -21,7 +21,7 @@ from torch import nn
 from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
-from data_modules.prepare.store import prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask
 from data_modules.scan.reimaging import finest_mm, thicker
