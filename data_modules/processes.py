@@ -47,9 +47,8 @@ def mapped(
         UserError: when a process was killed.
     """
     workers = min(workers, len(items))
-    results = (
-        _in_pool(function, items, workers, in_order, setting) if workers > 1 else ((i, function(i)) for i in items)
-    )
+    here = ((item, function(item)) for item in items)
+    results = _in_pool(function, items, workers, in_order, setting) if workers > 1 else here
     n_all = n_done + len(items)
     yield from tqdm(results, total=n_all, initial=n_done, desc=description, unit=unit, disable=None)
 

@@ -22,17 +22,18 @@ def scan_of(shape: tuple[int, int, int], spacing: tuple[float, float, float], th
     return Scan(hu=np.rint(2 * hu).astype(np.int16), grid=grid, slice_thickness_mm=thickness_mm)
 
 
+@pytest.mark.parametrize(("thick_mm", "n_slices"), [(4.0, 6), (1.5, 16)])
 @pytest.mark.parametrize("profile", ["overlap", "linear", "gaussian"])
-def test_a_ramp_stays_where_it_is_on_every_grid(profile: str) -> None:
+def test_a_ramp_stays_where_it_is_on_every_grid(profile: str, thick_mm: float, n_slices: int) -> None:
     scan = scan_of((40, 40, 30), (1.0, 1.0, 2.0), 2.0)
-    grid = GridConfig(spacing_mm=(2.0, 2.0, 4.0), roi_mm=(24.0, 20.0, 24.0), profile=profile)
+    grid = GridConfig(spacing_mm=(2.0, 2.0, thick_mm), roi_mm=(24.0, 20.0, 24.0), profile=profile)
     region = region_of_interest(scan, grid)
     image = on_common_grid(scan, region, grid)
     assert image.data.dtype == np.int16
-    assert image.data.shape == (12, 10, 6)
-    assert image.grid.spacing_mm == pytest.approx((2.0, 2.0, 4.0))
+    assert image.data.shape == (12, 10, n_slices)
+    assert image.grid.spacing_mm == pytest.approx((2.0, 2.0, thick_mm))
     np.testing.assert_allclose(image.grid.center_ras_mm, region.grid.center_ras_mm, atol=1e-9)
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in (12, 10, 6)], indexing="ij"), axis=-1)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in image.data.shape], indexing="ij"), axis=-1)
     expected = image.grid.to_ras_mm(index) @ (2.0, 0.0, 20.0)
     np.testing.assert_allclose(image.data, expected, atol=1.0)  # also at the region's edges
 
