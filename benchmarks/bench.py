@@ -26,9 +26,9 @@ from data_modules.batches.ct_data_module import CTDataModule
 from data_modules.config import AugmentationConfig, DataConfig, GridConfig, SamplingConfig
 from data_modules.files import write_json_atomic
 from data_modules.phantom.cohort import make_phantom_cohort
-from data_modules.prepare.store import prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder, patchify

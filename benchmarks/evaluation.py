@@ -18,7 +18,8 @@ from scipy import ndimage
 from benchmarks.process import alternate, measured
 from data_modules.cohort.table import read_cohort, write_cohort
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import read_scan, write_nifti
+from data_modules.scan.nifti import write_nifti
+from data_modules.scan.scan import read_scan
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.surface import TOLERANCE_MM
 from iac_lightning.workflows.external.predictions import Prediction, find_predictions, measure

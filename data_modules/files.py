@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,30 @@ def on_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keeps_present: bool = False) -> Iterator[Path]:
     """A temporary path to write to; it takes the place of `path` when the block ends without an exception.
 
     The temporary file lies in the same folder (a move across file systems is not atomic) and is removed on failure;
-    `remove_leftovers` removes those of killed processes.
+    `remove_leftovers` removes those of killed processes. It may be a symbolic link, which is then what is moved.
+
+    Args:
+        path: the file to write.
+        keeps_present: a file that is there by then stays: of several processes that write at once the first wins.
 
     Raises:
         DiskFull: when there is no room; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if keeps_present:
+                _link(temporary, path)
+            else:
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -77,7 +85,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         DiskFull: when there is no room; `path` is as it was.
     """
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "old."))
+    temporary, old = _beside(path), _beside(path)
     with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -100,6 +108,22 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def _beside(path: Path) -> Path:
+    """A temporary name that no other process has, on this machine or another, and that `remove_leftovers` knows."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a whole file a second name, in one step, unless there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        with suppress(FileExistsError), path.open("xb") as file:
+            file.write(temporary.read_bytes())
+
+
 def _sync_folder(path: Path) -> None:
     """Flush a folder: a new name itself must survive a power cut too."""
     folder = os.open(path, os.O_RDONLY)
@@ -111,8 +135,13 @@ def _sync_folder(path: Path) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json_atomic(path: Path, data: Any) -> None:
@@ -122,6 +151,14 @@ def write_json_atomic(path: Path, data: Any) -> None:
         ValueError: for NaN and infinity, which JSON does not have.
     """
     write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, where there is one, at once for readers: it is renamed before its files go one by one."""
+    if path.exists():
+        removed = _beside(path)
+        os.replace(path, removed)
+        shutil.rmtree(removed)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -71,7 +71,8 @@ def run_phantom(arguments: argparse.Namespace) -> None:
 
 def run_split(arguments: argparse.Namespace) -> None:
     """`iac split`."""
-    from data_modules.cohort.table import assign_splits, read_cohort, read_table, write_cohort
+    from data_modules.cohort.splits import assign_splits
+    from data_modules.cohort.table import read_cohort, read_table, write_cohort
 
     fractions = {}
     for part in arguments.fractions:
@@ -104,7 +105,7 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_prepare(arguments: argparse.Namespace) -> None:
     """`iac prepare`."""
     config = load(arguments)
-    from data_modules.prepare.store import list_warnings, prepare_cohort
+    from data_modules.prepare.preparation import list_warnings, prepare_cohort
 
     store = prepare_cohort(config.data)
     print(f"{len(store.series) + store.n_withheld} series in {store.directory}")

@@ -11,11 +11,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_modules.batches.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
+from data_modules.cohort.leakage import check_leakage, check_trains_on
 from data_modules.cohort.look import GUARDED
-from data_modules.cohort.table import Cohort, check_leakage, check_trains_on
+from data_modules.cohort.table import Cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
-from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store
 
 TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
 """Splits that each task learns from. The development split validates; the test split is not even opened."""
@@ -81,8 +83,8 @@ class CTDataModule(L.LightningDataModule):
         check_leakage(store.cohort)
         train = store.split(*TRAINS_ON[self.task])
         dev = store.split("dev")
-        for split, found, needed in ((" or ".join(TRAINS_ON[self.task]), train, True), ("dev", dev, self.needs_dev)):
-            if needed and not found:
+        for split, prepared, needed in ((" or ".join(TRAINS_ON[self.task]), train, True), ("dev", dev, self.needs_dev)):
+            if needed and not prepared:
                 raise UserError(
                     f"{self.config.cohort}: no prepared series in the split {split}, which {self.task} needs; assign "
                     f"splits, and see {store.directory / 'failed.csv'} for series that could not be prepared"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_modules.batches.augmentation import Augmentation
-from data_modules.batches.sampling import Corner, PlaceSampler, cut, uniform_corner
+from data_modules.batches.sampling import Corner, PatchPositionSampler, cut, uniform_corner
 from data_modules.config import DataConfig
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import AIR_HU
@@ -52,7 +52,7 @@ class PatchDataset(Dataset[Batch]):
         series: what patches are cut from.
         config: grid, window, sampling and augmentation.
         seed: with epoch and index, decides a sample.
-        labels: whether labels are used: for lesion-centred places, and in the samples. Otherwise none is opened.
+        labels: whether labels are used: for lesion-centred positions, and in the samples. Otherwise none is opened.
         restrict_hu: voxels count in the loss from this HU (before intensity augmentation) or where labelled;
             None: all count.
     """
@@ -71,7 +71,7 @@ class PatchDataset(Dataset[Batch]):
         self.seed = seed
         self.labels = labels
         self.restrict_hu = restrict_hu
-        self._place = PlaceSampler(self.series, config.sampling, labels=labels)
+        self._draw_position = PatchPositionSampler(self.series, config.sampling, labels=labels)
         self._augmentation = Augmentation(config.augmentation, config.grid.spacing_mm)
 
     def __len__(self) -> int:
@@ -114,11 +114,11 @@ class PatchDataset(Dataset[Batch]):
     ) -> tuple[int, float]:
         """Write one sample into its rows of the batch; returns its series and slice thickness."""
         rng = np.random.default_rng([self.seed, *key])
-        place = self._place(rng)
-        prepared = self.series[place.series]
-        cut(_hu(prepared), place.corner, image, AIR_HU)
+        position = self._draw_position(rng)
+        prepared = self.series[position.series]
+        cut(_hu(prepared), position.corner, image, AIR_HU)
         if label is not None:
-            labelled = _cut_label(prepared, place.corner, label)
+            labelled = _cut_label(prepared, position.corner, label)
         axial = prepared.slice_axis == _SLICE_AXIS  # other scans are as thick along z as the grid is
         own_mm = prepared.slice_thickness_mm if axial else self.config.grid.spacing_mm[_SLICE_AXIS]
         hu, occupancy, thickness_mm = self._augmentation.spatial(image, label, own_mm, rng)
@@ -133,7 +133,7 @@ class PatchDataset(Dataset[Batch]):
         if hu is not image:
             np.copyto(image, hu)
         _normalise_in_place(torch.from_numpy(image), self.config.window_hu)
-        return place.series, max(thickness_mm, prepared.slice_thickness_mm)
+        return position.series, max(thickness_mm, prepared.slice_thickness_mm)
 
 
 class DevCrops(Dataset[Batch]):

@@ -17,7 +17,7 @@ Corner = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchPosition:
     """Where one patch is cut.
 
     Attributes:
@@ -31,8 +31,8 @@ class Place:
     around_lesion: bool
 
 
-class PlaceSampler:
-    """Draws a patient, one of the patient's series, and a place in it.
+class PatchPositionSampler:
+    """Draws a patient, one of the patient's series, and where in it a patch lies.
 
     Patients are drawn uniformly, so that one with many series does not count for more. With probability
     `lesion_fraction` the patient is drawn among those with lesions, the series among the patient's with lesions, the
@@ -42,7 +42,7 @@ class PlaceSampler:
     Args:
         series: prepared series; only `components`, the grid's shape and the patient are looked at.
         config: patch shape, lesion fraction and jitter.
-        labels: whether lesions may be looked at; False places every patch anywhere.
+        labels: whether lesions may be looked at; False puts every patch anywhere.
     """
 
     def __init__(self, series: Sequence[PreparedSeries], config: SamplingConfig, *, labels: bool = True) -> None:
@@ -53,8 +53,8 @@ class PlaceSampler:
         self._patients_with_lesions = _by_patient(series, bearing)
         self._components = {i: np.asarray(series[i].components) for i in bearing}
 
-    def __call__(self, rng: np.random.Generator) -> Place:
-        """The next place; depends on the state of `rng` alone."""
+    def __call__(self, rng: np.random.Generator) -> PatchPosition:
+        """The next position; depends on the state of `rng` alone."""
         around_lesion = bool(rng.random() < self.config.lesion_fraction) and bool(self._patients_with_lesions)
         patients = self._patients_with_lesions if around_lesion else self._patients
         of_patient = patients[rng.integers(len(patients))]
@@ -63,7 +63,7 @@ class PlaceSampler:
             corner = lesion_corner(self._components[index], self.config.crop, self.config.jitter, rng)
         else:
             corner = uniform_corner(self._shapes[index], self.config.crop, rng)
-        return Place(index, corner, around_lesion)
+        return PatchPosition(index, corner, around_lesion)
 
 
 def lesion_corner(

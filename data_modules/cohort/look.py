@@ -14,7 +14,7 @@ from pathlib import Path
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import read_mask
+from data_modules.scan.nifti import read_mask
 
 GUARDED = "test"
 """The split that is looked at only for a record."""

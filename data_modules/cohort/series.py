@@ -96,8 +96,8 @@ def table_remarks(series: Series, thickness_mm: float, spacing_mm: tuple[float, 
         thickness_mm: of the slices, by the file.
         spacing_mm: voxel size, by the file.
     """
-    found = (
+    remarks = (
         thickness_remark(series.slice_thickness_mm, thickness_mm, "the cohort table"),
         spacing_remark(series, spacing_mm),
     )
-    return tuple(remark for remark in found if remark)
+    return tuple(remark for remark in remarks if remark)

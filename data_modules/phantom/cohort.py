@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,15 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from data_modules.cohort.table import assign_splits, write_cohort
+from data_modules.cohort.splits import assign_splits
+from data_modules.cohort.table import write_cohort
 from data_modules.errors import UserError
+from data_modules.files import write_bytes_atomic, write_text_atomic
 from data_modules.phantom.anatomy import build_anatomy
 from data_modules.phantom.contact_sheet import draw_contact_sheet
 from data_modules.phantom.imaging import Acquisition, Kernel, half_extent_mm, image_series, tilt_deg
+from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid
 
 DEFAULT_FRACTIONS = {"pretrain": 0.43, "finetune": 0.28, "dev": 0.11, "test": 0.18}
@@ -145,15 +145,6 @@ def plan_patient(seed: int, number: int, max_series: int) -> PatientPlan:
     )
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _nifti_bytes(data: NDArray[Any], grid: Grid) -> bytes:
     """A gzipped NIfTI without time stamp: the same content gives the same bytes."""
     image = nib.Nifti1Image(data, grid.affine)
@@ -172,8 +163,9 @@ def _files(plan: PatientPlan, out: Path, labelled: bool) -> list[Path]:
     return [*files, out / "patients" / f"{plan.patient_id}.json"]
 
 
-def _make_patient(plan: PatientPlan, out: Path, split: str) -> None:
+def _make_patient(plan: PatientPlan, out: Path, splits: Mapping[str, str]) -> None:
     """Paint a patient, image all series and write them; the marker comes last."""
+    split = splits[plan.patient_id]
     labelled = split != "pretrain"
     reach = np.max([half_extent_mm(a) for a in plan.acquisitions], axis=0)
     rng = np.random.default_rng([*plan.key, 1])
@@ -190,8 +182,8 @@ def _make_patient(plan: PatientPlan, out: Path, split: str) -> None:
             "SliceThickness": acquisition.slice_thickness_mm,
             "SpacingBetweenSlices": z,
         }
-        _write_bytes(out / "images" / f"{name}.nii.gz", _nifti_bytes(hu, grid))
-        _write_bytes(out / "images" / f"{name}.json", (json.dumps(sidecar, indent=2) + "\n").encode())
+        write_bytes_atomic(out / "images" / f"{name}.nii.gz", _nifti_bytes(hu, grid))
+        write_text_atomic(out / "images" / f"{name}.json", json.dumps(sidecar, indent=2) + "\n")
         row: dict[str, Any] = {
             "patient_id": plan.patient_id,
             "series_id": name,
@@ -212,10 +204,10 @@ def _make_patient(plan: PatientPlan, out: Path, split: str) -> None:
             "phantom_seed": plan.key[0],
         }
         if label is not None:
-            _write_bytes(out / "labels" / f"{name}.nii.gz", _nifti_bytes(label.astype(np.uint8), grid))
+            write_bytes_atomic(out / "labels" / f"{name}.nii.gz", _nifti_bytes(label.astype(np.uint8), grid))
             row["label_volume_mm3"] = round(float(label.sum()) * grid.voxel_volume_mm3, 3)
         rows.append(row)
-    _write_bytes(out / "patients" / f"{plan.patient_id}.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_text_atomic(out / "patients" / f"{plan.patient_id}.json", json.dumps(rows, indent=1) + "\n")
 
 
 def _assign(plans: Iterable[PatientPlan], fractions: dict[str, float], seed: int) -> dict[str, str]:
@@ -253,7 +245,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             f"{out}: holds a cohort that is not a phantom (cohort.csv, no phantom.json); name another folder"
         )
     out.mkdir(parents=True, exist_ok=True)
-    _write_bytes(stored, (json.dumps(settings, indent=2) + "\n").encode())
+    write_text_atomic(stored, json.dumps(settings, indent=2) + "\n")
 
 
 def make_phantom_cohort(
@@ -314,21 +306,9 @@ def make_phantom_cohort(
 
     for folder in ("images", "labels", "patients"):
         (out / folder).mkdir(exist_ok=True)
-    with tqdm(total=patients, initial=patients - len(todo), desc="phantom", unit="patient", disable=None) as progress:
-        if workers == 1 or len(todo) <= 1:
-            for plan in todo:
-                _make_patient(plan, out, splits[plan.patient_id])
-                progress.update()
-        else:
-            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-                futures = [pool.submit(_make_patient, plan, out, splits[plan.patient_id]) for plan in todo]
-                try:
-                    for future in as_completed(futures):
-                        future.result()
-                        progress.update()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+    make = partial(_make_patient, out=out, splits=splits)
+    for _ in mapped(make, todo, workers, "phantom", "patient", in_order=False, n_done=patients - len(todo)):
+        pass
 
     rows = [row for plan in plans for row in json.loads(_files(plan, out, labelled=False)[-1].read_text())]
     table = pd.DataFrame(rows)

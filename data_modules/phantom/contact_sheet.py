@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data_modules.files import replacing
 from data_modules.scan.geometry import Grid, Volume, canonical
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def _choose(table: pd.DataFrame) -> pd.DataFrame:
 
 def _focus(label: NDArray[np.bool_]) -> tuple[int, int, int]:
     """The voxel to cut the views through: the middle of the largest labelled lesion, else of the volume."""
-    components, number = ndimage.label(label, np.ones((3, 3, 3)))
-    if number == 0:
+    components, n_components = ndimage.label(label, np.ones((3, 3, 3)))
+    if n_components == 0:
         return label.shape[0] // 2, label.shape[1] // 2, label.shape[2] // 2
     where = np.argwhere(components == 1 + np.argmax(np.bincount(components.ravel())[1:]))
     x, y, z = where[np.argmin(((where - where.mean(0)) ** 2).sum(1))]
@@ -127,6 +127,6 @@ def draw_contact_sheet(table: pd.DataFrame, root: Path, path: Path) -> None:
         fontsize=11,
         y=1 - 0.15 / height,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=80, format="png", metadata={"Software": f"matplotlib {matplotlib.__version__}"})
-    os.replace(temporary, path)
+    software = {"Software": f"matplotlib {matplotlib.__version__}"}
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png", metadata=software)

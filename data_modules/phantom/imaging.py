@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.special import erf
 
-from data_modules.phantom.anatomy import FINE_MM, Anatomy, Floats, apply_along
+from data_modules.phantom.anatomy import Anatomy
+from data_modules.phantom.canvas import FINE_MM, Floats, apply_along
 from data_modules.scan.geometry import Grid
 
 CALCIUM_HU = 130
@@ -290,9 +291,9 @@ def read_label(anatomy: Anatomy, acquisition: Acquisition, hu: NDArray[np.int16]
     around = anatomy.other_signal[wide]
     start = (wide[0].start, wide[1].start, wide[2].start)
     other = image_field(around, anatomy.grid.crop(start, around.shape), acquisition)[area]
-    found = circled & (plaque >= other)
-    neighbours = ndimage.convolve(found.astype(np.uint8), np.ones((3, 3, 3), np.uint8), mode="constant")
-    label[area] = found & (neighbours > 1)
+    marked = circled & (plaque >= other)
+    neighbours = ndimage.convolve(marked.astype(np.uint8), np.ones((3, 3, 3), np.uint8), mode="constant")
+    label[area] = marked & (neighbours > 1)
     return label
 
 

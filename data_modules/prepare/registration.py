@@ -112,10 +112,10 @@ def register_to_template(scan: Scan, template: Volume) -> Registration:
     fixed = fixed.with_data(np.clip(fixed.data, *_WINDOW_HU))
     fine = to_sitk(fixed), to_sitk(moving)
     coarse = to_sitk(_coarse(fixed, _COARSE_MM)), to_sitk(_coarse(moving, _COARSE_MM))
-    found = [result for start in starts if (result := _optimise(*coarse, start, 30)) is not None]
-    if not found:
+    results = [result for start in starts if (result := _optimise(*coarse, start, 30)) is not None]
+    if not results:
         return _failed("the template finds no place on the scan")
-    rigid = min(found, key=lambda result: result[0])[1]
+    rigid = min(results, key=lambda result: result[0])[1]
     affine = sitk.AffineTransform(3)
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
@@ -143,8 +143,8 @@ def _head(scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
     slab = slab_widths(scan.grid, scan.slice_axis, scan.slice_thickness_mm)
     coarse = _coarse(scan.volume, _SCAN_MM, slab)
     body = ndimage.binary_opening(coarse.data > _BODY_HU, iterations=2)  # lets go of the head holder
-    labels, count = ndimage.label(body)
-    if count == 0:
+    labels, n_bodies = ndimage.label(body)
+    if n_bodies == 0:
         return coarse, body
     head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     head = ndimage.binary_dilation(head, iterations=2) & (coarse.data > _BODY_HU)

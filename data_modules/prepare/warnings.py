@@ -24,10 +24,10 @@ def summarise_warnings(warnings: Sequence[Sequence[str]]) -> dict[str, Any]:
     Returns:
         `n_series`, `n_with_warnings` and `kinds`: `[kind, number of scans]`, the most frequent first.
     """
-    counts = Counter(name for found in warnings for name in {kind(warning) for warning in found})
+    counts = Counter(name for remarks in warnings for name in {kind(warning) for warning in remarks})
     return {
         "n_series": len(warnings),
-        "n_with_warnings": sum(bool(found) for found in warnings),
+        "n_with_warnings": sum(bool(remarks) for remarks in warnings),
         "kinds": [list(row) for row in sorted(counts.items(), key=lambda row: (-row[1], row[0]))],
     }
 

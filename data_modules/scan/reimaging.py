@@ -111,15 +111,15 @@ def _thick_grid(grid: Grid, axis: int, step_mm: float) -> Grid:
     """The slices of `thicker`, `step_mm` apart along the grid's axis."""
     n, spacing = grid.shape[axis], grid.spacing_mm[axis]
     extent = n * spacing
-    count = max(1, int(np.ceil(extent / step_mm - 1e-6)))
-    before = int((count * step_mm - extent) / 2 / spacing + 1e-6) * spacing
+    n_slices = max(1, int(np.ceil(extent / step_mm - 1e-6)))
+    before = int((n_slices * step_mm - extent) / 2 / spacing + 1e-6) * spacing
     first = (step_mm - spacing) / 2 - before  # mm from the centre of the first thin slice
-    while count > 1 and first + (count - 1) * step_mm > extent - spacing / 2 + 1e-6:
-        count -= 1
+    while n_slices > 1 and first + (n_slices - 1) * step_mm > extent - spacing / 2 + 1e-6:
+        n_slices -= 1
     index = np.zeros(3)
     index[axis] = first / spacing
     affine = grid.affine.copy()
     affine[:3, axis] = grid.directions[:, axis] * step_mm
     affine[:3, 3] = grid.to_ras_mm(index)
-    x, y, z = (count if k == axis else size for k, size in enumerate(grid.shape))
+    x, y, z = (n_slices if k == axis else size for k, size in enumerate(grid.shape))
     return Grid((x, y, z), affine)

@@ -183,16 +183,16 @@ def _spacing(height: NDArray[np.float64], thicknesses: NDArray[np.float64]) -> t
 
 def _gaps(height: NDArray[np.float64]) -> list[str]:
     """Remarks on single gaps at least 1.5 times as wide as their neighbours."""
-    gaps, found = np.diff(height), []
+    gaps, remarks = np.diff(height), []
     for i, gap in enumerate(gaps):
         around = np.concatenate([gaps[max(0, i - 2) : i], gaps[i + 1 : i + 3]])
         if around.size and gap > 1.5 * np.median(around):
             missing = max(1, round(float(gap / np.median(around))) - 1)
-            found.append(
+            remarks.append(
                 f"about {missing} slices missing: the gap of {gap:.1f} mm after slice {i + 1} of {len(height)} "
                 "was interpolated"
             )
-    return found
+    return remarks
 
 
 def _sample(

@@ -25,7 +25,7 @@ class ExperimentModule(L.LightningModule):
     Attributes:
         config: the experiment.
         model: its network; names in its state are those of a plain `torch.nn.Module`, without prefix, on transfer.
-        trained_on: whom it and its encoder learnt from, as salted hashes (`cohort.table.seen_patients`), one
+        trained_on: whom it and its encoder learnt from, as salted hashes (`cohort.leakage.seen_patients`), one
             record a training; goes into every checkpoint.
     """
 

@@ -16,7 +16,8 @@ from data_modules.cohort.look import read_label
 from data_modules.cohort.series import read_series
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
-from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.scan.geometry import Volume, place
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability, voxels_on_disk

@@ -15,7 +15,7 @@ from typing import Any
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.phantom.cohort import make_phantom_cohort
-from data_modules.prepare.store import prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.report.words import estimate, number
 from iac_lightning.runs.directory import load_run

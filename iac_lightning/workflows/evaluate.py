@@ -10,10 +10,11 @@ import torch
 from data_modules.cohort.look import GUARDED, RecordedLook, read_label
 from data_modules.cohort.series import read_series
 from data_modules.files import write_json_atomic
-from data_modules.prepare.store import PreparedSeries, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.cluster import sharding
 from iac_lightning.config.reading import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for

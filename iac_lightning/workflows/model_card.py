@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_modules.cohort.leakage import SALT_FILE, hash_patients, seen_patients
 from data_modules.cohort.look import GUARDED
-from data_modules.cohort.table import SALT_FILE, SPLITS, hash_patients, read_cohort, seen_patients
+from data_modules.cohort.table import SPLITS, read_cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.store import open_store

@@ -14,7 +14,8 @@ from data_modules.files import write_json_atomic
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
 from data_modules.scan.geometry import Volume, lps_from_ras, place
-from data_modules.scan.scan import Scan, read_scan, write_nifti
+from data_modules.scan.nifti import write_nifti
+from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply

@@ -76,7 +76,7 @@ def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> 
 def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
     """Make the phantom cohort and the volumes on every common grid once, before cells that start at once would."""
     from data_modules.phantom.cohort import make_phantom_cohort
-    from data_modules.prepare.store import prepare_cohort
+    from data_modules.prepare.preparation import prepare_cohort
 
     if spec.phantom:
         phantom = spec.phantom

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from data_modules.cohort.table import check_unseen, read_cohort, split_salt
+from data_modules.cohort.leakage import check_unseen, split_salt
+from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from iac_lightning.cli import main
 from iac_lightning.modules.mae_module import MAEModule
@@ -167,7 +168,7 @@ def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tm
     shutil.copytree(runs / "cnn", tmp_path / "cnn")
     path = tmp_path / "cnn/checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    from data_modules.cohort.table import seen_patients, split_salt
+    from data_modules.cohort.leakage import seen_patients, split_salt
 
     cohort = read_cohort(phantom_cohort)
     checkpoint["iac"]["trained_on"].append(seen_patients(cohort.patients("test")[:1], split_salt(phantom_cohort)))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_modules.cohort.look import read_label
 from data_modules.cohort.series import read_series
@@ -86,10 +85,8 @@ def calibrate_predictions(
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory, prefix=".voxels_") as temporary:
         numbered = list(zip((Path(temporary) / str(k) for k in range(len(found))), found, strict=True))
-        steps = tqdm(
-            mapped(save_domain, numbered, workers), total=len(found), desc="dev: reading", unit="scan", disable=None
-        )
-        raise_all([problem for problem in steps if problem], folder, len(series), "dev")
+        steps = mapped(save_domain, numbered, workers, "dev: reading", "scan")
+        raise_all([problem for _, problem in steps if problem], folder, len(series), "dev")
         voxels = [
             (np.load(f"{path}_p.npy", mmap_mode="r"), np.load(f"{path}_y.npy", mmap_mode="r")) for path, _ in numbered
         ]
@@ -142,7 +139,7 @@ def choose_thresholds(
 ) -> dict[str, Any]:
     """Thresholds of calibrated probability with the best mean Dice, for the plain mask and after the protocol prior."""
     function = partial(development_dice, scaling=scaling)
-    steps = tqdm(mapped(function, found, workers), total=len(found), desc="dev: thresholds", unit="scan", disable=None)
+    steps = (scores for _, scores in mapped(function, found, workers, "dev: thresholds", "scan"))
     plain, prior, lesions, unseen, thickness = (list(column) for column in zip(*steps, strict=True))
     patients = [p.series.patient_id for p in found]
     result: dict[str, Any] = {}

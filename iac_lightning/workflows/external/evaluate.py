@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
@@ -136,8 +134,7 @@ def evaluate_predictions(
             edges_mm=model.evaluation.thickness_edges_mm,
         )
         found = [replace(prediction, calibration=calibration) for prediction in found]
-    rows = mapped(partial(measure, look=look), found, workers)
-    results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
+    results = [row for _, row in mapped(partial(measure, look=look), found, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
     table = series_table([row for row, _ in measured])

@@ -8,9 +8,7 @@ back by name (`iac evaluate --predictions`).
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,9 @@ from tqdm import tqdm
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
-from data_modules.files import remove_leftovers, write_json_atomic
+from data_modules.files import remove_leftovers, replacing, write_json_atomic
 from data_modules.scan.geometry import Grid
-from data_modules.scan.scan import read_mask, write_nifti
+from data_modules.scan.nifti import read_mask, write_nifti
 
 FOLDERS = {"finetune": ("imagesTr", "labelsTr"), "dev": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 """Where the images and labels of each split go."""
@@ -139,9 +137,8 @@ def _export_series(item: Series, directory: Path, copy: bool) -> None:
     scan = read_series(item)
     mask = read_mask(item.label, like=scan.grid)
     if linked:
-        temporary = image.with_name(f".{image.name}.{secrets.token_hex(4)}.tmp")
-        temporary.symlink_to(item.image)
-        os.replace(temporary, image)
+        with replacing(image) as temporary:
+            temporary.symlink_to(item.image)
     else:
         image.unlink(missing_ok=True)  # never write through an earlier link into the source
         write_nifti(scan.volume, image)

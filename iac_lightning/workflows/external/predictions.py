@@ -30,7 +30,8 @@ from data_modules.cohort.series import read_series, table_remarks
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import Scan, read_mask, read_probability
+from data_modules.scan.nifti import read_mask, read_probability
+from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.evaluation.metrics.lesions import protocol_prior

@@ -15,7 +15,8 @@ from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import Scan, read_mask
+from data_modules.scan.nifti import read_mask
+from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import example_series
 from iac_lightning.figures.models import training_figure

@@ -20,7 +20,7 @@ from benchmarks.bench import rate, table, training_step
 from benchmarks.process import WATCH, alternate, measured
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import predict

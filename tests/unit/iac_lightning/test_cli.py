@@ -215,8 +215,8 @@ def test_prepare_prepares_the_experiments_cohort(
     store = SimpleNamespace(series=(1, 2), n_withheld=1, directory=Path("prepared/abc"), failed={"d": "damaged"})
     store.warnings = {"a": ("odd", "tilted"), "b": ("odd",)}
     prepare, listed = Recorder(store), Recorder(Path("prepared/abc/warnings.csv"))
-    monkeypatch.setattr("data_modules.prepare.store.prepare_cohort", prepare)
-    monkeypatch.setattr("data_modules.prepare.store.list_warnings", listed)
+    monkeypatch.setattr("data_modules.prepare.preparation.prepare_cohort", prepare)
+    monkeypatch.setattr("data_modules.prepare.preparation.list_warnings", listed)
     assert main(["prepare", MAE, "data.cohort=mine.csv"]) == 0
     assert prepare.calls[0][0].cohort == "mine.csv"
     assert capsys.readouterr().out.splitlines() == [

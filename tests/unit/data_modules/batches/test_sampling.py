@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from data_modules.batches.sampling import PlaceSampler, cut, lesion_corner, uniform_corner
+from data_modules.batches.sampling import PatchPositionSampler, cut, lesion_corner, uniform_corner
 from data_modules.cohort.table import Series
 from data_modules.config import SamplingConfig
 from data_modules.prepare.store import PreparedSeries
@@ -58,9 +58,11 @@ class TestLesionCorner:
         self, voxel: tuple[int, int, int], jitter: float, lowest: tuple[int, ...], highest: tuple[int, ...]
     ) -> None:
         rng = np.random.default_rng(1)
-        places = np.array([np.subtract(voxel, lesion_corner(voxels(1, voxel), CROP, jitter, rng)) for _ in range(500)])
-        assert tuple(places.min(axis=0)) == lowest
-        assert tuple(places.max(axis=0)) == highest
+        positions = np.array(
+            [np.subtract(voxel, lesion_corner(voxels(1, voxel), CROP, jitter, rng)) for _ in range(500)]
+        )
+        assert tuple(positions.min(axis=0)) == lowest
+        assert tuple(positions.max(axis=0)) == highest
 
     def test_each_axis_has_a_jitter_of_its_own(self) -> None:
         rng = np.random.default_rng(9)
@@ -95,13 +97,13 @@ class TestUniformCorner:
         assert uniform_corner((4, 4, 5), CROP, np.random.default_rng(0)) == (-2, -1, 0)
 
 
-class TestPlaceSampler:
+class TestPatchPositionSampler:
     def test_patients_count_alike_and_their_series_too(self, tmp_path: Path) -> None:
         none = voxels(1)
         series = [prepared("many", f"m{i}", none, tmp_path) for i in range(4)] + [prepared("one", "o", none, tmp_path)]
-        place = PlaceSampler(series, SamplingConfig(crop=CROP, lesion_fraction=0.0))
+        draw = PatchPositionSampler(series, SamplingConfig(crop=CROP, lesion_fraction=0.0))
         rng = np.random.default_rng(4)
-        counts = Counter(place(rng).series for _ in range(4000))
+        counts = Counter(draw(rng).series for _ in range(4000))
         assert uniformity(Counter({"many": sum(counts[i] for i in range(4)), "one": counts[4]})) > 0.01
         assert uniformity(Counter({i: counts[i] for i in range(4)})) > 0.01
 
@@ -109,13 +111,13 @@ class TestPlaceSampler:
         with_lesion = voxels(1, (29, 0, 19))
         series = [prepared(f"free{i}", f"f{i}", voxels(1), tmp_path) for i in range(9)]
         series += [prepared("ill", "ill1", voxels(1), tmp_path), prepared("ill", "ill2", with_lesion, tmp_path)]
-        place = PlaceSampler(series, SamplingConfig(crop=CROP, lesion_fraction=0.6, jitter=0.0))
+        draw = PatchPositionSampler(series, SamplingConfig(crop=CROP, lesion_fraction=0.6, jitter=0.0))
         rng = np.random.default_rng(5)
-        places = [place(rng) for _ in range(2000)]
-        around = [p for p in places if p.around_lesion]
+        positions = [draw(rng) for _ in range(2000)]
+        around = [p for p in positions if p.around_lesion]
         assert abs(len(around) - 1200) < 4 * np.sqrt(2000 * 0.6 * 0.4)
         assert {(p.series, p.corner) for p in around} == {(10, (25, -3, 17))}
-        elsewhere = Counter(min(p.series, 9) for p in places if not p.around_lesion)  # both scans of "ill" together
+        elsewhere = Counter(min(p.series, 9) for p in positions if not p.around_lesion)  # both scans of "ill" together
         assert len(elsewhere) == 10
         assert uniformity(elsewhere) > 0.01
 
@@ -123,17 +125,17 @@ class TestPlaceSampler:
     def test_a_cohort_without_lesions_or_labels(self, tmp_path: Path, labels: bool) -> None:
         components = voxels(1) if labels else voxels(1, (0, 0, 0))
         series = [prepared(p, p, components, tmp_path) for p in "ab"]
-        place = PlaceSampler(series, SamplingConfig(crop=CROP, lesion_fraction=1.0), labels=labels)
+        draw = PatchPositionSampler(series, SamplingConfig(crop=CROP, lesion_fraction=1.0), labels=labels)
         rng = np.random.default_rng(6)
-        places = [place(rng) for _ in range(50)]
-        assert not any(p.around_lesion for p in places)
-        assert {p.series for p in places} == {0, 1}
-        assert all(0 <= c <= s - n for p in places for c, s, n in zip(p.corner, SHAPE, CROP, strict=True))
+        positions = [draw(rng) for _ in range(50)]
+        assert not any(p.around_lesion for p in positions)
+        assert {p.series for p in positions} == {0, 1}
+        assert all(0 <= c <= s - n for p in positions for c, s, n in zip(p.corner, SHAPE, CROP, strict=True))
 
-    def test_places_follow_from_the_generator(self, tmp_path: Path) -> None:
+    def test_positions_follow_from_the_generator(self, tmp_path: Path) -> None:
         series = [prepared(p, p, block(1, (3, 3, 3), 4), tmp_path) for p in "abc"]
-        place = PlaceSampler(series, SamplingConfig(crop=CROP))
-        first, second = ([place(np.random.default_rng([7, k])) for k in range(20)] for _ in range(2))
+        draw = PatchPositionSampler(series, SamplingConfig(crop=CROP))
+        first, second = ([draw(np.random.default_rng([7, k])) for k in range(20)] for _ in range(2))
         assert first == second
         assert len({p.corner for p in first}) > 10
 

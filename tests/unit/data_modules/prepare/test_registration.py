@@ -21,7 +21,8 @@ from data_modules.prepare.registration import (
     register_to_template,
 )
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import Scan, canonical_scan, read_scan, write_nifti
+from data_modules.scan.nifti import write_nifti
+from data_modules.scan.scan import Scan, canonical_scan, read_scan
 
 DATA = Path(__file__).parents[5] / "shared" / "data"
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import math
 import os
@@ -14,16 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_modules import files
 from data_modules.errors import UserError
-from data_modules.files import (
-    DiskFull,
-    remove_leftovers,
-    replacing,
-    replacing_folder,
-    write_json_atomic,
-    write_text_atomic,
-)
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs import directory as runs
@@ -299,30 +289,6 @@ def test_opening_a_run_does_not_import_torch(config):
     assert done.returncode == 0, done.stderr
 
 
-def test_files_are_whole_or_absent(tmp_path, monkeypatch):
-    path = tmp_path / "deep/a.json"
-    write_json_atomic(path, {"σ": 1})
-    with pytest.raises(ValueError, match="Out of range"):
-        write_json_atomic(path, {"a": math.nan})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"σ": 1}
-
-    def crash(source: Path, target: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files.os, "replace", crash)
-    with pytest.raises(KeyboardInterrupt):
-        write_text_atomic(path, "new")
-    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
-    assert "σ" in path.read_text(encoding="utf-8")
-
-
-def test_leftovers_are_removed_and_nothing_else(tmp_path):
-    for name in (".last.ckpt.12.tmp", "last.ckpt", "notes.tmp"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "notes.tmp"]
-
-
 def test_half_written_files_of_a_killed_run_are_removed_until_it_is_finished(tmp_path):
     config = load_experiment(None, ["name=a", f"runs_dir={tmp_path}"])
     with open_run(config) as run:
@@ -346,39 +312,3 @@ def test_half_written_files_of_a_killed_run_are_removed_until_it_is_finished(tmp
         run.mark_finished({})
     with open_run(config):  # an evaluation may be writing
         assert all(path.exists() for path in half)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room_for_a_file_leaves_the_one_before(number, tmp_path):
-    path = tmp_path / "a.json"
-    write_json_atomic(path, {"a": 1})
-
-    def full() -> None:
-        with replacing(path) as file:
-            file.write_text("half")
-            raise OSError(number, "no room")
-
-    with pytest.raises(DiskFull, match=r"a\.json: .*MB are free.*run the same command again"):
-        full()
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with pytest.raises(PermissionError), replacing(path):
-        raise PermissionError(errno.EACCES, "not that")
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "bundle"
-    for text in ("first", "second"):
-        with replacing_folder(path) as folder:
-            (folder / "a").write_text(text)
-        assert (path / "a").read_text() == text
-
-    def full() -> None:
-        with replacing_folder(path) as folder:
-            (folder / "a").write_text("third")
-            raise OSError(errno.ENOSPC, "no room")
-
-    with pytest.raises(DiskFull, match="bundle: the disk has no room"):
-        full()
-    assert (path / "a").read_text() == "second"
-    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -21,7 +21,7 @@ from benchmarks.bench import throwaway_run
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.tracking import logger as tracking

@@ -13,7 +13,8 @@ from torch import nn
 
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
-from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.scan.geometry import Volume
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.evaluation.calibration.record import describe, remarks, threshold_for

@@ -15,9 +15,11 @@ import pytest
 
 from benchmarks.bench import throwaway_run
 from data_modules.config import DataConfig
-from data_modules.prepare.store import PreparedSeries, prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
+from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import read_mask, read_probability, read_scan, write_nifti
+from data_modules.scan.nifti import read_mask, read_probability, write_nifti
+from data_modules.scan.scan import read_scan
 from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA
 from iac_lightning.evaluation.tables.model_result import ModelResult
@@ -32,7 +34,7 @@ from iac_lightning.workflows.predict import predict
 from iac_lightning.workflows.reports import model_results
 from iac_lightning.workflows.stress_series import stress_series
 from iac_lightning.workflows.trained import CalibratedModel, TrainedModel, load_trained
-from tests.unit.data_modules.scan.test_dicom import START, stepping, write_series
+from tests.dicom_series import START, stepping, write_series
 
 SLICES = [7.0] * 8 + [4.0] * 14 + [7.0] * 8
 

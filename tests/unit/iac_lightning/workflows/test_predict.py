@@ -13,7 +13,8 @@ from benchmarks.bench import throwaway_run
 from data_modules.errors import UserError
 from data_modules.prepare.registration import Registration, RegistrationFailed
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import Scan, read_mask, read_probability, write_nifti
+from data_modules.scan.nifti import read_mask, read_probability, write_nifti
+from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow

@@ -18,12 +18,14 @@ import torch
 from scipy import special
 from torch import nn
 
-from data_modules.cohort.table import read_cohort, seen_patients, split_salt
+from data_modules.cohort.leakage import seen_patients, split_salt
+from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
-from data_modules.prepare.store import prepare_cohort
+from data_modules.prepare.preparation import prepare_cohort
 from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.nifti import read_mask
 from data_modules.scan.reimaging import finest_mm, thicker
-from data_modules.scan.scan import Scan, read_mask, read_scan
+from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.report.stress import describe_stress
 from iac_lightning.runs.directory import Run

@@ -10,7 +10,8 @@ import torch
 
 from data_modules.batches import ct_data_module
 from data_modules.cohort import table as cohort_module
-from data_modules.cohort.table import read_cohort, seen_patients, split_salt
+from data_modules.cohort.leakage import seen_patients, split_salt
+from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.workflows.train import train

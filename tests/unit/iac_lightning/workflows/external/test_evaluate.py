@@ -14,7 +14,7 @@ import pytest
 from data_modules.cohort.table import read_cohort, write_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.tables.summary import summarise

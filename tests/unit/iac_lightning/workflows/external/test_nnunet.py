@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from data_modules.cohort.table import Series, write_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import write_nifti
+from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.workflows.external import nnunet
 from iac_lightning.workflows.external.nnunet import export_nnunet

@@ -1,0 +1,48 @@
+"""The files that a prepared series is made of, and what tells that they have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data_modules.cohort.series import known_thickness_mm
+from data_modules.cohort.table import Series
+from data_modules.scan.sidecar import sidecar_path
+
+
+def source_files(series: Series) -> list[Path]:
+    """The files that decide a prepared series: image (all of a DICOM folder), its JSON sidecar, and label."""
+    if series.image.is_dir():
+        files = sorted(path for path in series.image.rglob("*") if path.is_file())
+    else:
+        sidecar = sidecar_path(series.image)
+        files = [series.image, *([sidecar] if sidecar.is_file() else [])]
+    return files + ([series.label] if series.label else [])
+
+
+def source_state(series: Series, root: Path) -> str:
+    """Digest of the names, sizes and times of the source files: cheap, and changed whenever they are written."""
+    state: list[Any] = [known_thickness_mm(series), series.extra.get("dicom_series", ""), series.label is not None]
+    for path in source_files(series):
+        facts = path.stat()
+        state.append([os.path.relpath(path, root), facts.st_size, facts.st_mtime_ns])
+    return digest(state)
+
+
+def source_sha256(series: Series, thickness_from: str = "file") -> str:
+    """Digest of what the source files hold, wherever they lie."""
+    facts: tuple[Any, ...] = (known_thickness_mm(series), series.extra.get("dicom_series", ""))
+    if series.image.is_dir() and thickness_from != "file":
+        facts = (*facts, thickness_from)
+    digest = hashlib.sha256(repr(facts).encode())
+    for path in source_files(series):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of plain types, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
