@@ -18,7 +18,7 @@ from iac_lightning.evaluation.calibration_figures import reliability_of_models
 from iac_lightning.evaluation.calibration_page import calibration_section
 from iac_lightning.evaluation.comparison import Comparison, compare
 from iac_lightning.evaluation.measures import MEASURES
-from iac_lightning.evaluation.model_tables import model_rows, model_tables
+from iac_lightning.evaluation.model_tables import MODEL_COLUMNS, model_rows, model_tables
 from iac_lightning.evaluation.page import ExtraFigure, ModelResult, Overlay, ReportContext
 from iac_lightning.evaluation.power import patients_needed
 from iac_lightning.evaluation.report import write_report
@@ -141,6 +141,7 @@ def test_csv_beside_the_page_holds_the_same_figures(models, tmp_path):
     assert table.loc[("cnn", "protocol prior"), "threshold"] == 0.3
     assert table.loc[("cnn", "plain"), "volume_icc_low"] == pytest.approx(summary["volume_icc"]["ci95"][0])
     comparisons = pd.read_csv(tmp_path / "comparisons.csv")
+    assert list(pd.read_csv(tmp_path / "models.csv")) == list(MODEL_COLUMNS)
     assert comparisons["variant"].value_counts().to_dict() == {"plain": 3, "protocol prior": 3}
     assert holm(comparisons["p"][:3]) == pytest.approx(comparisons["p_holm"][:3])
 

@@ -25,6 +25,8 @@ from data_modules.geometry import Grid, Volume
 from data_modules.reimaging import finest_mm, thicker
 from data_modules.store import prepare_cohort
 from iac_lightning.config import load_experiment
+from iac_lightning.evaluation.stress import COLUMNS as STRESS_COLUMNS
+from iac_lightning.evaluation.summary import COLUMNS
 from iac_lightning.looks import looks, record_look
 from iac_lightning.runs import Run
 from iac_lightning.workflows import evaluate as evaluation
@@ -105,6 +107,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     model, _ = done
     table = rows_of(model).set_index("series_id")
     own = table[table["is_native"]]
+    assert [c for c in own.columns if not c.startswith("prior_")] == [*list(COLUMNS)[1:], *STRESS_COLUMNS]
     assert [look["what"] for look in looks(model.run.directory)] == ["stress"]
     look = record_look(model.run.directory, "evaluate", "test", "", None)
     store = prepare_cohort(model.run.config.data, ("test",), look=look)
