@@ -16,6 +16,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,19 @@ def definitions(meanings: Mapping[str, str], leave_out: Iterable[str] = ()) -> s
     return "\n".join(f"`{name}`\n:   {prose(text)}\n" for name, text in meanings.items() if name not in hidden)
 
 
-def prose(text: str) -> str:
-    """A description as a sentence, safe in Markdown and in HTML."""
-    text = " ".join(text.split()).replace("<", "&lt;").replace("*", r"\*")
-    text = text.replace("|", "&#124;")
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "…")) else ".")
+def prose(text: str, words: Iterable[str] = ()) -> str:
+    """A description as a sentence, safe in Markdown and in HTML.
+
+    Args:
+        text: in plain words, code between backticks.
+        words: that keep their small letter at the beginning, for they are what one writes.
+    """
+    parts = " ".join(text.split()).split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*").replace("|", "&#124;") for part in parts[::2]]
+    joined = "`".join(parts)
+    first = joined.partition(" ")[0].rstrip(":,")
+    joined = joined if first in words or "`" in first else joined[:1].upper() + joined[1:]
+    return joined + ("" if joined.endswith((".", "…")) else ".")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -121,12 +130,12 @@ def _section(cls: type, prefix: str, level: int) -> Iterable[str]:
         if dataclasses.is_dataclass(hint):
             nested.append((key, typing.cast(type, hint)))
             continue
-        facts = [_words(hint), f"default {_default(field)}"]
-        if rule := allowed(key, field):
-            facts.append(rule if rule.startswith("one of") else f"allowed: {rule}")
+        rule = allowed(key, field)
+        optional = type(None) in typing.get_args(hint)
+        may_be = rule + (", or null" if optional else "") if rule else _words(hint)
         yield f"#### `{key}` {{ #{key} }}\n"
-        yield f"{'; '.join(facts)}\n{{ .facts }}\n"
-        yield f"{prose(meanings[field.name])}\n"
+        yield f"{may_be}; default {_default(field)}\n{{ .facts }}\n"
+        yield f"{prose(meanings[field.name], re.findall(r'`([^`]+)`', rule))}\n"
     for key, section in nested:
         yield f"{'#' * min(level, 3)} {key} {{ #{key} }}\n"
         yield f"{prose((section.__doc__ or '').strip())}\n"
@@ -135,9 +144,10 @@ def _section(cls: type, prefix: str, level: int) -> Iterable[str]:
 
 def field_docstrings(cls: type) -> dict[str, str]:
     """Field to the text that stands below it in the source."""
-    (body,) = [node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body]  # type: ignore[attr-defined]
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    body = typing.cast(ast.ClassDef, node).body
     found = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             found[field.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
     return found
@@ -199,14 +209,14 @@ def _command(name: str, command: argparse.ArgumentParser, does: str) -> Iterable
 
 
 def _usage(name: str, command: argparse.ArgumentParser) -> str:
-    """The usage that `--help` shows, a line broken between arguments where it grows longer than a page is wide."""
+    """The usage that `--help` shows, with a new line where it grows longer than a page is wide."""
     text = " ".join(command.format_usage().removeprefix("usage:").split()).replace("[-h] ", "").replace(" [-h]", "")
-    parts, lines = re.findall(r"\[[^\]]*\](?: \.\.\.\])?|\([^)]*\)|\S+", text), [""]
-    for part in parts:
+    lines = [name]
+    for part in re.findall(r"\[(?:[^\[\]]|\[[^\]]*\])*\]|\([^)]*\)|\S+", text.removeprefix(name)):
         if len(lines[-1]) + len(part) > 76:
             lines.append("   ")
-        lines[-1] += (" " if lines[-1] else "") + part
-    return "\n".join(lines)
+        lines[-1] += f" {part}"
+    return "\n".join(lines).replace(" ] ", "] ")
 
 
 def _argument(action: argparse.Action) -> str:
@@ -225,7 +235,7 @@ def _argument(action: argparse.Action) -> str:
     has_default = action.option_strings and action.nargs != 0 and action.default not in (None, "")
     if has_default and "default" not in text:
         facts.append(f"Default: `{_shown_default(action.default)}`.")
-    return f"`{title}`\n:   {' '.join(facts) or 'As named.'}\n"
+    return f"`{title}`\n:   {' '.join(facts)}\n"
 
 
 def _shown_default(value: Any) -> str:

@@ -24,7 +24,6 @@ from iac_lightning.evaluation.sweep_tables import (
 from iac_lightning.evaluation.table_files import escape
 from iac_lightning.files import write_text_atomic
 
-
 CELL_COLUMNS = {
     "sweep": "name of the sweep",
     "run": "name of the cell, a run below the sweep's folder",
