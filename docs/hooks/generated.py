@@ -72,7 +72,7 @@ RECORDS: dict[str, tuple[str, str]] = {
 
 # --- MkDocs -----------------------------------------------------------------------------------------------------------
 
-_MARK = re.compile(r"<!-- generated: ([\w-]+)(?: ([^>]+?))? -->")
+_MARK = re.compile(r"^<!-- generated: ([\w-]+)(?: ([^>]+?))? -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -173,14 +173,13 @@ def test_files_that_contributing_names_exist() -> None:
             if re.match(r"(data_modules|iac_lightning|tests|docs|experiments|benchmarks)/", text):
                 assert (REPOSITORY / text).exists(), f"{page}:{line}: {text}"
     (tree,) = (block for block in blocks(MAP / "index.md") if block.language == "text")
-    folder = REPOSITORY
     parents = {0: REPOSITORY}
     for line in tree.text.splitlines():
         depth = len(line) - len(line.lstrip())
-        for name in re.findall(r"[\w/]+(?:/|\.py)(?=\s|$|;)", line.partition("  ")[0] if not depth else line[:49]):
-            folder = parents[max(d for d in parents if d <= depth)] / name
-            assert folder.exists(), f"the map: {folder.relative_to(REPOSITORY)}"
-            parents = {d: path for d, path in parents.items() if d <= depth} | {depth + 2: folder}
+        for name in line.strip().partition("  ")[0].split():
+            path = parents[depth] / name
+            assert path.exists(), f"the map: {path.relative_to(REPOSITORY)}"
+            parents[depth + 2] = path
 
 
 @pytest.fixture(scope="module")
