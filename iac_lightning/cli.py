@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from data_modules.errors import UserError
 from iac_lightning.arguments import parse
-from iac_lightning.launch import RequeuedError, requeue_on_signal
+from iac_lightning.cluster.slurm import RequeuedError, requeue_on_signal
 
 if TYPE_CHECKING:
-    from iac_lightning.schema import ExperimentConfig
+    from iac_lightning.config.schema import ExperimentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     except OSError as error:
-        from iac_lightning.files import FULL, disk_full
+        from data_modules.files import FULL, disk_full
 
         if error.errno not in FULL:
             raise
@@ -44,9 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
+def run_in_job(command: Sequence[str], folder: str) -> None:
+    """What a SLURM job runs: one `iac` command, in the folder where it was submitted; ends with its status."""
+    os.chdir(folder)
+    status = main(command)
+    if status:
+        sys.exit(status)  # a dependency `afterok` looks at it
+
+
 def load(arguments: argparse.Namespace) -> ExperimentConfig:
     """The experiment of a command, checked."""
-    from iac_lightning.config import load_experiment
+    from iac_lightning.config.reading import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
 
@@ -63,7 +71,7 @@ def run_phantom(arguments: argparse.Namespace) -> None:
 
 def run_split(arguments: argparse.Namespace) -> None:
     """`iac split`."""
-    from data_modules.cohort import assign_splits, read_cohort, read_table, write_cohort
+    from data_modules.cohort.table import assign_splits, read_cohort, read_table, write_cohort
 
     fractions = {}
     for part in arguments.fractions:
@@ -80,7 +88,7 @@ def run_split(arguments: argparse.Namespace) -> None:
 
 def run_config(arguments: argparse.Namespace) -> None:
     """`iac config`."""
-    from iac_lightning.config import to_yaml
+    from iac_lightning.config.reading import to_yaml
 
     print(to_yaml(load(arguments)), end="")
 
@@ -96,7 +104,7 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_prepare(arguments: argparse.Namespace) -> None:
     """`iac prepare`."""
     config = load(arguments)
-    from data_modules.store import prepare_cohort
+    from data_modules.prepare.store import prepare_cohort
 
     store = prepare_cohort(config.data)
     print(f"{len(store.series) + store.n_withheld} series in {store.directory}")
@@ -121,10 +129,10 @@ def run_training(arguments: argparse.Namespace, task: str) -> None:
 
 def submit_training(arguments: argparse.Namespace, config: ExperimentConfig) -> None:
     """`iac pretrain` and `iac finetune` with `launcher=slurm`."""
-    from iac_lightning.launch import submit_run
+    from iac_lightning.cluster.slurm import submit_run
 
     name = "pretrain" if config.task == "pretrain" else "finetune"
-    print(submit_run([name, str(arguments.experiment), *arguments.overrides], config))
+    print(submit_run([name, str(arguments.experiment), *arguments.overrides], config, run_in_job))
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -136,7 +144,9 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.finish:
         return finish(arguments.sweep)
-    return sweep(arguments.sweep, arguments.overrides, dry_run=arguments.dry_run, retry=arguments.retry)
+    return sweep(
+        arguments.sweep, arguments.overrides, entry=run_in_job, dry_run=arguments.dry_run, retry=arguments.retry
+    )
 
 
 def run_one_cell(arguments: argparse.Namespace) -> None:
@@ -151,8 +161,8 @@ def run_one_cell(arguments: argparse.Namespace) -> None:
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""
-    from iac_lightning.evaluation.calibration_record import describe
-    from iac_lightning.runs import load_run
+    from iac_lightning.evaluation.calibration.record import describe
+    from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.calibrate import calibrate_run
 
     print(describe(calibrate_run(load_run(arguments.run))))
@@ -169,7 +179,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     ):
         raise UserError("iac evaluate takes either a run, or --predictions DIR with --cohort TABLE")
     if arguments.predictions:
-        from iac_lightning.workflows import external
+        from iac_lightning.workflows.external import evaluate as external
 
         summary = external.evaluate_predictions(
             arguments.predictions,
@@ -184,11 +194,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         )
         print(external.describe(summary))
         return
-    from iac_lightning.runs import load_run
+    from iac_lightning.runs.directory import load_run
 
     run = load_run(arguments.run, arguments.overrides)
-    from iac_lightning import sharding
-    from iac_lightning.runs import is_main_process
+    from iac_lightning.cluster import sharding
+    from iac_lightning.runs.directory import is_main_process
     from iac_lightning.workflows.evaluate import describe, evaluate
 
     sharding.launch(run, arguments.devices)
@@ -206,7 +216,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
         model = load_bundle(arguments.bundle)
     else:
-        from iac_lightning.runs import load_run
+        from iac_lightning.runs.directory import load_run
         from iac_lightning.workflows.calibrate import load_calibrated
 
         model = load_calibrated(load_run(arguments.run))
@@ -223,9 +233,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
 def run_report(arguments: argparse.Namespace) -> None:
     """`iac report`."""
     paths, overrides = paths_apart(arguments)
-    from iac_lightning.workflows.evaluated import load_entry
-    from iac_lightning.workflows.report import report
-    from iac_lightning.workflows.sweep_report import all_sweeps, sweep_report
+    from iac_lightning.workflows.reports.evaluated import load_entry
+    from iac_lightning.workflows.reports.models import report
+    from iac_lightning.workflows.reports.sweep import all_sweeps, sweep_report
 
     if all_sweeps(paths):
         if arguments.split or overrides:
@@ -245,8 +255,8 @@ def run_compare(arguments: argparse.Namespace) -> None:
     paths, overrides = paths_apart(arguments)
     if len(paths) != 2:
         raise UserError(f"iac compare takes two models, the baseline last; {len(paths)} were given")
-    from iac_lightning.workflows.compare import compare, describe
-    from iac_lightning.workflows.evaluated import load_entry
+    from iac_lightning.workflows.reports.compare import compare, describe
+    from iac_lightning.workflows.reports.evaluated import load_entry
 
     first, second = (load_entry(path, overrides) for path in paths)
     found = compare(first, second, arguments.split, arguments.metric)
@@ -263,7 +273,7 @@ def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 def run_stress(arguments: argparse.Namespace) -> None:
     """`iac stress`."""
-    from iac_lightning.runs import load_run
+    from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.stress import describe, stress
 
     runs = [load_run(path) for path in arguments.runs]
@@ -284,7 +294,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def run_export_bundle(arguments: argparse.Namespace) -> None:
     """`iac export RUN OUT`."""
-    from iac_lightning.runs import load_run
+    from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.bundle import export_bundle
     from iac_lightning.workflows.mlflow_model import log_bundle
 
@@ -296,7 +306,7 @@ def run_export_bundle(arguments: argparse.Namespace) -> None:
 
 def run_export_nnunet(arguments: argparse.Namespace) -> None:
     """`iac export nnunet`."""
-    from iac_lightning.workflows.nnunet import export_nnunet
+    from iac_lightning.workflows.external.nnunet import export_nnunet
 
     data = export_nnunet(arguments.cohort, arguments.out, arguments.dataset_id, arguments.name, arguments.copy)
     print(f"{data.directory}: {data.n_train} series to train on, {data.n_val} to validate, {data.n_test} to predict")
@@ -306,14 +316,14 @@ def run_export_nnunet(arguments: argparse.Namespace) -> None:
 
 def run_bench(arguments: argparse.Namespace) -> None:
     """`iac bench`."""
-    from iac_lightning.workflows.bench import bench
+    from benchmarks.bench import bench
 
     bench(arguments.out, arguments.scan, arguments.template, arguments.run, arguments.models, arguments.series)
 
 
 def run_bench_training(arguments: argparse.Namespace) -> None:
     """`iac bench-training`."""
-    from iac_lightning.workflows.bench_training import bench_training
+    from benchmarks.training import bench_training
 
     bench_training(arguments.experiment, arguments.overrides, arguments.patches, arguments.peak_tflops, arguments.out)
 
@@ -322,7 +332,7 @@ def run_ui(arguments: argparse.Namespace) -> int:
     """`iac ui`."""
     import subprocess
 
-    from iac_lightning.tracking import serve_command
+    from iac_lightning.tracking.logger import serve_command
 
     command = serve_command(arguments.runs_dir)
     print("http://127.0.0.1:5000 (Ctrl-C ends it)", flush=True)
@@ -358,4 +368,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 """What each command of `arguments` does."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from iac_lightning import cli  # under its own name, by which a SLURM job finds `run_in_job`
+
+    sys.exit(cli.main())

@@ -9,13 +9,13 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from data_modules.ct import Scan
-from data_modules.ct_data_module import normalise
-from data_modules.geometry import Volume
+from data_modules.batches.patches import normalise
 from data_modules.prepare.common_grid import on_common_grid
-from data_modules.resampling import resample_probability
-from data_modules.store import PreparedSeries
-from iac_lightning.schema import ExperimentConfig, InferenceConfig
+from data_modules.prepare.store import PreparedSeries
+from data_modules.scan.geometry import Volume
+from data_modules.scan.resampling import resample_probability
+from data_modules.scan.scan import Scan
+from iac_lightning.config.schema import ExperimentConfig, InferenceConfig
 
 
 def predict_region(

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iac_lightning.config import config_hash, load_experiment, to_yaml
-from iac_lightning.evaluation.summary import COLUMNS, METRICS
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.config.reading import config_hash, load_experiment, to_yaml
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.tables.summary import COLUMNS, METRICS
 
 REPOSITORY = Path(__file__).parent.parent
 PATCHES = {"4×4×4": [4, 4, 4], "8×8×4": [8, 8, 4], "8×8×8": [8, 8, 8], "16×16×8": [16, 16, 8]}

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
-from data_modules.geometry import Grid
+from data_modules.scan.geometry import Grid
 
 FINE_MM = 0.5
 """Voxel size of the anatomy, before imaging."""

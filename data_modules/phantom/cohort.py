@@ -23,12 +23,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_modules.cohort import assign_splits, write_cohort
+from data_modules.cohort.table import assign_splits, write_cohort
 from data_modules.errors import UserError
-from data_modules.geometry import Grid
 from data_modules.phantom.anatomy import build_anatomy
 from data_modules.phantom.contact_sheet import draw_contact_sheet
 from data_modules.phantom.imaging import Acquisition, Kernel, half_extent_mm, image_series, tilt_deg
+from data_modules.scan.geometry import Grid
 
 DEFAULT_FRACTIONS = {"pretrain": 0.43, "finetune": 0.28, "dev": 0.11, "test": 0.18}
 """Shares of the patients; the pretrain split carries no labels."""

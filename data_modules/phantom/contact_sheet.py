@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_modules.geometry import Grid, Volume, canonical
+from data_modules.scan.geometry import Grid, Volume, canonical
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.special import erf
 
-from data_modules.geometry import Grid
 from data_modules.phantom.anatomy import FINE_MM, Anatomy, Floats, apply_along
+from data_modules.scan.geometry import Grid
 
 CALCIUM_HU = 130
 """Least brightness of a labelled voxel (annotation protocol of Jin et al. 2025)."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.config import GridConfig
-from data_modules.ct import Scan
-from data_modules.geometry import Grid, Volume, canonical
-from data_modules.resampling import resample_image, slab_widths
+from data_modules.scan.geometry import Grid, Volume, canonical
+from data_modules.scan.resampling import resample_image, slab_widths
+from data_modules.scan.scan import Scan
 
 
 def on_common_grid(scan: Scan, region: Scan, grid: GridConfig) -> Volume:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.config import GridConfig
-from data_modules.ct import Scan, canonical_scan
 from data_modules.errors import UserError
-from data_modules.geometry import Grid
 from data_modules.prepare.registration import Registration, find_roi_center
+from data_modules.scan.geometry import Grid
+from data_modules.scan.scan import Scan, canonical_scan
 
 _MOSTLY = 0.9
 _WHOLE_HEAD_MM = 150.0

@@ -32,15 +32,15 @@ def _from(module: str, name: str) -> Any:
 
 def settings_class() -> type:
     """The dataclass of a whole experiment; its fields lead to all others."""
-    return typing.cast(type, _from("iac_lightning.schema", "ExperimentConfig"))
+    return typing.cast(type, _from("iac_lightning.config.schema", "ExperimentConfig"))
 
 
 def allowed(key: str, field: dataclasses.Field[Any]) -> str:
     """What a setting may be, in words; empty where its type says it all."""
-    choices = field.metadata.get("choices") or _from("iac_lightning.checks", "WORDS").get(key)
+    choices = field.metadata.get("choices") or _from("iac_lightning.config.checks", "WORDS").get(key)
     if choices:
         return "one of " + ", ".join(f"`{choice}`" for choice in choices)
-    rule = _from("iac_lightning.checks", "RANGES").get(key)
+    rule = _from("iac_lightning.config.checks", "RANGES").get(key)
     return "" if rule is None else str(rule[1])
 
 
@@ -50,22 +50,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 TABLES: dict[str, tuple[str, str]] = {
-    "cohort": ("data_modules.cohort", "COLUMNS"),
-    "cohort-optional": ("data_modules.cohort", "OPTIONAL_COLUMNS"),
-    "evaluation": ("iac_lightning.evaluation.summary", "COLUMNS"),
-    "evaluation-metrics": ("iac_lightning.evaluation.summary", "METRICS"),
-    "stress": ("iac_lightning.evaluation.stress", "COLUMNS"),
-    "models": ("iac_lightning.evaluation.model_tables", "MODEL_COLUMNS"),
-    "comparisons": ("iac_lightning.evaluation.comparison", "COLUMNS"),
-    "cells": ("iac_lightning.evaluation.sweep_files", "CELL_COLUMNS"),
+    "cohort": ("data_modules.cohort.table", "COLUMNS"),
+    "cohort-optional": ("data_modules.cohort.table", "OPTIONAL_COLUMNS"),
+    "evaluation": ("iac_lightning.evaluation.tables.summary", "COLUMNS"),
+    "evaluation-metrics": ("iac_lightning.evaluation.tables.summary", "METRICS"),
+    "stress": ("iac_lightning.evaluation.clinical.stress", "COLUMNS"),
+    "models": ("iac_lightning.report.models.tables", "MODEL_COLUMNS"),
+    "comparisons": ("iac_lightning.evaluation.tables.comparison", "COLUMNS"),
+    "cells": ("iac_lightning.report.sweep.files", "CELL_COLUMNS"),
     "result": ("iac_lightning.workflows.predict", "RESULT"),
     "sweep-keys": ("iac_lightning.sweeps.spec", "KEYS"),
 }
 """Name in a page to the dictionary of names and what they hold."""
 
 RECORDS: dict[str, tuple[str, str]] = {
-    "effects": ("iac_lightning.evaluation.effects", "Effect"),
-    "claims": ("iac_lightning.evaluation.claims", "Claim"),
+    "effects": ("iac_lightning.evaluation.ablation.effects", "Effect"),
+    "claims": ("iac_lightning.evaluation.ablation.claims", "Claim"),
 }
 """Name in a page to the dataclass whose attributes are the columns."""
 
@@ -266,6 +266,7 @@ API: dict[str, tuple[str, ...]] = {
     "data": ("data_modules",),
     "networks": ("iac_lightning.models", "iac_lightning.modules", "iac_lightning.inference"),
     "evaluation": ("iac_lightning.evaluation",),
+    "pages": ("iac_lightning.figures", "iac_lightning.report"),
     "workflows": ("iac_lightning.workflows", "iac_lightning.sweeps"),
 }
 """Page to packages and modules; every other module of the project stands on the page `rest`."""

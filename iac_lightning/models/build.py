@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.errors import UserError
-from iac_lightning.batching import processes
-from iac_lightning.checks import resolved_vit
+from iac_lightning.config.batching import processes
+from iac_lightning.config.checks import resolved_vit
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.cnn import PlannedUNet, plan_cnn
 from iac_lightning.models.decoders import ViTSegmenter, build_decoder
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import Block, ViTEncoder
-from iac_lightning.schema import ExperimentConfig
 
 
 def build_encoder(config: ExperimentConfig) -> ViTEncoder:

@@ -8,9 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import build_model, count_parameters
 from iac_lightning.models.mae import MAEOutput
-from iac_lightning.schema import ExperimentConfig
 
 
 def step_flops(config: ExperimentConfig) -> tuple[int, int]:

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
-from iac_lightning.batching import batch_weight, learning_rate, training_steps
-from iac_lightning.config import config_dict
+from iac_lightning.config.batching import batch_weight, learning_rate, training_steps
+from iac_lightning.config.reading import config_dict
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import build_model
 from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
-from iac_lightning.schema import ExperimentConfig
-from iac_lightning.strategies import whole_state
+from iac_lightning.modules.strategies import whole_state
 
 
 class ExperimentModule(L.LightningModule):
@@ -25,7 +25,7 @@ class ExperimentModule(L.LightningModule):
     Attributes:
         config: the experiment.
         model: its network; names in its state are those of a plain `torch.nn.Module`, without prefix, on transfer.
-        trained_on: whom it and its encoder learnt from, as salted hashes (`data_modules.cohort.seen_patients`), one
+        trained_on: whom it and its encoder learnt from, as salted hashes (`cohort.table.seen_patients`), one
             record a training; goes into every checkpoint.
     """
 

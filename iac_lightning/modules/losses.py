@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iac_lightning.schema import LossConfig
+from iac_lightning.config.schema import LossConfig
 
 SMOOTHING_VOXELS = 1.0
 """Added to both sides of the Dice fraction, so that a batch without lesions has a finite, useful gradient."""

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from iac_lightning.schema import OptimizerConfig
-from iac_lightning.strategies import WRAPPER
+from iac_lightning.config.schema import OptimizerConfig
+from iac_lightning.modules.strategies import WRAPPER
 
 POLY_POWER = 0.9
 """Exponent of nnU-Net's polynomial decay."""

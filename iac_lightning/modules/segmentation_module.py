@@ -8,12 +8,12 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from data_modules.ct_data_module import CTDataModule
-from iac_lightning.evaluation.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from data_modules.batches.ct_data_module import CTDataModule
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.losses import SegmentationLoss
-from iac_lightning.schema import ExperimentConfig
 
 
 class SegmentationModule(ExperimentModule):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iac_lightning.config import ConfigError, config_hash, load_experiment
-from iac_lightning.launch import ranks_of
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.cluster.slurm import ranks_of
+from iac_lightning.config.reading import ConfigError, config_hash, load_experiment
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.sweeps.spec import SEGMENTATION, SHARED, SPECIAL, SweepSpec, as_override, slug
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iac_lightning.launch import JOBS, submit
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.cluster.slurm import JOBS, Entry, submit
+from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.sweeps.state import PlannedCell, Sweep, states
 
 
-def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], report: Sequence[str]) -> list[str]:
+def submit_sweep(
+    sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], report: Sequence[str], entry: Entry
+) -> list[str]:
     """Submit every cell that is neither finished, failed, running nor in the queue; returns a line for each array.
 
     One array holds the pre-trainings, one those fine-tunings that need none (or whose pre-training is finished), and
@@ -21,6 +23,7 @@ def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], r
         launcher: of each job.
         extra: settings for every cell that do not decide its result.
         report: arguments of `iac` that make the report.
+        entry: what each job calls with its command.
     """
     now = states(sweep)
     jobs = {c.name: str(sweep.record(c).get("job")) for c in sweep.cells if now[c.name] in ("queued", "running")}
@@ -28,7 +31,7 @@ def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], r
 
     def send(cells: list[PlannedCell], name: str, dependency: str | None) -> None:
         commands = [["cell", str(sweep.directory), cell.name, "launcher=local", *extra] for cell in cells]
-        ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{name}", dependency)
+        ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{name}", entry, dependency)
         for cell, job in zip(cells, ids, strict=True):
             sweep.note(cell, "queued", job=job)
             jobs[cell.name] = job
@@ -46,6 +49,6 @@ def submit_sweep(sweep: Sweep, launcher: LauncherConfig, extra: Sequence[str], r
     if jobs:
         one = LauncherConfig(**{**vars(launcher), "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})
         arrays = ":".join(sorted({job.split("_")[0] for job in jobs.values()}))
-        (job,) = submit([list(report)], one, sweep.directory / JOBS, "report", f"afterany:{arrays}")
+        (job,) = submit([list(report)], one, sweep.directory / JOBS, "report", entry, f"afterany:{arrays}")
         lines.append(f"the report: job {job}, after all of them")
     return lines

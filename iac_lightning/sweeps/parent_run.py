@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from iac_lightning import tracking
-from iac_lightning.config import config_hash
-from iac_lightning.files import write_text_atomic
-from iac_lightning.schema import ExperimentConfig
+from data_modules.files import write_text_atomic
+from iac_lightning.config.reading import config_hash
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.sweeps.state import PLAN, Sweep
+from iac_lightning.tracking import logger as tracking
 
 log = logging.getLogger(__name__)
 _ID = "mlflow_run_id"

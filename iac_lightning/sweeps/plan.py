@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iac_lightning.batching import training_steps
+from iac_lightning.config.batching import training_steps
 from iac_lightning.models.cost import step_flops
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import SweepSpec

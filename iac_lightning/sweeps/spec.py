@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from iac_lightning.config import ConfigError, load_experiment, read_yaml
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.config.reading import ConfigError, load_experiment, read_yaml
+from iac_lightning.config.schema import LauncherConfig
 
 KEYS = {
     "name": "name of the sweep; results go to <runs_dir>/<name>/",

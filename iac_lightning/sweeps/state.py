@@ -17,8 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
-from iac_lightning import launch
-from iac_lightning.files import write_json_atomic
+from data_modules.files import write_json_atomic
+from iac_lightning.cluster import slurm as launch
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import SweepSpec
 

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from data_modules.errors import UserError
-from iac_lightning.config import ConfigError, config_dict, from_dict
-from iac_lightning.files import replacing_folder, write_json_atomic, write_text_atomic
+from data_modules.files import replacing_folder, write_json_atomic, write_text_atomic
+from iac_lightning.config.reading import ConfigError, config_dict, from_dict
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import build_model
-from iac_lightning.runs import Run
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.runs.directory import Run
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.model_card import model_card
 from iac_lightning.workflows.trained import CalibratedModel, inference_device

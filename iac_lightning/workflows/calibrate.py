@@ -12,26 +12,27 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_modules.ct import read_scan
+from data_modules.cohort.look import read_label
 from data_modules.errors import UserError
-from data_modules.geometry import Volume, place
-from data_modules.look import read_label
-from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
-from iac_lightning import sharding, tracking
-from iac_lightning.evaluation.calibration import (
+from data_modules.files import write_json_atomic
+from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
+from data_modules.scan.geometry import Volume, place
+from data_modules.scan.scan import read_scan
+from iac_lightning.cluster import sharding
+from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability, voxels_on_disk
+from iac_lightning.evaluation.calibration.scaling import (
     THRESHOLDS,
     Part,
     Scaling,
     apply,
     thresholds_by_thickness,
 )
-from iac_lightning.evaluation.calibration_figures import reliability_figure
-from iac_lightning.evaluation.calibration_record import calibrate_voxels, reliability, voxels_on_disk
-from iac_lightning.evaluation.lesions import protocol_prior_probability
-from iac_lightning.evaluation.strata import strata_from_edges
-from iac_lightning.evaluation.threshold import choose_threshold, dice_at_thresholds
-from iac_lightning.files import write_json_atomic
-from iac_lightning.runs import Run
+from iac_lightning.evaluation.calibration.threshold import choose_threshold, dice_at_thresholds
+from iac_lightning.evaluation.metrics.lesions import protocol_prior_probability
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.figures.calibration import reliability_figure
+from iac_lightning.runs.directory import Run
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.trained import (
     CalibratedModel,
     TrainedModel,

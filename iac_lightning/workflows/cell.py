@@ -9,8 +9,8 @@ from pathlib import Path
 from filelock import Timeout
 
 from data_modules.errors import UserError
-from iac_lightning.config import load_experiment
-from iac_lightning.runs import LOCK_WAIT_S, is_main_process
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.runs.directory import LOCK_WAIT_S, is_main_process
 from iac_lightning.sweeps.state import PlannedCell, open_sweep
 
 
@@ -58,7 +58,7 @@ def train_and_evaluate(cell: PlannedCell, split: str, parent: str | None, extra:
     """The run of a cell, and of a fine-tuning its evaluation on the development split and on `split`."""
     overrides = [*cell.overrides, *extra, *([f"tracking.parent_run_id={parent}"] if parent else [])]
     config = load_experiment(Path(cell.experiment), overrides)
-    from iac_lightning import sharding
+    from iac_lightning.cluster import sharding
     from iac_lightning.workflows.evaluate import evaluate
     from iac_lightning.workflows.train import train
 

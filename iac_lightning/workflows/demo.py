@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.errors import UserError
+from data_modules.files import write_json_atomic
 from data_modules.phantom.cohort import make_phantom_cohort
-from data_modules.store import prepare_cohort
-from iac_lightning import tracking
-from iac_lightning.config import load_experiment
-from iac_lightning.evaluation.report import estimate, number
-from iac_lightning.files import write_json_atomic
-from iac_lightning.runs import load_run
+from data_modules.prepare.store import prepare_cohort
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.report.words import estimate, number
+from iac_lightning.runs.directory import load_run
 from iac_lightning.sweeps.local import cores
+from iac_lightning.tracking import logger as tracking
 
 MODELS = ("vit_mae", "vit_scratch", "cnn")
 AT_ONCE = 2
@@ -78,7 +78,7 @@ def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Seq
     stage("report", start)
     results = collect(out)
     write_json_atomic(out / "results.json", results)
-    from iac_lightning.workflows.report import report
+    from iac_lightning.workflows.reports.models import report
 
     page = report([load_run(out / name) for name in MODELS], out / "report", "test", caveat=CAVEAT)
     print(summary_lines(results, page, time.monotonic() - start))

@@ -7,21 +7,28 @@ from typing import Any
 
 import torch
 
-from data_modules.ct import read_scan, write_nifti
-from data_modules.geometry import Grid, Volume, place
-from data_modules.look import GUARDED, RecordedLook, read_label
-from data_modules.store import PreparedSeries, prepare_cohort
-from iac_lightning import sharding, tracking
-from iac_lightning.config import config_hash
-from iac_lightning.evaluation.calibration import apply, calibrated_half
-from iac_lightning.evaluation.calibration_record import APPLIED, threshold_for
-from iac_lightning.evaluation.lesions import protocol_prior
-from iac_lightning.evaluation.overlap import series_metrics
-from iac_lightning.evaluation.report import estimate
-from iac_lightning.evaluation.strata import strata_from_edges
-from iac_lightning.evaluation.summary import series_row, series_table, summarise, write_series_table, write_summary
-from iac_lightning.looks import count_looks, record_look
-from iac_lightning.runs import Run, is_main_process
+from data_modules.cohort.look import GUARDED, RecordedLook, read_label
+from data_modules.prepare.store import PreparedSeries, prepare_cohort
+from data_modules.scan.geometry import Grid, Volume, place
+from data_modules.scan.scan import read_scan, write_nifti
+from iac_lightning.cluster import sharding
+from iac_lightning.config.reading import config_hash
+from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for
+from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
+from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.summary import (
+    series_row,
+    series_table,
+    summarise,
+    write_series_table,
+    write_summary,
+)
+from iac_lightning.report.words import estimate
+from iac_lightning.runs.directory import Run, is_main_process
+from iac_lightning.runs.looks import count_looks, record_look
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
@@ -44,7 +51,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     A run that was killed here goes on with the scans that are missing. With several processes (`sharding`) each scan
     is predicted by one of them, and the first writes the tables.
 
-    A look at the test split is recorded (`iac_lightning.looks`) before anything of it is read.
+    A look at the test split is recorded (`iac_lightning.runs.looks`) before anything of it is read.
 
     Returns:
         The summary, as in the JSON; nothing in processes other than the first.

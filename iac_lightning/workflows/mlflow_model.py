@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 import data_modules
 import iac_lightning
 from data_modules.errors import UserError
-from iac_lightning import tracking
-from iac_lightning.runs import Run
-from iac_lightning.tracking_store import import_mlflow
+from iac_lightning.runs.directory import Run
+from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking.store import import_mlflow
 from iac_lightning.workflows.bundle import export_bundle, load_bundle
 from iac_lightning.workflows.predict import predict, segment
 from iac_lightning.workflows.trained import CalibratedModel

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.cohort import SALT_FILE, SPLITS, hash_patients, read_cohort, seen_patients
+from data_modules.cohort.table import SALT_FILE, SPLITS, hash_patients, read_cohort, seen_patients
 from data_modules.errors import UserError
-from iac_lightning.config import config_hash
-from iac_lightning.evaluation.report import estimate, interval
+from iac_lightning.config.reading import config_hash
 from iac_lightning.models.build import count_parameters
-from iac_lightning.runs import Run
-from iac_lightning.workflows.evaluated import model_label
+from iac_lightning.report.words import estimate, interval
+from iac_lightning.runs.directory import Run
+from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
 METRICS = {

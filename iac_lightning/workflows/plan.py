@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from iac_lightning.batching import (
+from iac_lightning.config.batching import (
     accumulated_batches,
     global_batch,
     learning_rate,
@@ -13,8 +13,8 @@ from iac_lightning.batching import (
     training_steps,
     updates_per_epoch,
 )
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import model_summary
-from iac_lightning.schema import ExperimentConfig
 
 
 def plan(config: ExperimentConfig) -> str:

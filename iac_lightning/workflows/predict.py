@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from data_modules.ct import Scan, read_scan, write_nifti
-from data_modules.geometry import Volume, lps_from_ras, place
+from data_modules.files import write_json_atomic
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
-from iac_lightning.evaluation.calibration import apply
-from iac_lightning.evaluation.calibration_record import threshold_for
-from iac_lightning.evaluation.figures import overlay_figure
-from iac_lightning.evaluation.lesions import components, protocol_prior
-from iac_lightning.files import write_json_atomic
+from data_modules.scan.geometry import Volume, lps_from_ras, place
+from data_modules.scan.scan import Scan, read_scan, write_nifti
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.record import threshold_for
+from iac_lightning.evaluation.calibration.scaling import apply
+from iac_lightning.evaluation.metrics.lesions import components, protocol_prior
+from iac_lightning.figures.figures import overlay_figure
 from iac_lightning.inference import predict_scan
-from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows.trained import CalibratedModel
 
 OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")

@@ -10,23 +10,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data_modules.cohort import Series, read_cohort
+from data_modules.cohort.look import GUARDED
+from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
-from data_modules.look import GUARDED
-from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
-from iac_lightning import tracking
-from iac_lightning.config import config_hash
-from iac_lightning.evaluation.ceiling import BOUND, CEILING
-from iac_lightning.evaluation.figures import png
-from iac_lightning.evaluation.stress import METRICS, compare_stress, comparison_table, summarise_stress
-from iac_lightning.evaluation.stress_figures import stress_figure
-from iac_lightning.evaluation.stress_page import write_stress_page
-from iac_lightning.evaluation.summary import write_series_table, write_summary
-from iac_lightning.files import remove_leftovers, replacing
-from iac_lightning.looks import record_look
-from iac_lightning.runs import Run
+from data_modules.files import remove_leftovers, replacing
+from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
+from iac_lightning.config.reading import config_hash
+from iac_lightning.evaluation.clinical.stress import METRICS, compare_stress, comparison_table, summarise_stress
+from iac_lightning.evaluation.metrics.ceiling import BOUND, CEILING
+from iac_lightning.evaluation.tables.summary import write_series_table, write_summary
+from iac_lightning.figures.figures import png
+from iac_lightning.figures.stress import stress_figure
+from iac_lightning.report.stress import write_stress_page
+from iac_lightning.runs.directory import Run
+from iac_lightning.runs.looks import record_look
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import trained_calibration
-from iac_lightning.workflows.evaluated import model_labels
+from iac_lightning.workflows.reports.evaluated import model_labels
 from iac_lightning.workflows.stress_series import TRUTH, stress_series
 from iac_lightning.workflows.trained import TrainedModel, labelled, load_trained, refuse_known_patients
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from data_modules.ct import Scan, canonical_scan, read_scan
-from data_modules.geometry import Volume, place
-from data_modules.look import RecordedLook, read_label
-from data_modules.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
-from data_modules.store import PREPARATION_VERSION, PreparedSeries
-from iac_lightning.evaluation.agatston import agatston
-from iac_lightning.evaluation.calibration import apply
-from iac_lightning.evaluation.calibration_record import threshold_for
-from iac_lightning.evaluation.ceiling import bound_dice, protocol_label
-from iac_lightning.evaluation.lesions import protocol_prior
-from iac_lightning.evaluation.overlap import SeriesMetrics, dice, series_metrics
-from iac_lightning.evaluation.summary import COLUMNS, series_row, write_series_table
+from data_modules.cohort.look import RecordedLook, read_label
+from data_modules.prepare.store import PREPARATION_VERSION, PreparedSeries
+from data_modules.scan.geometry import Volume, place
+from data_modules.scan.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
+from data_modules.scan.scan import Scan, canonical_scan, read_scan
+from iac_lightning.evaluation.calibration.record import threshold_for
+from iac_lightning.evaluation.calibration.scaling import apply
+from iac_lightning.evaluation.metrics.agatston import agatston
+from iac_lightning.evaluation.metrics.ceiling import bound_dice, protocol_label
+from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.evaluation.metrics.series import SeriesMetrics, dice, series_metrics
+from iac_lightning.evaluation.tables.summary import COLUMNS, series_row, write_series_table
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
-from iac_lightning.config import load_experiment
-from iac_lightning.launch import JOBS
-from iac_lightning.runs import LOCK_WAIT_S
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.cluster.slurm import JOBS, Entry
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import LOCK_WAIT_S
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.cluster import submit_sweep
 from iac_lightning.sweeps.local import run_here
@@ -20,12 +20,13 @@ from iac_lightning.sweeps.spec import SweepSpec, read_sweep
 from iac_lightning.sweeps.state import Sweep, open_sweep, states, status_table, write_plan
 
 
-def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry: bool = False) -> int:
+def sweep(path: Path, overrides: Sequence[str], *, entry: Entry, dry_run: bool = False, retry: bool = False) -> int:
     """Run a sweep, or go on with it: finished cells are skipped, failed ones run again only with `retry`.
 
     Args:
         path: the sweep's file.
         overrides: see `read_sweep`.
+        entry: what a job of a cluster calls with its command.
         dry_run: the plan only.
         retry: run failed cells again, from their last checkpoint.
 
@@ -48,10 +49,10 @@ def sweep(path: Path, overrides: Sequence[str], *, dry_run: bool = False, retry:
             f"{spec.directory}: this sweep is in progress in another process; `iac sweep --status {path}` shows it"
         ) from None
     with lock:
-        return run(spec, planned, retry)
+        return run(spec, planned, entry, retry)
 
 
-def run(spec: SweepSpec, planned: Sequence[Cell], retry: bool) -> int:
+def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> int:
     """The cells that are left, then the report; arguments and result as for `sweep`."""
     found = write_plan(spec, planned)
     if retry:
@@ -62,7 +63,7 @@ def run(spec: SweepSpec, planned: Sequence[Cell], retry: bool) -> int:
     prepare(spec, planned)
     start_parent(found, config)
     if spec.launcher.name == "slurm":
-        lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"])
+        lines = submit_sweep(found, spec.launcher, (), ["sweep", str(found.directory), "--finish"], entry)
         print("\n".join([*lines, f"output: {found.directory / JOBS}; state: iac sweep --status {found.directory}"]))
         return 0
     try:
@@ -76,7 +77,7 @@ def run(spec: SweepSpec, planned: Sequence[Cell], retry: bool) -> int:
 def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
     """Make the phantom cohort and the volumes on every common grid once, before cells that start at once would."""
     from data_modules.phantom.cohort import make_phantom_cohort
-    from data_modules.store import prepare_cohort
+    from data_modules.prepare.store import prepare_cohort
 
     if spec.phantom:
         phantom = spec.phantom
@@ -93,7 +94,7 @@ def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
 
 def end(found: Sweep, config: ExperimentConfig) -> int:
     """The report, the states, and the status of the whole."""
-    from iac_lightning.workflows.sweep_report import sweep_report
+    from iac_lightning.workflows.reports.sweep import sweep_report
 
     page = None
     now = states(found)

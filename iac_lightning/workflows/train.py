@@ -13,12 +13,16 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRa
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from data_modules.cohort import seen_patients, split_salt
-from data_modules.ct_data_module import CTDataModule
+from data_modules.batches.ct_data_module import CTDataModule
+from data_modules.cohort.table import seen_patients, split_salt
 from data_modules.errors import UserError
-from iac_lightning import tracking
-from iac_lightning.batching import accumulated_batches, global_batch, learning_rate
-from iac_lightning.callbacks import (
+from data_modules.files import write_text_atomic
+from iac_lightning.cluster.slurm import RequeuedError, slurm_job
+from iac_lightning.config.batching import accumulated_batches, global_batch, learning_rate
+from iac_lightning.config.reading import from_dict
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.record import describe
+from iac_lightning.modules.callbacks import (
     DataWait,
     EpochHistory,
     OverlayFigure,
@@ -26,18 +30,14 @@ from iac_lightning.callbacks import (
     RequeueCallback,
     read_history,
 )
-from iac_lightning.checkpoint import AtomicCheckpointIO, load_checkpoint
-from iac_lightning.config import from_dict
-from iac_lightning.evaluation.calibration_record import describe
-from iac_lightning.files import write_text_atomic
-from iac_lightning.launch import RequeuedError, slurm_job
+from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
+from iac_lightning.modules.strategies import build_strategy, check_launched_processes
 from iac_lightning.modules.transfer import transfer_encoder, transfer_table
-from iac_lightning.runs import Run, is_main_process, load_run, open_run
-from iac_lightning.schema import ExperimentConfig
-from iac_lightning.strategies import build_strategy, check_launched_processes
+from iac_lightning.runs.directory import Run, is_main_process, load_run, open_run
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_run
 from iac_lightning.workflows.mlflow_model import log_trained
 

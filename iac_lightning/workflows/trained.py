@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_modules.cohort import check_unseen, split_salt
-from data_modules.ct import read_probability, write_nifti
+from data_modules.cohort.table import check_unseen, split_salt
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
-from data_modules.store import PreparedSeries
-from iac_lightning.checkpoint import load_checkpoint
-from iac_lightning.files import on_disk, write_json_atomic
+from data_modules.files import on_disk, write_json_atomic
+from data_modules.prepare.store import PreparedSeries
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import read_probability, write_nifti
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
-from iac_lightning.runs import Run, is_main_process
-from iac_lightning.schema import ExperimentConfig
+from iac_lightning.modules.checkpoint import load_checkpoint
+from iac_lightning.runs.directory import Run, is_main_process
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from data_modules.cohort import Series, read_cohort
+from data_modules.cohort.table import Series, read_cohort
 
 
 def write_folders(cohort: Path, out: Path) -> None:

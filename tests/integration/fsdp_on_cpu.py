@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 from torch.distributed import fsdp
 
-from iac_lightning import strategies
-from iac_lightning.callbacks import DataWait
+from iac_lightning.modules import strategies
+from iac_lightning.modules.callbacks import DataWait
 from iac_lightning.workflows import train as workflow
 from tests.integration import recorded
 

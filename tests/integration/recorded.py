@@ -18,7 +18,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from iac_lightning.config import load_experiment
+from iac_lightning.config.reading import load_experiment
 from iac_lightning.workflows import train as workflow
 
 

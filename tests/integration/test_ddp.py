@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from iac_lightning.runs import load_run
+from iac_lightning.runs.directory import load_run
 from tests.integration import recorded
 from tests.integration.settings import REPOSITORY, experiment, overrides
 
@@ -180,8 +180,8 @@ def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> 
         "from data_modules.errors import UserError\n"
         "from pathlib import Path\n"
         "from iac_lightning import sharding\n"
-        "from iac_lightning.runs import Run\n"
-        "from iac_lightning.schema import ExperimentConfig, TrainerConfig\n"
+        "from iac_lightning.runs.directory import Run\n"
+        "from iac_lightning.config.schema import ExperimentConfig, TrainerConfig\n"
         "def work(item):\n"
         "    if item == int(sys.argv[1]):\n"
         "        raise UserError(f'item {item} is broken')\n"

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from data_modules.cohort import COLUMNS as COHORT_COLUMNS
+from data_modules.cohort.table import COLUMNS as COHORT_COLUMNS
 from iac_lightning.arguments import build_parser, parse
 from iac_lightning.cli import main
-from iac_lightning.config import load_experiment, read_yaml
-from iac_lightning.evaluation.summary import COLUMNS
+from iac_lightning.config.reading import config_dict, load_experiment, read_yaml
+from iac_lightning.evaluation.tables.summary import COLUMNS
 from iac_lightning.sweeps.spec import read_sweep
 from iac_lightning.workflows.predict import RESULT
 from tests.integration.dicom_folders import write_folders
@@ -142,8 +142,6 @@ def test_settings_and_commands_in_the_text_exist() -> None:
 
 
 def _defaults() -> dict[str, Any]:
-    from iac_lightning.config import config_dict
-
     return config_dict(load_experiment(None, ["name=documented"]))
 
 
@@ -166,7 +164,6 @@ def test_links_between_files_of_the_repository_lead_somewhere() -> None:
 MAP = Path("docs/contributing")
 
 
-@pytest.mark.skipif(not (REPOSITORY / "iac_lightning/config").is_dir(), reason="the pages show the tree after the move")
 def test_files_that_contributing_names_exist() -> None:
     for page in (page for page in PAGES if page.is_relative_to(MAP)):
         for line, text in inline_code(page):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from iac_lightning.callbacks import RequeueCallback, read_history
-from iac_lightning.config import load_experiment
-from iac_lightning.launch import RequeuedError
-from iac_lightning.runs import load_run
+from iac_lightning.cluster.slurm import RequeuedError
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.modules.callbacks import RequeueCallback, read_history
+from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows import train as train_workflow
 from tests.integration.settings import experiment, overrides
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from iac_lightning import tracking
-from iac_lightning.callbacks import EpochHistory
 from iac_lightning.cli import main
-from iac_lightning.runs import load_run
+from iac_lightning.modules.callbacks import EpochHistory
+from iac_lightning.runs.directory import load_run
+from iac_lightning.tracking import logger as tracking
 from tests.integration.settings import experiment, overrides
 
 
@@ -134,8 +134,8 @@ def test_a_server_that_goes_away_and_returns(
 @pytest.mark.slow
 def test_the_page_of_make_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`iac ui` on a sqlite store answers with MLflow's page and knows the runs of the directory."""
-    from iac_lightning.config import load_experiment
-    from iac_lightning.runs import open_run
+    from iac_lightning.config.reading import load_experiment
+    from iac_lightning.runs.directory import open_run
 
     with open_run(load_experiment(None, ["name=shown", f"runs_dir={tmp_path}"])) as run:
         tracking.finish(tracking.start_logger(run), "FINISHED")

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from data_modules.cohort import check_unseen, read_cohort, split_salt
+from data_modules.cohort.table import check_unseen, read_cohort, split_salt
 from data_modules.errors import UserError
 from iac_lightning.cli import main
-from iac_lightning.evaluation.report import estimate
-from iac_lightning.looks import looks
 from iac_lightning.modules.mae_module import MAEModule
-from iac_lightning.runs import load_run
+from iac_lightning.report.words import estimate
+from iac_lightning.runs.directory import load_run
+from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.bundle import FILES, WEIGHTS
 from iac_lightning.workflows.predict import OUTPUTS
 from tests.integration.settings import experiment, overrides
@@ -167,7 +167,7 @@ def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tm
     shutil.copytree(runs / "cnn", tmp_path / "cnn")
     path = tmp_path / "cnn/checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    from data_modules.cohort import seen_patients, split_salt
+    from data_modules.cohort.table import seen_patients, split_salt
 
     cohort = read_cohort(phantom_cohort)
     checkpoint["iac"]["trained_on"].append(seen_patients(cohort.patients("test")[:1], split_salt(phantom_cohort)))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iac_lightning.evaluation.overlap import SeriesMetrics
-from iac_lightning.evaluation.summary import series_row, series_table
+from iac_lightning.evaluation.metrics.series import SeriesMetrics
+from iac_lightning.evaluation.tables.summary import series_row, series_table
 
 
 def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bool = True) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pytest
 from data_modules.errors import UserError
 from iac_lightning import arguments, cli
 from iac_lightning.cli import main, parse
-from iac_lightning.config import load_experiment
+from iac_lightning.config.reading import load_experiment
 
 ROOT = Path(__file__).parents[3]
 MAE = str(ROOT / "experiments/demo/mae.yaml")
@@ -37,7 +37,7 @@ class Recorder:
 @pytest.fixture
 def a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_run` gives the path itself, so that wiring can be seen without runs."""
-    monkeypatch.setattr("iac_lightning.runs.load_run", lambda path, overrides=(): ("run", path, *overrides))
+    monkeypatch.setattr("iac_lightning.runs.directory.load_run", lambda path, overrides=(): ("run", path, *overrides))
 
 
 def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -213,7 +213,7 @@ def test_prepare_prepares_the_experiments_cohort(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare = Recorder(SimpleNamespace(series=(1, 2), n_withheld=1, directory=Path("prepared/abc")))
-    monkeypatch.setattr("data_modules.store.prepare_cohort", prepare)
+    monkeypatch.setattr("data_modules.prepare.store.prepare_cohort", prepare)
     assert main(["prepare", MAE, "data.cohort=mine.csv"]) == 0
     assert prepare.calls[0][0].cohort == "mine.csv"
     assert "3 series in prepared/abc" in capsys.readouterr().out
@@ -292,7 +292,7 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     evaluate = Recorder(summary)
     monkeypatch.setattr("iac_lightning.workflows.evaluate.evaluate", evaluate)
     launch = Recorder(None)
-    monkeypatch.setattr("iac_lightning.sharding.launch", launch)
+    monkeypatch.setattr("iac_lightning.cluster.sharding.launch", launch)
     assert main(["evaluate", "runs/cnn", "--split", "dev"]) == 0
     assert evaluate.calls == [(("run", Path("runs/cnn")), "dev")]
     text = capsys.readouterr().out
@@ -330,7 +330,7 @@ def test_export_is_of_a_run_or_of_a_cohort(monkeypatch: pytest.MonkeyPatch, caps
     nnunet = Recorder(SimpleNamespace(directory=Path("raw"), n_train=1, n_val=2, n_test=3))
     monkeypatch.setattr("iac_lightning.workflows.bundle.export_bundle", export)
     monkeypatch.setattr("iac_lightning.workflows.mlflow_model.log_bundle", logged)
-    monkeypatch.setattr("iac_lightning.workflows.nnunet.export_nnunet", nnunet)
+    monkeypatch.setattr("iac_lightning.workflows.external.nnunet.export_nnunet", nnunet)
     for words in (["runs/a", "b"], ["bundle", "runs/a", "b"]):
         assert main(["export", *words]) == 0
         assert export.calls.pop() == (("run", Path("runs/a")), Path("b"))
@@ -371,9 +371,9 @@ def test_stress_takes_runs_thicknesses_and_a_page(
 @pytest.mark.usefixtures("a_run")
 def test_report_demo_and_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report, demo, bench = Recorder(Path("page/index.html")), Recorder(), Recorder()
-    monkeypatch.setattr("iac_lightning.workflows.report.report", report)
+    monkeypatch.setattr("iac_lightning.workflows.reports.models.report", report)
     monkeypatch.setattr("iac_lightning.workflows.demo.demo", demo)
-    monkeypatch.setattr("iac_lightning.workflows.bench.bench", bench)
+    monkeypatch.setattr("benchmarks.bench.bench", bench)
     assert main(["report", "runs/a", "runs/b", "--out", "page"]) == 0
     assert report.calls == [([("run", Path("runs/a")), ("run", Path("runs/b"))], Path("page"), "test")]
     assert "page/index.html" in capsys.readouterr().out

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.config import DataConfig, GridConfig, SamplingConfig
-from data_modules.ct import Scan
-from data_modules.geometry import Grid
 from data_modules.prepare.common_grid import on_common_grid
+from data_modules.scan.geometry import Grid
+from data_modules.scan.scan import Scan
+from iac_lightning.config.schema import ExperimentConfig, InferenceConfig, LossConfig
 from iac_lightning.inference import predict_region, predict_scan
-from iac_lightning.schema import ExperimentConfig, InferenceConfig, LossConfig
 
 
 class Voxelwise(nn.Module):

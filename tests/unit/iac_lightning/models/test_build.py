@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from data_modules.errors import UserError
+from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig
 from iac_lightning.models.build import activation_bytes, build_model, count_parameters, model_summary
 from iac_lightning.models.cnn import PlannedUNet
 from iac_lightning.models.decoders import ViTSegmenter
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder
-from iac_lightning.schema import VIT_PRESETS, ExperimentConfig
 
 
 def tiny_config(task: str = "segment", name: str = "vit", **vit: object) -> ExperimentConfig:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import multiprocessing as mp
 
+from iac_lightning.config.schema import LossConfig
 from iac_lightning.modules.losses import SegmentationLoss, deep_supervision_weights, loss_sums
-from iac_lightning.schema import LossConfig
 
 
 def tensors(probabilities: list[float], labels: list[float]) -> tuple[torch.Tensor, torch.Tensor]:

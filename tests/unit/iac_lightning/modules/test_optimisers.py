@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from iac_lightning.config.schema import OptimizerConfig
 from iac_lightning.models.vit import ViTEncoder
 from iac_lightning.modules.optimisers import build_optimizer, parameter_groups, schedule_factor
-from iac_lightning.schema import OptimizerConfig
 
 
 class Net(nn.Module):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
-from iac_lightning.schema import ExperimentConfig
 
 CROP = (16, 16, 8)
 

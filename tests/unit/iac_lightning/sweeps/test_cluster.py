@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from iac_lightning import launch
-from iac_lightning.schema import LauncherConfig
+from iac_lightning.cli import run_in_job
+from iac_lightning.cluster import slurm as launch
+from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.sweeps import cluster
 from iac_lightning.sweeps.state import Sweep, states
 from tests.unit.iac_lightning.sweeps.conftest import planned
@@ -23,9 +24,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         launcher: LauncherConfig,
         folder: Path,
         name: str,
+        entry: Any,
         dependency: str | None = None,
     ) -> list[str]:
-        jobs.append({"commands": [list(c) for c in commands], "dependency": dependency, "launcher": launcher})
+        jobs.append(
+            {"commands": [list(c) for c in commands], "dependency": dependency, "launcher": launcher, "entry": entry}
+        )
         number = len(jobs)
         return [f"{number}_{k}" for k in range(len(commands))] if len(commands) > 1 else [str(number)]
 
@@ -48,7 +52,7 @@ def test_arrays_and_what_they_depend_on(make_sweep: Callable[..., Sweep], sent: 
         planned("scratch"),
     )
     launcher = LauncherConfig(name="slurm", nodes=2, gpus_per_node=4)
-    lines = cluster.submit_sweep(sweep, launcher, (), ["sweep", "s", "--finish"])
+    lines = cluster.submit_sweep(sweep, launcher, (), ["sweep", "s", "--finish"], run_in_job)
     assert [(names(job), job["dependency"]) for job in sent[:-1]] == [
         (["pretrain_a", "pretrain_b"], None),
         (["a1", "a2"], "afterok:1_0"),
@@ -60,11 +64,12 @@ def test_arrays_and_what_they_depend_on(make_sweep: Callable[..., Sweep], sent: 
     assert report["commands"] == [["sweep", "s", "--finish"]]
     assert report["dependency"] == "afterany:1:2:3:4"
     assert (report["launcher"].nodes, report["launcher"].gpus_per_node) == (1, 0)
+    assert {job["entry"] for job in sent} == {run_in_job}
     assert len(lines) == 5
     assert set(states(sweep).values()) == {"queued"}
 
     sent.clear()
-    cluster.submit_sweep(sweep, launcher, (), ["report"])
+    cluster.submit_sweep(sweep, launcher, (), ["report"], run_in_job)
     assert [job["commands"] for job in sent] == [[["report"]]], "what is in the queue was sent again"
 
 
@@ -75,5 +80,5 @@ def test_only_what_is_left_is_sent(make_sweep: Callable[..., Sweep], sent: list[
     sweep.note(sweep.cell("pretrain_a"), "finished", seconds=1.0)
     sweep.note(sweep.cell("b"), "finished", seconds=1.0)
     sweep.note(sweep.cell("c"), "failed", reason="x")
-    cluster.submit_sweep(sweep, LauncherConfig(name="slurm"), (), ["report"])
+    cluster.submit_sweep(sweep, LauncherConfig(name="slurm"), (), ["report"], run_in_job)
     assert [(names(job), job["dependency"]) for job in sent[:-1]] == [(["a1", "d"], None)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iac_lightning.config import ConfigError
+from iac_lightning.config.reading import ConfigError
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.spec import flat, read_sweep, slug
 from tests.integration.settings import REPOSITORY

@@ -17,16 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_modules.ct import write_nifti
+from benchmarks.bench import throwaway_run
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
-from iac_lightning import tracking
+from data_modules.files import write_json_atomic
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import write_nifti
 from iac_lightning.cli import main
-from iac_lightning.files import write_json_atomic
-from iac_lightning.runs import Run, load_run
+from iac_lightning.runs.directory import Run, load_run
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows import bundle as workflow
 from iac_lightning.workflows import mlflow_model
-from iac_lightning.workflows.bench import throwaway_run
 from iac_lightning.workflows.bundle import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS, export_bundle, load_bundle
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS
@@ -66,7 +66,7 @@ def test_it_predicts_what_the_run_predicts_without_the_run(
     words = ["--slice-thickness-mm", "4"]
     assert main(["predict", str(scan), str(tmp_path / "run"), "--run", str(run.directory), *words]) == 0
     with monkeypatch.context() as without:
-        without.setattr("iac_lightning.runs.load_run", lambda *_: pytest.fail("the run"))
+        without.setattr("iac_lightning.runs.directory.load_run", lambda *_: pytest.fail("the run"))
         without.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
         assert main(["predict", str(scan), str(tmp_path / "bundle"), "--bundle", str(exported), *words]) == 0
     for name in OUTPUTS:

@@ -11,14 +11,14 @@ import torch
 from scipy import special
 from torch import nn
 
-from data_modules.cohort import read_cohort
+from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
-from data_modules.geometry import Volume
-from data_modules.store import PreparedSeries, PreparedStore, prepare_cohort
-from iac_lightning.config import load_experiment
-from iac_lightning.evaluation.calibration import Scaling, apply
-from iac_lightning.evaluation.calibration_record import describe, remarks, threshold_for
-from iac_lightning.runs import Run
+from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
+from data_modules.scan.geometry import Volume
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.calibration.record import describe, remarks, threshold_for
+from iac_lightning.evaluation.calibration.scaling import Scaling, apply
+from iac_lightning.runs.directory import Run
 from iac_lightning.workflows import calibrate as workflow
 from iac_lightning.workflows.calibrate import calibrate, trained_calibration
 from iac_lightning.workflows.trained import TrainedModel

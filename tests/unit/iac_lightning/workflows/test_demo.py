@@ -61,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(report=(runs, split, caveat))
         return out / "index.html"
 
-    monkeypatch.setattr("iac_lightning.workflows.report.report", report)
+    monkeypatch.setattr("iac_lightning.workflows.reports.models.report", report)
     return seen
 
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from data_modules.ct import Scan, write_nifti
+from benchmarks.bench import throwaway_run
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
 from data_modules.prepare.registration import Registration, RegistrationFailed
-from iac_lightning.runs import Run, load_run
-from iac_lightning.schema import ExperimentConfig
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import Scan, read_mask, read_probability, write_nifti
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
-from iac_lightning.workflows.bench import throwaway_run
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts
+from iac_lightning.workflows.trained import CalibratedModel
 
 
 def scan_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Scan:
@@ -130,3 +132,81 @@ def test_a_failed_scan_leaves_no_mask_not_even_an_earlier_one(
 def test_a_run_that_cannot_predict_is_known_before_the_scan_is_read(run: Run) -> None:
     with pytest.raises(UserError, match="no checkpoint yet"):
         load_calibrated(run)
+
+
+SHAPE = (20, 16, 12)
+NEAR, FAR = (slice(4, 6), 4, 4), (slice(4, 6), 10, 8)
+"""Two pairs of neighbours that the network is unsure of: raw 0.6, calibrated sigmoid(0.405 / 2 − 1) = 0.31."""
+SURE, DARK, ALONE = (slice(12, 14), 4, 4), (slice(12, 14), 10, 8), (17, 4, 9)
+"""Raw 0.9, calibrated sigmoid(2.197 / 2 − 1) = 0.525: two bright neighbours, two dark ones, and a bright single."""
+HALF = (slice(8, 10), 13, 2)
+"""Raw 0.5, calibrated sigmoid(−1) = 0.269."""
+
+
+def masks_of(*places: tuple[Any, ...]) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    for place in places:
+        mask[place] = True
+    return mask
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibratedModel:
+    """A model of temperature 2 and bias −1 that cuts at 0.5 (under the protocol at 0.3), and a scan for it."""
+    hu = np.full(SHAPE, 300, dtype=np.int16)
+    hu[DARK], hu[0] = 129, -1000
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    write_nifti(Volume(hu, Grid(SHAPE, affine)), tmp_path / "scan.nii.gz")
+    raw = np.zeros(SHAPE, dtype=np.float32)
+    for value, places in ((0.6, (NEAR, FAR)), (0.9, (SURE, DARK, ALONE)), (0.5, (HALF,))):
+        for at in places:
+            raw[at] = value
+
+    def raw_probability(network: Any, scan: Scan, region: Scan, config: Any, device: Any) -> Volume:
+        return workflow.place(Volume(raw, scan.grid), region.grid, 0.0)
+
+    monkeypatch.setattr(workflow, "predict_scan", raw_probability)
+    config = ExperimentConfig(name="a")
+    config.data.grid.roi_mm = (20.0, 16.0, 36.0)
+    calibration = {"temperature": 2.0, "bias": -1.0, "threshold": 0.5, "prior_threshold": 0.3}
+    calibration |= {"thickness": {"used": False}, "prior_thickness": {"used": False}, "n_series": 9, "n_patients": 7}
+    return CalibratedModel(config, torch.nn.Identity(), torch.device("cpu"), "0123", [], calibration)
+
+
+def test_the_probability_is_calibrated_before_it_is_cut(calibrated: CalibratedModel, tmp_path: Path) -> None:
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
+    found = read_probability(tmp_path / "out/probability.nii.gz").data
+    for place, logit in ((NEAR, np.log(0.6 / 0.4)), (SURE, np.log(9)), (HALF, 0.0)):
+        np.testing.assert_allclose(found[place], 1 / (1 + np.exp(1 - logit / 2)), rtol=1e-4)
+    assert (found > 0).sum() == 11  # nothing where the network says nothing
+    mask = read_mask(tmp_path / "out/mask.nii.gz").data  # raw 0.6 lies above 0.5, calibrated 0.31 does not
+    np.testing.assert_array_equal(mask, masks_of(SURE, DARK, ALONE))
+    assert result["volume_mm3"] == pytest.approx(5 * 3)
+    assert (result["n_lesions"], result["threshold"]) == (3, 0.5)
+    assert result["calibration"] == {"temperature": 2.0, "bias": -1.0, "n_series": 9, "n_patients": 7}
+
+
+def test_the_protocols_mask_has_a_threshold_of_its_own(calibrated: CalibratedModel, tmp_path: Path) -> None:
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
+    protocol = read_mask(tmp_path / "out/mask_protocol.nii.gz").data  # 0.31 is enough; darker or alone is not
+    np.testing.assert_array_equal(protocol, masks_of(NEAR, FAR, SURE))
+    assert result["volume_protocol_mm3"] == pytest.approx(6 * 3)
+    assert result["prior_threshold"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("thickness_mm", "cut", "prior_cut", "n_voxels", "n_protocol"), [(3.0, 0.2, 0.6, 11, 0), (5.0, 0.5, 0.2, 5, 8)]
+)
+def test_both_masks_follow_the_thresholds_of_the_scans_slice_thickness(
+    calibrated: CalibratedModel, tmp_path: Path, thickness_mm: float, cut: float, prior_cut: float, n_voxels: int,
+    n_protocol: int,
+) -> None:  # fmt: skip
+    def strata(thin: float | None, thick: float | None) -> dict[str, Any]:
+        limits = ((0.0, 4.0, thin), (4.0, None, thick))
+        return {"used": True, "strata": [{"above_mm": a, "up_to_mm": b, "threshold": t} for a, b, t in limits]}
+
+    calibrated.calibration.update(thickness=strata(0.2, None), prior_thickness=strata(0.6, 0.2))
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=thickness_mm)
+    assert (result["threshold"], result["prior_threshold"]) == (cut, prior_cut)
+    assert read_mask(tmp_path / "out/mask.nii.gz").data.sum() == n_voxels
+    assert read_mask(tmp_path / "out/mask_protocol.nii.gz").data.sum() == n_protocol

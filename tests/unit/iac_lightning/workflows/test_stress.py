@@ -18,17 +18,17 @@ import torch
 from scipy import special
 from torch import nn
 
-from data_modules.cohort import read_cohort, seen_patients, split_salt
-from data_modules.ct import Scan, read_mask, read_scan
+from data_modules.cohort.table import read_cohort, seen_patients, split_salt
 from data_modules.errors import UserError
-from data_modules.geometry import Grid, Volume
-from data_modules.reimaging import finest_mm, thicker
-from data_modules.store import prepare_cohort
-from iac_lightning.config import load_experiment
-from iac_lightning.evaluation.stress import COLUMNS as STRESS_COLUMNS
-from iac_lightning.evaluation.summary import COLUMNS
-from iac_lightning.looks import looks, record_look
-from iac_lightning.runs import Run
+from data_modules.prepare.store import prepare_cohort
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.reimaging import finest_mm, thicker
+from data_modules.scan.scan import Scan, read_mask, read_scan
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.clinical.stress import COLUMNS as STRESS_COLUMNS
+from iac_lightning.evaluation.tables.summary import COLUMNS
+from iac_lightning.runs.directory import Run
+from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows import evaluate as evaluation
 from iac_lightning.workflows import stress as workflow
 from iac_lightning.workflows import stress_series as series_workflow

@@ -10,9 +10,10 @@ import pytest
 from filelock import FileLock
 
 from data_modules.errors import UserError
+from iac_lightning.cli import run_in_job
 from iac_lightning.sweeps.state import Sweep, open_sweep, states
 from iac_lightning.workflows import sweep as workflow
-from iac_lightning.workflows import sweep_report as report_workflow
+from iac_lightning.workflows.reports import sweep as report_workflow
 from tests.integration.settings import REPOSITORY
 
 FILE = """
@@ -66,7 +67,7 @@ def options(tmp_path: Path) -> list[str]:
 def test_from_the_file_to_the_report(
     file: Path, steps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert workflow.sweep(file, options(tmp_path)) == 0
+    assert workflow.sweep(file, options(tmp_path), entry=run_in_job) == 0
     assert steps == ["data", "parent", "cells, 3 at once", "report", "parent FINISHED"]
     shown = capsys.readouterr().out
     assert "tiny: 2 cells (0 pre-trainings, 2 fine-tunings)" in shown
@@ -78,7 +79,7 @@ def test_from_the_file_to_the_report(
 def test_a_dry_run_touches_nothing(
     file: Path, steps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert workflow.sweep(file, options(tmp_path), dry_run=True) == 0
+    assert workflow.sweep(file, options(tmp_path), dry_run=True, entry=run_in_job) == 0
     assert steps == []
     assert not (tmp_path / "runs").exists()
     assert "TFLOP" in capsys.readouterr().out
@@ -86,11 +87,11 @@ def test_a_dry_run_touches_nothing(
 
 def test_failed_cells_are_tried_again_on_request(file: Path, steps: list[str], tmp_path: Path) -> None:
     (tmp_path / "fails").touch()
-    assert workflow.sweep(file, options(tmp_path)) == 1
+    assert workflow.sweep(file, options(tmp_path), entry=run_in_job) == 1
     assert steps[-1] == "parent FAILED"
     (tmp_path / "fails").unlink()
-    assert workflow.sweep(file, options(tmp_path)) == 1, "a failed cell ran again without being asked"
-    assert workflow.sweep(file, options(tmp_path), retry=True) == 0
+    assert workflow.sweep(file, options(tmp_path), entry=run_in_job) == 1, "a failed cell ran again without being asked"
+    assert workflow.sweep(file, options(tmp_path), retry=True, entry=run_in_job) == 0
     assert set(states(open_sweep(tmp_path / "runs" / "tiny")).values()) == {"finished"}
 
 
@@ -103,16 +104,16 @@ def test_an_interrupted_sweep_is_marked_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "run_here", stopped)
         with pytest.raises(KeyboardInterrupt):
-            workflow.sweep(file, options(tmp_path))
+            workflow.sweep(file, options(tmp_path), entry=run_in_job)
     assert steps[-1] == "parent KILLED"
-    assert workflow.sweep(file, options(tmp_path)) == 0
+    assert workflow.sweep(file, options(tmp_path), entry=run_in_job) == 0
 
 
 def test_cells_of_other_settings_are_not_mixed(file: Path, steps: list[str], tmp_path: Path) -> None:
-    assert workflow.sweep(file, options(tmp_path)) == 0
+    assert workflow.sweep(file, options(tmp_path), entry=run_in_job) == 0
     with pytest.raises(UserError, match=r"2 cells were made with other settings.*another name"):
-        workflow.sweep(file, [*options(tmp_path), "optimizer.lr=0.01"])
-    assert workflow.sweep(file, [*options(tmp_path), "optimizer.lr=0.01", "name=other"]) == 0
+        workflow.sweep(file, [*options(tmp_path), "optimizer.lr=0.01"], entry=run_in_job)
+    assert workflow.sweep(file, [*options(tmp_path), "optimizer.lr=0.01", "name=other"], entry=run_in_job) == 0
 
 
 def test_on_slurm_it_submits_and_returns(
@@ -120,9 +121,9 @@ def test_on_slurm_it_submits_and_returns(
 ) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(workflow, "submit_sweep", lambda *given: sent.append(given) or ["2 cells: job 1"])
-    assert workflow.sweep(file, [*options(tmp_path), "launcher=slurm"]) == 0
+    assert workflow.sweep(file, [*options(tmp_path), "launcher=slurm"], entry=run_in_job) == 0
     assert steps == ["data", "parent"]
-    assert sent[0][3] == ["sweep", str(tmp_path / "runs" / "tiny"), "--finish"]
+    assert sent[0][3:] == (["sweep", str(tmp_path / "runs" / "tiny"), "--finish"], run_in_job)
     for cell in sent[0][0].cells:
         sent[0][0].note(cell, "finished", seconds=1.0)
     assert workflow.finish(tmp_path / "runs" / "tiny") == 0
@@ -135,5 +136,5 @@ def test_one_process_works_on_a_sweep(
     monkeypatch.setattr(workflow, "LOCK_WAIT_S", 0.1)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     with FileLock(tmp_path / "runs" / "tiny" / "sweep.lock"), pytest.raises(UserError, match="in another process"):
-        workflow.sweep(file, options(tmp_path))
+        workflow.sweep(file, options(tmp_path), entry=run_in_job)
     assert steps == []

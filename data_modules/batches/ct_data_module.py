@@ -1,0 +1,218 @@
+"""The batches of pre-training, fine-tuning and baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch.utils.data import DataLoader
+
+from data_modules.batches.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
+from data_modules.cohort.look import GUARDED
+from data_modules.cohort.table import Cohort, check_leakage, check_trains_on, read_cohort
+from data_modules.config import DataConfig
+from data_modules.errors import UserError
+from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
+
+TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
+"""Splits that each task learns from. The development split validates; the test split is not even opened."""
+
+DEV_CROPS = 4
+"""Crops of each development series that validate pre-training."""
+
+
+class CTDataModule(L.LightningDataModule):
+    """Patches to train on, development series to validate on, and the guard that keeps them apart.
+
+    Training batches (``B`` = `config.batch_size`; see `PatchDataset`):
+
+    - ``image`` `[B, 1, X, Y, Z]` float32: HU clipped to `config.window_hu`, scaled to [-1, 1];
+    - ``slice_thickness_mm`` `[B]` float32, ``series_index`` `[B]` and ``sample_index`` `[B]` int64;
+    - segment only: ``label`` `[B, 1, X, Y, Z]` float32 occupancy, ``loss_region`` `[B, 1, X, Y, Z]` bool.
+
+    Validation batches: for pretrain, fixed crops of development series without labels (`DevCrops`); for segment,
+    ``series_index`` `[1]` into `dev_series`, whose whole region the module predicts. Each device gets its share,
+    none twice.
+
+    Rank and number of devices are the trainer's, which must run with `use_distributed_sampler=False`.
+
+    Args:
+        config: cohort, grid, sampling, augmentation and loading.
+        task: "pretrain" trains on the images of the splits pretrain and finetune, "segment" on the
+            finetune split.
+        seed: every sample, and the choice of labelled patients, follows from it.
+        restrict_hu: the loss counts from this HU, and where labelled; None: everywhere.
+        needs_dev: whether a cohort without development series is refused.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        task: str,
+        seed: int,
+        restrict_hu: float | None = 100.0,
+        *,
+        needs_dev: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.task = task
+        self.seed = seed
+        self.restrict_hu = restrict_hu
+        self.needs_dev = needs_dev
+        self._cohort: Cohort | None = None
+        self._store: PreparedStore | None = None
+        self._train_series: tuple[PreparedSeries, ...] = ()
+
+    def prepare_data(self) -> None:
+        """Prepare the volumes that are not prepared yet (Lightning: in one process of each node)."""
+        prepare_cohort(self.config, self._splits)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the prepared volumes and choose the training series.
+
+        Raises:
+            UserError: when the cohort leaks between splits, has nothing to train or to validate on, or lacks labels.
+        """
+        cohort = read_cohort(self.config.cohort)
+        check_leakage(cohort)
+        assert GUARDED not in self._splits, "training never opens the test split"
+        store = open_store(self.config, self._splits)
+        train = store.split(*TRAINS_ON[self.task])
+        dev = store.split("dev")
+        for split, found, needed in ((" or ".join(TRAINS_ON[self.task]), train, True), ("dev", dev, self.needs_dev)):
+            if needed and not found:
+                raise UserError(
+                    f"{self.config.cohort}: no prepared series in the split {split}, which {self.task} needs; assign "
+                    f"splits, and see {store.directory / 'failed.csv'} for series that could not be prepared"
+                )
+        if self.task == "segment":
+            train = _labelled_subset(train, self.config.labelled_fraction, self.seed)
+            _check_labels((*train, *dev), self.config.cohort)
+        check_trains_on([p.series for p in train], TRAINS_ON[self.task])
+        shared = {p.series.patient_id for p in train} & {p.series.patient_id for p in dev}
+        assert not shared, "a patient of both splits has passed the leakage check"
+        self._cohort, self._store, self._train_series = cohort, store, train
+
+    def train_dataloader(self) -> PatchLoader:
+        """Random patches; `sampling.samples_per_epoch` of them in one epoch over all devices."""
+        sampling, batch_size = self.config.sampling, self.config.batch_size
+        dataset = PatchDataset(
+            self.train_series,
+            self.config,
+            self.seed,
+            labels=self.task == "segment",
+            restrict_hu=self.restrict_hu,
+        )
+        _check_even(sampling.samples_per_epoch, self._world, batch_size)
+        sampler = PatchSampler(sampling.samples_per_epoch, batch_size, self._rank, self._world)
+        workers = self.config.num_workers
+        return PatchLoader(
+            dataset,
+            sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # a loader draws from the global one otherwise
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """This device's share of the development data, in fixed order."""
+        pretrain = self.task == "pretrain"
+        crops = DevCrops(self.dev_series, self.config, self.seed, DEV_CROPS) if pretrain else None
+        items: Any = crops if crops is not None else [{"series_index": i} for i in range(len(self.dev_series))]
+        if len(items) < self._world:
+            raise UserError(
+                f"{self.config.cohort}: {len(items)} development items for {self._world} devices; every device needs "
+                "one: use fewer devices or put more patients into the dev split"
+            )
+        return DataLoader(
+            items,
+            batch_size=self.config.batch_size if pretrain else 1,
+            sampler=range(self._rank, len(items), self._world),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort table; after `setup`."""
+        assert self._cohort is not None, "setup() comes first"
+        return self._cohort
+
+    @property
+    def store(self) -> PreparedStore:
+        """The prepared series of this task's splits; after `setup`."""
+        assert self._store is not None, "setup() comes first"
+        return self._store
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the preparation settings and everything that was prepared for this task."""
+        return self.store.fingerprint
+
+    @property
+    def train_series(self) -> tuple[PreparedSeries, ...]:
+        """What patches are cut from: the chosen share of the fine-tuning patients, or all images of a pre-training."""
+        assert self._store is not None, "setup() comes first"
+        return self._train_series
+
+    @property
+    def dev_series(self) -> tuple[PreparedSeries, ...]:
+        """Development series; ``series_index`` of a validation batch points into them."""
+        return self.store.split("dev")
+
+    @property
+    def trained_patients(self) -> tuple[str, ...]:
+        """Sorted ids of the patients that training looks at."""
+        return tuple(sorted({p.series.patient_id for p in self.train_series}))
+
+    @property
+    def _splits(self) -> tuple[str, ...]:
+        return (*TRAINS_ON[self.task], "dev")
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+def _labelled_subset(series: tuple[PreparedSeries, ...], fraction: float, seed: int) -> tuple[PreparedSeries, ...]:
+    """The series of a share of the patients; with one seed, smaller shares lie within larger ones."""
+    patients = sorted({p.series.patient_id for p in series})
+    order = np.random.default_rng([seed]).permutation(len(patients))
+    chosen = {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
+    return tuple(p for p in series if p.series.patient_id in chosen)
+
+
+def _check_labels(series: tuple[PreparedSeries, ...], cohort: str) -> None:
+    missing = [p.series.series_id for p in series if p.series.label is None]
+    if missing:
+        raise UserError(
+            f"{cohort}: {len(missing)} series of the splits finetune and dev have no label, such as "
+            f"{', '.join(missing[:3])}; give each a mask (an empty one where there is no lesion), or move the patient "
+            "to the pretrain split"
+        )
+
+
+def _check_even(samples: int, world: int, batch_size: int) -> None:
+    """Refuse an epoch whose last batch not every device would get alike: some would wait for the others for ever."""
+    if samples % world:
+        step = world * batch_size
+        lower, upper = samples // step * step, -(-samples // step) * step
+        raise UserError(
+            f"data.sampling.samples_per_epoch: {samples} cannot be shared evenly by {world} devices; use a multiple of "
+            f"devices × data.batch_size, such as {f'{lower} or ' if lower else ''}{upper}"
+        )
+
+
+def _one_thread(worker: int) -> None:
+    """Torch limits a worker to one thread; ITK, which TorchIO's affine runs on, is limited here."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

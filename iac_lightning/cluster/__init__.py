@@ -1,0 +1,1 @@
+"""Many processes: SLURM jobs, and scans shared out among ranks."""

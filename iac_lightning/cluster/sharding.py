@@ -1,0 +1,134 @@
+"""Work on separate items by several processes: each item by one of them, and all of them stop where one fails.
+
+Lightning starts the processes and joins them (`launch`, or a training in progress); torchrun may. With one process
+everything here is the plain loop.
+
+Every exchange carries whether its sender has failed. A process that fails answers the next exchange of the others,
+whichever it is, with its error, so that nobody waits for somebody who has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from data_modules.errors import UserError
+from iac_lightning.runs.directory import Run
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TIMEOUT = timedelta(days=2)
+"""Longest wait for another process; one that dies is noticed at once, by its closed connection."""
+
+
+class ElsewhereError(RuntimeError):
+    """Another process has failed, with an error that is not the user's to mend."""
+
+
+def launch(run: Run, devices: int | None = None) -> None:
+    """Go on as one of several processes, which run the same command on a run.
+
+    Under torchrun they are there already. Otherwise Lightning starts `devices` − 1 more. Results are exchanged on the
+    CPU (gloo) whatever the accelerator.
+
+    Args:
+        run: its `trainer.accelerator` says where networks compute.
+        devices: processes on this machine; None: those of torchrun, else one.
+
+    Raises:
+        UserError: when torchrun has started another number.
+    """
+    local, nodes = 1, 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // local
+        if devices not in (None, local):
+            raise UserError(f"--devices {devices}: torchrun has started {local} processes; leave the option out.")
+    count = devices or local
+    if count < 1:
+        raise UserError(f"--devices {count}: expected 1 or more")
+    if count * nodes == 1:
+        return
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT)
+    Fabric(accelerator=run.config.trainer.accelerator, devices=count, num_nodes=nodes, strategy=strategy).launch()
+
+
+def process() -> tuple[int, int]:
+    """This process's number and the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around everything that exchanges, not nested: an error of one process ends all of them, each with that error.
+
+    Raises:
+        UserError: another process's, too.
+        ElsewhereError: for any other error of another process.
+    """
+    if process()[1] == 1:
+        yield
+        return
+    try:
+        yield
+        exchange(None)  # nobody leaves before all have come through
+    except (_AnnouncedUserError, ElsewhereError):
+        raise
+    except Exception as error:
+        _answer(error)
+        raise
+
+
+def exchange(value: T) -> list[T]:
+    """The values of all processes, in their order; each calls it alike, inside `together`."""
+    if process()[1] == 1:
+        return [value]
+    answers = _gather((None, value))
+    for rank, (problem, _) in enumerate(answers):
+        if problem is not None:
+            is_users, text = problem
+            raise _AnnouncedUserError(text) if is_users else ElsewhereError(f"process {rank} failed: {text}")
+    return [value for _, value in answers]
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """What the first process gets from `action`, in all processes; the others wait."""
+    result = action() if process()[0] == 0 else None
+    return exchange(result)[0]  # type: ignore[return-value]
+
+
+def mapped(action: Callable[[T], R], items: Sequence[T], description: str = "") -> list[R]:
+    """`[action(item) for item in items]`; item k is done by process k modulo their number, by no other."""
+    rank, world = process()
+    mine = tqdm(items[rank::world], desc=description, unit="scan", disable=True if rank else None)
+    parts = exchange([action(item) for item in mine])
+    return [parts[k % world][k // world] for k in range(len(items))]
+
+
+class _AnnouncedUserError(UserError):
+    """Another process's; all know of it."""
+
+
+def _answer(error: Exception) -> None:
+    """Meet the others at their next exchange with an error."""
+    _gather(((isinstance(error, UserError), str(error) or type(error).__name__), None))
+
+
+def _gather(answer: Any) -> list[Any]:
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, answer)
+    return answers

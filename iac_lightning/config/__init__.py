@@ -1,0 +1,1 @@
+"""Settings of an experiment: what there is, what may be, how it is read. Imports neither torch nor data."""

@@ -1,0 +1,350 @@
+"""What an experiment's values may be: ranges of single settings and settings that must fit together.
+
+Works on a complete, well-typed `ExperimentConfig`; reading it and saying where a value came from is `config.py`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig, ViTConfig
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is fine, and what is expected in words."""
+
+_positive: Rule = (lambda v: v > 0, "a number greater than 0")
+_not_negative: Rule = (lambda v: v >= 0, "a number of 0 or more")
+_at_least_one: Rule = (lambda v: v >= 1, "a whole number of 1 or more")
+_share: Rule = (lambda v: 0 <= v <= 1, "a number from 0 to 1")
+_share_above_zero: Rule = (lambda v: 0 < v <= 1, "a number above 0 and at most 1")
+_share_below_one: Rule = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_share_inside: Rule = (lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
+_sizes: Rule = (lambda v: min(v) >= 1, "three whole numbers of 1 or more")
+_lengths: Rule = (lambda v: min(v) > 0, "three numbers greater than 0")
+_any: Rule = (lambda v: True, "any number")
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in pairwise(values))
+
+
+RANGES: dict[str, Rule] = {
+    "seed": (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+    "data.prepare_workers": _at_least_one,
+    "data.window_hu": (lambda v: v[0] < v[1], "[low, high] with low below high"),
+    "data.grid.spacing_mm": _lengths,
+    "data.grid.roi_mm": _lengths,
+    "data.sampling.crop": _sizes,
+    "data.sampling.samples_per_epoch": _at_least_one,
+    "data.sampling.lesion_fraction": _share,
+    "data.sampling.jitter": _share,
+    "data.augmentation.flip_probability": _share,
+    "data.augmentation.affine_probability": _share,
+    "data.augmentation.rotation_deg": (lambda v: 0 <= v <= 180, "a number from 0 to 180"),
+    "data.augmentation.scale": _share_below_one,
+    "data.augmentation.thickness_probability": _share,
+    "data.augmentation.thickness_range_mm": (
+        lambda v: 0 < v[0] <= v[1],
+        "[thinnest, thickest], both greater than 0, the thinnest first",
+    ),
+    "data.augmentation.noise_probability": _share,
+    "data.augmentation.noise_hu": _not_negative,
+    "data.augmentation.blur_probability": _share,
+    "data.augmentation.blur_mm": _not_negative,
+    "data.augmentation.intensity_probability": _share,
+    "data.augmentation.gain": _share_below_one,
+    "data.augmentation.offset_hu": _not_negative,
+    "data.batch_size": _at_least_one,
+    "data.num_workers": (lambda v: v >= 0, "a whole number of 0 or more"),
+    "data.labelled_fraction": _share_above_zero,
+    "model.vit.patch_size": _sizes,
+    "model.vit.dim": _at_least_one,
+    "model.vit.depth": _at_least_one,
+    "model.vit.heads": _at_least_one,
+    "model.vit.mlp_ratio": _positive,
+    "model.vit.drop_path": _share_below_one,
+    "model.mae.mask_ratio": _share_inside,
+    "model.mae.decoder_dim": _at_least_one,
+    "model.mae.decoder_depth": _at_least_one,
+    "model.mae.decoder_heads": _at_least_one,
+    "model.decoder.channels": _at_least_one,
+    "model.decoder.max_channels": _at_least_one,
+    "model.cnn.base_features": _at_least_one,
+    "model.cnn.max_features": _at_least_one,
+    "model.cnn.max_stages": _at_least_one,
+    "model.output_bias": _any,
+    "loss.dice_weight": _not_negative,
+    "loss.ce_weight": _not_negative,
+    "loss.restrict_hu": _any,
+    "optimizer.lr": _positive,
+    "optimizer.lr_batch_size": _at_least_one,
+    "optimizer.weight_decay": _not_negative,
+    "optimizer.betas": (lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1"),
+    "optimizer.momentum": _share_below_one,
+    "optimizer.warmup_fraction": _share_below_one,
+    "optimizer.min_lr_fraction": _share,
+    "optimizer.layer_decay": _share_above_zero,
+    "optimizer.ema_decay": _share_below_one,
+    "trainer.max_epochs": _at_least_one,
+    "trainer.devices": _at_least_one,
+    "trainer.num_nodes": _at_least_one,
+    "trainer.accumulate_grad_batches": _at_least_one,
+    "trainer.global_batch": _at_least_one,
+    "trainer.gradient_clip_val": _positive,
+    "trainer.check_val_every_n_epoch": _at_least_one,
+    "trainer.checkpoint_every_n_steps": _at_least_one,
+    "trainer.log_every_n_steps": _at_least_one,
+    "trainer.threads": _at_least_one,
+    "inference.overlap": _share_below_one,
+    "inference.window_batch": _at_least_one,
+    "launcher.at_once": _at_least_one,
+    "launcher.nodes": _at_least_one,
+    "launcher.gpus_per_node": (lambda v: v >= 0, "a whole number of 0 or more"),
+    "launcher.tasks_per_node": _at_least_one,
+    "launcher.cpus_per_task": _at_least_one,
+    "launcher.mem_gb": _positive,
+    "launcher.time_min": _at_least_one,
+    "launcher.signal_delay_s": _at_least_one,
+    "evaluation.thickness_edges_mm": (
+        lambda v: len(v) > 0 and v[0] > 0 and _rises(v),
+        "one or more rising numbers greater than 0",
+    ),
+    "evaluation.risk_cutoffs_mm3": (
+        lambda v: v[0] >= 0 and _rises(v),
+        "[none, low, medium], three rising numbers of 0 or more",
+    ),
+    "evaluation.coverage": _share_inside,
+}
+"""The rule of every numeric setting; null, where a setting allows it, is always fine."""
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp", "fsdp_cpu_offload"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+}
+"""Lightning's words that the project uses: checked here, because Lightning itself is imported only later."""
+
+_NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+,-]*")
+_STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
+
+
+def resolved_vit(vit: ViTConfig) -> tuple[int, int, int]:
+    """Width, depth and attention heads: the preset's, where the settings do not override them."""
+    dim, depth, heads = VIT_PRESETS[vit.preset]
+    return vit.dim or dim, vit.depth or depth, vit.heads or heads
+
+
+def range_problems(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Settings that are wrong on their own: key, and what is wrong and how to mend it."""
+    for key, (fine, expected) in RANGES.items():
+        value = value_at(config, key)
+        if value is not None and not fine(value):
+            yield key, f"out of range: expected {expected}"
+    if not all(_NAME_PART.fullmatch(part) and ".." not in part for part in config.name.split("/")):
+        yield (
+            "name",
+            "not a safe folder name: use letters, digits and . _ - = + , each part beginning with a letter or "
+            "digit; '/' nests folders (demo/vit_mae)",
+        )
+    uri = config.tracking.uri
+    if uri is not None and not uri.startswith(_STORES):
+        yield (
+            "tracking.uri",
+            "MLflow needs a database or a server: sqlite:///<absolute path>/mlflow.db, http://<host>:<port>, …; "
+            "or null for a database in runs_dir",
+        )
+    if uri is not None and urlsplit(uri).password:
+        yield (
+            "tracking.uri",
+            "holds a password, and settings are stored with every run: give it in the environment "
+            "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) and leave it out here",
+        )
+
+
+def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings that do not fit together: the keys involved, and what is wrong and how to mend it."""
+    yield from _task_problems(config)
+    if config.model.name == "vit":
+        yield from _vit_problems(config)
+    else:
+        cnn = config.model.cnn
+        if cnn.base_features > cnn.max_features:
+            yield (
+                ("model.cnn.base_features", "model.cnn.max_features"),
+                f"model.cnn.base_features {cnn.base_features} is above model.cnn.max_features {cnn.max_features}: "
+                "lower the one or raise the other",
+            )
+    yield from _device_problems(config)
+    yield from _batch_problems(config)
+    if config.trainer.strategy.startswith("fsdp"):
+        yield from _sharding_problems(config)
+    epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
+    if epochs % every:
+        yield (
+            ("trainer.max_epochs", "trainer.check_val_every_n_epoch"),
+            f"trainer.max_epochs {epochs} is not a multiple of trainer.check_val_every_n_epoch {every}, so the last "
+            f"epochs would never be validated: use {_nearest_words(epochs, every)} epochs, or another interval",
+        )
+
+
+def _task_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.task == "pretrain" and config.model.name == "cnn":
+        yield (
+            ("model.name", "task"),
+            "a CNN cannot be pre-trained as a masked autoencoder: set model.name=vit, or task=segment",
+        )
+    if config.init_from is not None and (config.task != "segment" or config.model.name != "vit"):
+        yield (
+            ("init_from", "task", "model.name"),
+            f"a pre-trained encoder is taken over only by task=segment with model.name=vit; this is "
+            f"task={config.task} with model.name={config.model.name}: remove init_from or change those",
+        )
+    if config.task == "segment" and config.loss.dice_weight == 0 and config.loss.ce_weight == 0:
+        yield ("loss.dice_weight", "loss.ce_weight"), "both losses weigh 0, so nothing is learned: raise one of them"
+
+
+def _vit_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    crop, patch = config.data.sampling.crop, config.model.vit.patch_size
+    dim, _, heads = resolved_vit(config.model.vit)
+    if dim % heads:
+        yield (
+            ("model.vit.dim", "model.vit.heads", "model.vit.preset"),
+            f"model.vit.dim {dim} is not a multiple of model.vit.heads {heads}: use {_nearest_words(dim, heads)} "
+            "as model.vit.dim, or other heads",
+        )
+    uneven = [
+        f"{axis} {c} is not a multiple of {p} (use {_nearest_words(c, p)})"
+        for axis, c, p in zip("xyz", crop, patch, strict=True)
+        if c % p
+    ]
+    if uneven:
+        yield (
+            ("data.sampling.crop", "model.vit.patch_size"),
+            f"data.sampling.crop {list(crop)} does not divide into model.vit.patch_size {list(patch)}: "
+            + "; ".join(uneven),
+        )
+    if config.task == "pretrain":
+        mae = config.model.mae
+        if mae.decoder_dim % mae.decoder_heads:
+            yield (
+                ("model.mae.decoder_dim", "model.mae.decoder_heads"),
+                f"model.mae.decoder_dim {mae.decoder_dim} is not a multiple of model.mae.decoder_heads "
+                f"{mae.decoder_heads}: use {_nearest_words(mae.decoder_dim, mae.decoder_heads)} as "
+                "model.mae.decoder_dim, or other heads",
+            )
+        tokens = math.prod(c // p for c, p in zip(crop, patch, strict=True))
+        if not uneven and not 1 <= round(tokens * mae.mask_ratio) <= tokens - 1:
+            yield (
+                ("model.mae.mask_ratio", "data.sampling.crop", "model.vit.patch_size"),
+                f"of {tokens} tokens (data.sampling.crop {list(crop)} in patches of {list(patch)}) a share of "
+                f"{mae.mask_ratio:g} hides {round(tokens * mae.mask_ratio)}, and at least one must be hidden and one "
+                "seen: take a larger crop, smaller patches or another model.mae.mask_ratio",
+            )
+    elif config.model.decoder.channels > config.model.decoder.max_channels:
+        channels, most = config.model.decoder.channels, config.model.decoder.max_channels
+        yield (
+            ("model.decoder.channels", "model.decoder.max_channels"),
+            f"model.decoder.channels {channels} is above model.decoder.max_channels {most}: lower the one or raise "
+            "the other",
+        )
+
+
+def _device_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    samples, batch = config.data.sampling.samples_per_epoch, config.data.batch_size
+    world = config.trainer.devices * config.trainer.num_nodes
+    # A process that runs out of batches before the others would leave them waiting in the gradient exchange.
+    if world > 1 and (samples % world or samples < batch * world):
+        step = batch * world
+        yield (
+            ("data.sampling.samples_per_epoch", "data.batch_size", "trainer.devices", "trainer.num_nodes"),
+            f"data.sampling.samples_per_epoch {samples} does not share out over {world} processes with batches of "
+            f"{batch}: use {_nearest_words(samples, step)}",
+        )
+    if config.trainer.accelerator == "cpu" and config.trainer.precision.startswith("16-"):
+        yield (
+            ("trainer.precision", "trainer.accelerator"),
+            f"{config.trainer.precision} does not run on a CPU: use bf16-mixed or 32-true",
+        )
+
+
+def _batch_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The global batch and the learning rate that follows from it."""
+    trainer, optimizer = config.trainer, config.optimizer
+    step = config.data.batch_size * trainer.devices * trainer.num_nodes
+    whole, accumulate = trainer.global_batch, trainer.accumulate_grad_batches
+    keys = ("trainer.global_batch", "data.batch_size", "trainer.devices", "trainer.num_nodes")
+    if whole is not None and whole % step:
+        yield (
+            keys,
+            f"a global batch of {whole} is not made of whole batches of {config.data.batch_size} on "
+            f"{trainer.devices * trainer.num_nodes} devices: use {_nearest_words(whole, step)}, or another "
+            "data.batch_size",
+        )
+    elif whole is not None and accumulate not in (1, whole // step):
+        yield (
+            (*keys, "trainer.accumulate_grad_batches"),
+            f"a global batch of {whole} accumulates {whole // step} batches, and trainer.accumulate_grad_batches is "
+            f"{accumulate}: leave that one out",
+        )
+    elif whole is not None and whole > config.data.sampling.samples_per_epoch:
+        yield (
+            (*keys, "data.sampling.samples_per_epoch"),
+            f"a global batch of {whole} is more than the {config.data.sampling.samples_per_epoch} samples of an epoch "
+            "(data.sampling.samples_per_epoch): lower the one or raise the other",
+        )
+    if optimizer.lr_scaling != "none" and optimizer.lr_batch_size is None:
+        yield (
+            ("optimizer.lr_scaling", "optimizer.lr_batch_size"),
+            f"the rate is to follow the global batch, but nothing says for which batch optimizer.lr {optimizer.lr:g} "
+            "is meant: set optimizer.lr_batch_size",
+        )
+
+
+def _sharding_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What does not go with FSDP."""
+    trainer = config.trainer
+    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+        yield (
+            ("trainer.strategy", "trainer.accelerator"),
+            f"FSDP runs on CUDA GPUs, and trainer.accelerator is {trainer.accelerator}: use trainer.strategy=ddp",
+        )
+    if trainer.devices * trainer.num_nodes == 1:
+        yield (
+            ("trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+            "FSDP shares a network out over several GPUs, and there is one: raise trainer.devices, or use "
+            "trainer.strategy=auto",
+        )
+    if config.model.name != "vit":
+        yield (
+            ("trainer.strategy", "model.name"),
+            f"FSDP shares out transformer blocks, and model.name is {config.model.name}: use trainer.strategy=ddp",
+        )
+    if config.optimizer.ema_decay > 0:
+        yield (
+            ("trainer.strategy", "optimizer.ema_decay"),
+            f"the average of the weights (optimizer.ema_decay {config.optimizer.ema_decay:g}) needs them whole, and "
+            "FSDP keeps a part on each GPU: set optimizer.ema_decay=0, or use trainer.strategy=ddp",
+        )
+    if trainer.compile:
+        yield (
+            ("trainer.strategy", "trainer.compile"),
+            "torch.compile is offered without FSDP only: set trainer.compile=false, or use trainer.strategy=ddp",
+        )
+
+
+def _nearest_words(value: int, step: int) -> str:
+    """The multiples of `step` on both sides of `value`, as words."""
+    below = value // step * step
+    return f"{below} or {below + step}" if below else str(step)
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value at a dotted key of nested dataclasses."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config

@@ -1,0 +1,140 @@
+"""Figures of recipes on the same scans, with what they might have been: Dice, slopes over thickness, risk groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from iac_lightning.evaluation.ablation.recipes import Recipe
+from iac_lightning.evaluation.clinical.risk import RiskCutoffs, risk_groups
+from iac_lightning.evaluation.statistics.bootstrap import ratio
+from iac_lightning.evaluation.statistics.two_level import (
+    Draws,
+    Statistic,
+    patient_sums,
+    percentile_interval,
+    two_level,
+    weighted_means,
+)
+
+
+@dataclass(frozen=True)
+class MeasuredRecipes:
+    """Recipes with draws of a figure.
+
+    Attributes:
+        recipes: each once, in the order of the draws.
+        draws: one variant.
+        n_scans: scans behind every figure.
+        n_patients: whose they are.
+    """
+
+    recipes: Sequence[Recipe]
+    draws: Draws
+    n_scans: int
+    n_patients: int
+
+    def place(self, recipe: Recipe) -> int:
+        """Where a recipe stands in the draws."""
+        return [id(r) for r in self.recipes].index(id(recipe))
+
+    def facts(self) -> dict[str, Any]:
+        """What a claim says of its basis."""
+        return {
+            "n_cells": len(self.recipes),
+            "n_trainings": sum(len(r.trainings) for r in self.recipes),
+            "n_scans": self.n_scans,
+            "n_patients": self.n_patients,
+            "remark": "" if self.draws.seed_df else "one seed a cell: the interval covers patients only",
+        }
+
+
+def mean_dice(recipes: Sequence[Recipe], **draw: int) -> MeasuredRecipes:
+    """Mean Dice over the scans with lesions; `draw`: seed and resamples of `two_level`."""
+    tables, unique = _tables(recipes, "table")
+    kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
+    values = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
+    sums, counts = patient_sums(values[:, None], tables[0]["patient_id"].to_numpy(dtype=str)[kept])
+    return _measured(unique, weighted_means(sums, counts), int(kept.sum()), len(counts), **draw)
+
+
+def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> MeasuredRecipes | None:
+    """Least-squares slopes of Dice per mm, of simulated thicknesses within patients; None without two thicknesses."""
+    tables, unique = _tables(recipes, "stress" if stressed else "table")
+    kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
+    x = tables[0]["slice_thickness_mm"].to_numpy(dtype=float)[kept]
+    if len(np.unique(x)) < 2:
+        return None
+    y = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
+    patients = tables[0]["patient_id"].to_numpy(dtype=str)[kept]
+    if stressed:  # what thicker slices do to the same head: deviations from each patient's means
+        x, y = (v - _patient_means(v, patients) for v in (x, y))
+    (sx, sxx), counts = patient_sums(np.stack([x, x**2]), patients)
+    sy, sxy = (patient_sums(v, patients)[0] for v in (y, x * y))
+
+    def slopes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        n, mean, square = weights @ counts, weights @ sx, weights @ sxx
+        spread = square - mean**2 / n
+        figure = weights @ sxy.T - (mean / n)[:, None] * (weights @ sy.T)
+        return ratio(figure, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])[..., None]
+
+    return _measured(unique, slopes, int(kept.sum()), len(counts), **draw)
+
+
+def same_stress(recipes: Sequence[Recipe]) -> bool:
+    """Whether all trainings were evaluated on the same scans at the same simulated thicknesses."""
+    tables = [t.stress for r in recipes for t in r.trainings]
+    rows = [None if t is None else sorted(zip(t["series_id"], t["slice_thickness_mm"], strict=True)) for t in tables]
+    return rows[0] is not None and all(found == rows[0] for found in rows)
+
+
+def _patient_means(values: NDArray[np.float64], patients: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Each scan's value replaced by the mean over its patient's scans, `[..., n_scans]`."""
+    sums, counts = patient_sums(values, patients)
+    means: NDArray[np.float64] = (sums / counts)[..., np.unique(patients, return_inverse=True)[1]]
+    return means
+
+
+def misclassified_shares(recipes: Sequence[Recipe], cutoffs: RiskCutoffs, **draw: int) -> MeasuredRecipes:
+    """Share of all scans whose predicted volume falls into another risk group than the labelled one."""
+    tables, unique = _tables(recipes, "table")
+    right = risk_groups(tables[0]["label_volume_mm3"].to_numpy(dtype=float), cutoffs)
+    wrong = np.array([risk_groups(t["volume_mm3"].to_numpy(dtype=float), cutoffs) != right for t in tables])
+    sums, counts = patient_sums(wrong[:, None].astype(np.float64), tables[0]["patient_id"].to_numpy(dtype=str))
+    return _measured(unique, weighted_means(sums, counts), len(right), len(counts), **draw)
+
+
+def _measured(
+    recipes: Sequence[Recipe], statistic: Statistic, n_scans: int, n_patients: int, **draw: int
+) -> MeasuredRecipes:
+    draws = two_level(statistic, [len(r.trainings) for r in recipes], n_patients, **draw)
+    return MeasuredRecipes(recipes, draws, n_scans, n_patients)
+
+
+def _tables(recipes: Sequence[Recipe], name: str) -> tuple[list[pd.DataFrame], list[Recipe]]:
+    """Tables of the trainings, rows in the same order, and the recipes, each once."""
+    unique = list({id(r): r for r in recipes}.values())
+    order = ["series_id", "slice_thickness_mm"]
+    return [getattr(t, name).sort_values(order) for r in unique for t in r.trainings], unique
+
+
+def pair_weights(
+    found: MeasuredRecipes, pairs: Sequence[tuple[Recipe, Recipe]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights `[n_recipes]` of the means over the pairs' first and second recipes."""
+    weights = np.zeros((2, len(found.recipes)))
+    for pair in pairs:
+        for side, recipe in enumerate(pair):
+            weights[side, found.place(recipe)] += 1 / len(pairs)
+    return weights[0], weights[1]
+
+
+def figure_of(found: MeasuredRecipes, weights: NDArray[np.float64]) -> tuple[float, float, float]:
+    """A contrast of recipes `[n_recipes]`: estimate and 95 % interval."""
+    resampled = found.draws.resampled[:, :, 0] @ weights
+    return float(found.draws.estimate[:, 0] @ weights), *percentile_interval(resampled)

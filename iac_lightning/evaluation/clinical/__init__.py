@@ -1,0 +1,1 @@
+"""What a clinic asks: risk groups, volume intervals, detection, thick slices."""

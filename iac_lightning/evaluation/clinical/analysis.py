@@ -1,0 +1,300 @@
+"""Everything the tables of series say about risk groups, conformal intervals and slice thickness, as plain types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_modules.errors import UserError
+from iac_lightning.evaluation.clinical.conformal import Conformal, fit_conformal, measured_coverage, volume_intervals
+from iac_lightning.evaluation.clinical.risk import (
+    GROUPS,
+    RiskCutoffs,
+    assess_risk,
+    compare_risk,
+    cutoffs_from_development,
+)
+from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, effect_size, holm, paired_difference
+from iac_lightning.evaluation.statistics.classification import Roc, roc
+from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, edges_of
+from iac_lightning.evaluation.statistics.thickness import by_stratum, slope_ci, within_patient_slope_ci
+from iac_lightning.evaluation.tables.measures import present, values
+
+METRICS = ("dice", "sensitivity", "ppv", "lesion_f1")
+"""Measures that models are compared in, with tests corrected over all of them."""
+
+COVERAGE = 0.9
+"""Promised by the conformal intervals unless the settings say otherwise."""
+
+
+def analyse(
+    models: Mapping[str, pd.DataFrame],
+    dev_tables: Mapping[str, pd.DataFrame],
+    *,
+    baseline: str | None = None,
+    cutoffs: RiskCutoffs | None = None,
+    coverage: float = COVERAGE,
+    thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Risk groups, conformal intervals, thickness and paired comparisons of models on the same test scans.
+
+    Args:
+        models: name to table of the test series (`series_table`), all of the same series.
+        dev_tables: name to table of the development series, predicted with the same calibration and threshold; they
+            decide risk cut-offs and intervals (`shortage` says whether they can). Without them there are no intervals,
+            and risk groups only by `cutoffs`.
+        baseline: name of the model that the others are compared with; None compares nothing.
+        cutoffs: limits of the risk groups, where fixed in advance; by default from the development labels.
+        coverage: promised by the conformal intervals.
+        thickness_strata: strata of slice thickness.
+        seed: of every bootstrap.
+        resamples: of every bootstrap.
+
+    Returns:
+        Plain types, None for what is undefined and for an interval's end that is infinite. A figure is
+        `{"value", "ci95": [low, high], "n", "n_patients"}`:
+
+        - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
+        - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks,
+            coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups
+            each), `thickness` (by measure: slope and within-patient slope per mm, strata), `detection` (AUC over
+            patients);
+        - `comparisons`: each other model against the baseline: `metrics` (difference, Wilcoxon, effect sizes, wins,
+            ties, losses), `thickness` (by measure: differences of slopes and of strata), `risk` (relative change,
+            McNemar, sign test over patients). `holm_p` corrects Wilcoxon's p over all models and metrics of the
+            table, and each test of risk groups over the models.
+
+    Raises:
+        UserError: when models were evaluated on different series, a patient is in development and test, or the
+            development tables are too small for cut-offs.
+    """
+    tables = _checked(models, dev_tables)
+    cutoffs = cutoffs or (_cutoffs(dev_tables) if dev_tables else None)
+    first = next(iter(tables.values()))
+    draws = {"seed": seed, "resamples": resamples}
+    result: dict[str, Any] = {
+        "settings": {
+            "baseline": baseline,
+            "metrics": METRICS,
+            "coverage": coverage,
+            "thickness_edges_mm": edges_of(thickness_strata),
+            **draws,
+        },
+        "n_series": len(first),
+        "n_patients": int(first["patient_id"].nunique()),
+        "groups": list(GROUPS),
+        "cutoffs": asdict(cutoffs) if cutoffs else None,
+        "models": {},
+        "comparisons": [],
+    }
+    for name, table in tables.items():
+        found = detection(table, seed=seed)
+        model = {
+            "thickness": {
+                measure: _thickness(values(table, measure), table, thickness_strata, draws)
+                for measure in present(table)
+            },
+            "detection": {"auc": _figure(found.auc), "n_positive": found.n_positive},
+        }
+        if cutoffs:
+            risk = assess_risk(table, cutoffs, **draws)
+            model["risk"] = {
+                "confusion": risk.confusion.tolist(),
+                "accuracy": _figure(risk.accuracy),
+                "kappa": _figure(risk.kappa),
+                "misclassified": risk.misclassified,
+            }
+            if dev_tables:
+                fit = fit_conformal(dev_tables[name], coverage, thickness_strata)
+                model["conformal"] = _conformal(fit, table, cutoffs)
+        result["models"][name] = model
+    if baseline is not None:
+        for name, table in tables.items():
+            if name != baseline:
+                other = tables[baseline]
+                comparison: dict[str, Any] = {
+                    "model": name,
+                    "baseline": baseline,
+                    "metrics": {metric: paired_measure(table, other, metric, **draws) for metric in METRICS},
+                    "thickness": {
+                        measure: _thickness(
+                            values(table, measure) - values(other, measure), table, thickness_strata, draws
+                        )
+                        for measure in present(table)
+                    },
+                }
+                if cutoffs:
+                    comparison["risk"] = risk_change(table, other, cutoffs, **draws)
+                result["comparisons"].append(comparison)
+        correct([m for c in result["comparisons"] for m in c["metrics"].values()], "wilcoxon_p")
+        for test in ("mcnemar", "patients"):
+            correct([c["risk"][test] for c in result["comparisons"] if "risk" in c], "exact_p")
+    return plain(result)
+
+
+def shortage(
+    dev_tables: Mapping[str, pd.DataFrame], coverage: float = COVERAGE, cutoffs: RiskCutoffs | None = None
+) -> str:
+    """Why development tables are too small for `analyse`, as words of a sentence; else empty."""
+    needed = ceil(coverage / (1 - coverage) - 1e-9)
+    fewest = min(table["patient_id"].nunique() for table in dev_tables.values())
+    if fewest < needed:
+        return f"only {fewest} development patients, where intervals of {coverage:.0%} coverage need at least {needed}"
+    try:
+        cutoffs = cutoffs or _cutoffs(dev_tables)
+    except UserError:
+        return "too few development patients with calcification to part low, medium and high volumes"
+    return ""
+
+
+def detection(table: pd.DataFrame, *, seed: int) -> Roc:
+    """ROC of detecting patients with calcification by the largest predicted volume of the patient's scans.
+
+    Args:
+        table: series with `patient_id`, `has_lesion` and `volume_mm3`.
+        seed: of the interval of the area.
+    """
+    patients = table.groupby("patient_id").agg({"volume_mm3": "max", "has_lesion": "max"})
+    return roc(patients["volume_mm3"].to_numpy(dtype=float), patients["has_lesion"].to_numpy(dtype=bool), seed=seed)
+
+
+def _checked(models: Mapping[str, pd.DataFrame], dev_tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables in the order of their series' names."""
+    tables = {name: table.sort_values("series_id", ignore_index=True) for name, table in models.items()}
+    reference, expected = next(iter(tables.items()))
+    for name, table in tables.items():
+        labels = [frame["label_volume_mm3"].round(3).tolist() for frame in (table, expected)]
+        if list(table["series_id"]) != list(expected["series_id"]) or labels[0] != labels[1]:
+            raise UserError(
+                f"'{reference}' and '{name}' were not evaluated on the same series with the same labels; evaluate both "
+                "on the same split of the same cohort"
+            )
+        known = set(dev_tables[name]["patient_id"]) if dev_tables else set()
+        if shared := known & set(expected["patient_id"]):
+            raise UserError(
+                f"{len(shared)} patients of the development table of '{name}' are in the test table too; intervals and "
+                "cut-offs fitted on them would flatter the model: pass tables of two splits"
+            )
+    return tables
+
+
+def _cutoffs(dev_tables: Mapping[str, pd.DataFrame]) -> RiskCutoffs:
+    # Labels do not depend on the model, but a model may have been evaluated on fewer series.
+    return cutoffs_from_development(max(dev_tables.values(), key=len))
+
+
+def _conformal(fit: Conformal, test: pd.DataFrame, cutoffs: RiskCutoffs) -> dict[str, Any]:
+    scans = volume_intervals(fit, test, cutoffs)
+    return {
+        "promised": fit.coverage,
+        "promise": (
+            f"averaged over new patients, a volume lies in its interval with probability ≥ {fit.coverage:.0%}; "
+            "a development split that also chose checkpoint or threshold makes this optimistic: trust the measured "
+            "coverage"
+        ),
+        "score": "|√predicted − √labelled|, √mm³",
+        "radii": [asdict(part) for part in fit.radii],
+        "remarks": list(fit.remarks),
+        "coverage": [asdict(row) for row in measured_coverage(fit, scans)],
+        "one_group_share": float((~scans["groups"].str.contains("|", regex=False)).mean()),
+        "scans": [
+            row | {"groups": row["groups"].split("|")} for row in scans.drop(columns="patient_id").to_dict("records")
+        ],
+    }
+
+
+def _thickness(
+    x: NDArray[np.float64], table: pd.DataFrame, strata: Sequence[Stratum], draws: Mapping[str, Any]
+) -> dict[str, Any]:
+    thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), table["patient_id"].to_numpy(dtype=str)
+    return {
+        "slope_per_mm": _figure(slope_ci(x, thickness, patients, **draws)),
+        "slope_within_patients_per_mm": _figure(within_patient_slope_ci(x, thickness, patients, **draws)),
+        "strata": [
+            {"stratum": name, **_figure(interval)}
+            for name, interval in by_stratum(x, thickness, patients, strata, **draws)
+        ],
+    }
+
+
+def risk_change(
+    table: pd.DataFrame, baseline: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """`compare_risk` as plain types; p-values are not corrected yet (`correct`)."""
+    change = compare_risk(table, baseline, cutoffs, seed=seed, resamples=resamples)
+    return asdict(change) | {"relative_change": _figure(change.relative_change)}
+
+
+def slope_difference(
+    table: pd.DataFrame, baseline: pd.DataFrame, measure: str, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Difference of two models' slopes per mm of slice thickness, over all scans and within patients."""
+    x = values(table, measure) - values(baseline, measure)
+    found = _thickness(x, table, THICKNESS_STRATA, {"seed": seed, "resamples": resamples})
+    return {key: figure for key, figure in found.items() if key != "strata"}
+
+
+def paired_measure(
+    table: pd.DataFrame, baseline: pd.DataFrame, measure: str, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """A model against another in one measure, on the same series in the same order; p is not corrected yet.
+
+    Args:
+        table: series of the model.
+        baseline: the same series of the other.
+        measure: key of `measures.MEASURES`.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        `difference`, `wilcoxon_p`, `cohen_dz`, `rank_biserial`, `wins` (the model's is higher), `ties`, `losses`.
+    """
+    a, b = values(table, measure), values(baseline, measure)
+    patients = table["patient_id"].to_numpy(dtype=str)
+    paired = paired_difference(a, b, patients, seed=seed, resamples=resamples)
+    size = effect_size(a, b, patients)
+    return {
+        "difference": _figure(paired.difference),
+        "wilcoxon_p": paired.wilcoxon_p,
+        "cohen_dz": size.dz,
+        "rank_biserial": size.rank_biserial,
+        "wins": paired.wins,
+        "ties": paired.ties,
+        "losses": paired.losses,
+    }
+
+
+def correct(rows: list[dict[str, Any]], p: str) -> None:
+    """Add `holm_p` to each row: its p after Holm's correction over all of them."""
+    for row, value in zip(rows, holm([row[p] for row in rows]), strict=True):
+        row["holm_p"] = float(value)
+
+
+def _figure(interval: Interval) -> dict[str, Any]:
+    return {
+        "value": interval.estimate,
+        "ci95": [interval.low, interval.high],
+        "n": interval.n,
+        "n_patients": interval.n_patients,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Types that JSON knows; nan, infinity and missing become None."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is pd.NA or (isinstance(value, float) and not isfinite(value)):
+        return None
+    return value

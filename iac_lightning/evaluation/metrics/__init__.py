@@ -1,0 +1,1 @@
+"""Numbers of one series on its native grid."""

@@ -1,0 +1,1 @@
+"""Numbers over patients, with their uncertainty."""

@@ -1,0 +1,1 @@
+"""From single series to tables, summaries and comparisons of models."""

@@ -1,0 +1,142 @@
+"""Pairs of models on the same scans, corrected for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_modules.errors import UserError
+from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
+from iac_lightning.report.page import ModelResult
+
+COLUMNS = {
+    "variant": "plain, or protocol prior",
+    "first": "label of the first model",
+    "second": "label of the second model",
+    "difference": "mean Dice of the first − that of the second, over the scans with lesions",
+    "low": "lower end of its 95 % interval over patients",
+    "high": "upper end of its 95 % interval over patients",
+    "p": "Wilcoxon signed-rank test over patients, two-sided",
+    "p_holm": "the same after Holm's correction over the pairs of the variant",
+    "wins": "scans where the first is higher",
+    "ties": "scans where both are equal",
+    "losses": "scans where the first is lower",
+}
+"""Columns of the table of pairs (`comparison_rows`), and what they hold."""
+
+SIGNIFICANT = 0.05
+"""A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A pair of models on the same scans.
+
+    Attributes:
+        first: label of the first model.
+        second: label of the second.
+        paired: difference first − second.
+        adjusted_p: Wilcoxon p after Holm's correction over the table.
+        patients: differences of the patients `[n_patients]`, means over their scans with lesions.
+    """
+
+    first: str
+    second: str
+    paired: PairedDifference
+    adjusted_p: float
+    patients: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def established(self) -> bool:
+        """Whether test and interval agree that the difference is more than chance."""
+        d = self.paired.difference
+        return self.adjusted_p < SIGNIFICANT and (d.low > 0 or d.high < 0)
+
+    def reversed(self) -> Comparison:
+        """Second − first."""
+        d, paired = self.paired.difference, self.paired
+        turned = replace(d, estimate=-d.estimate, low=-d.high, high=-d.low)
+        return Comparison(
+            first=self.second,
+            second=self.first,
+            paired=replace(paired, difference=turned, wins=paired.losses, losses=paired.wins),
+            adjusted_p=self.adjusted_p,
+            patients=-self.patients,
+        )
+
+
+def compare(
+    models: Mapping[str, ModelResult], column: str, seed: int, reference: str | None = None
+) -> list[Comparison]:
+    """Paired comparisons of a column of the tables over the scans with lesions.
+
+    Args:
+        models: name to result; the order decides who is named first.
+        column: such as ``dice`` or ``prior_dice``.
+        seed: of the bootstrap.
+        reference: compare every other model with this one, the other named first; else all pairs.
+
+    Raises:
+        UserError: when the models were evaluated on different series, or `reference` is not among them.
+    """
+    if reference is not None and reference not in models:
+        raise UserError(f"reference model '{reference}' is not among {', '.join(models)}; name one of them")
+    check_same_series(models)
+    pairs = [(n, reference) for n in models if n != reference] if reference else list(combinations(models, 2))
+    found = []
+    for first, second in pairs:
+        a, b = (_lesion_rows(models[name]) for name in (first, second))
+        patients = a["patient_id"].to_numpy(dtype=str)
+        x, y = a[column].to_numpy(dtype=float), b[column].to_numpy(dtype=float)
+        paired = paired_difference(x, y, patients, seed=seed, resamples=RESAMPLES)
+        by_patient = pd.Series(x - y).groupby(patients).mean().to_numpy()
+        found.append((models[first].label, models[second].label, paired, by_patient))
+    adjusted = holm([paired.wilcoxon_p for _, _, paired, _ in found])
+    return [
+        Comparison(first=first, second=second, paired=paired, adjusted_p=float(p), patients=by_patient)
+        for (first, second, paired, by_patient), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def check_same_series(models: Mapping[str, ModelResult]) -> None:
+    """Models can be compared only on the same scans with the same labels.
+
+    Raises:
+        UserError: naming the model that differs.
+    """
+    names = list(models)
+    expected = _identity(models[names[0]])
+    for name in names[1:]:
+        other = _identity(models[name])
+        if other != expected:
+            differing = sorted({row[0] for row in expected ^ other})
+            raise UserError(
+                f"'{names[0]}' and '{name}' were not evaluated on the same series with the same labels "
+                f"({len(differing)} differ: {', '.join(differing[:5])}); evaluate both on the same split of the same "
+                "cohort"
+            )
+
+
+def comparison_rows(plain: list[Comparison], prior: list[Comparison]) -> pd.DataFrame:
+    """One row a pair and variant, with full precision."""
+    rows = []
+    for variant, comparisons in (("plain", plain), ("protocol prior", prior)):
+        for c in comparisons:
+            paired, d = c.paired, c.paired.difference
+            figure = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)
+            rows.append((variant, c.first, c.second, *figure, paired.wins, paired.ties, paired.losses))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _identity(model: ModelResult) -> set[tuple[str, str, float]]:
+    columns = (model.table[c] for c in ("series_id", "patient_id", "label_volume_mm3"))
+    return {(str(s), str(p), round(float(v), 3)) for s, p, v in zip(*columns, strict=True)}
+
+
+def _lesion_rows(model: ModelResult) -> pd.DataFrame:
+    return model.table[model.table["has_lesion"].astype(bool)].sort_values("series_id")

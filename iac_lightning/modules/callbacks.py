@@ -1,0 +1,266 @@
+"""What happens beside training: one line an epoch, figures of what the network sees."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from data_modules.batches.ct_data_module import CTDataModule
+from data_modules.files import on_disk, write_text_atomic
+from data_modules.prepare.store import PreparedSeries
+from data_modules.scan.geometry import Volume
+from iac_lightning.cluster import slurm as launch
+from iac_lightning.figures.figures import overlay_figure, reconstruction_figure
+from iac_lightning.inference import predict_prepared
+from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.mae_module import masking_noise
+from iac_lightning.runs.directory import Run
+from iac_lightning.tracking.logger import RunLogger, log_figure
+
+
+class EpochHistory(Callback):
+    """Appends each epoch's metrics to `logs/history.jsonl` and prints them in one line.
+
+    A resumed run drops the lines of epochs that it repeats, so that the file holds each epoch once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.directory / "logs" / "history.jsonl"
+        self.name = run.config.name
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget epochs that will run again; send to MLflow what it lacks of the others."""
+        self._start = time.monotonic()
+        rows = [r for r in read_history(self.path) if r["epoch"] < trainer.current_epoch]
+        write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in rows))
+        if isinstance(trainer.logger, RunLogger):
+            trainer.logger.restore(rows)
+
+    @rank_zero_only
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write and print the line; runs after validation."""
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        metrics = {
+            k: float(f"{float(v):.8g}")
+            for k, v in sorted(trainer.callback_metrics.items())
+            if not k.endswith(("_step", "_epoch"))
+            and not k.startswith("lr-")
+            and (validated or not k.startswith("dev/"))
+        }
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
+        row["seconds"] = round(time.monotonic() - self._start, 1)
+        with on_disk(self.path), self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        print(
+            f"{self.name}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {row['seconds']} s",
+            flush=True,
+        )
+
+
+class DataWait(Callback):
+    """Logs `train/data_wait_share` and `train/samples_per_s` of each epoch's training, validation left out.
+
+    The share is the time in which a process waits for its loader (0: never; 1: all the time), of the device that waits
+    most, which holds up the others. On a GPU steps run behind the process that asks for them, so that part of this
+    wait may be hidden; the GPU's queue is emptied once an epoch, before the end is timed, and so the total is true.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._samples = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock: a run continued inside an epoch does not start that epoch again."""
+        self._start, self._samples = time.perf_counter(), 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._samples = time.perf_counter(), 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count; after the last batch, which validation may follow, log."""
+        self._samples += len(batch["image"])
+        if batch_idx + 1 < trainer.num_training_batches:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        total_s = max(time.perf_counter() - self._start, 1e-9)
+        share = min(trainer.train_dataloader.wait_s / total_s, 1.0)  # type: ignore[union-attr]
+        rate = self._samples * trainer.world_size / total_s
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
+        pl_module.log("train/data_wait_share", share, reduce_fx="max", **settings)
+        pl_module.log("train/samples_per_s", rate, reduce_fx="min", **settings)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a history file, oldest first; a line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class RequeueCallback(Callback):
+    """Inside a SLURM job: after its signal, saves `last.ckpt` at the end of a training batch and leaves (`launch`).
+
+    The ranks agree on the batch, since all of them write a checkpoint. Batches inside an update (with accumulation) are
+    left out, whose gradients no checkpoint holds; so are the last batch of an epoch and validation: resuming there
+    would skip or repeat them. A signal that meets validation costs the steps since the last
+    checkpoint (`trainer.checkpoint_every_n_steps` bounds them).
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.checkpoints_dir / "last.ckpt"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run continued inside an epoch does not start that epoch again."""
+        launch.training_batches(True)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Everything before is saved."""
+        if self._agreed(trainer):
+            launch.requeue()
+        launch.training_batches(True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and leave, where the signal has come to any rank."""
+        inside_update = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if not trainer.is_last_batch and not inside_update and self._agreed(trainer):
+            trainer.save_checkpoint(self.path)
+            launch.requeue()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing can be saved while it runs: the signal is answered at once."""
+        launch.training_batches(False)
+        if launch.asked():
+            launch.requeue()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint of the epoch follows: wait for it."""
+        launch.training_batches(True)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing of a training is left to wait for."""
+        launch.training_batches(False)
+        if launch.asked():
+            launch.requeue()
+
+    @staticmethod
+    def _agreed(trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(launch.asked(), all=False)
+
+
+class ReconstructionFigure(Callback):
+    """After each validation of an MAE: original, what was shown, what was restored."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first development crop."""
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, ExperimentModule)
+        model: Any = pl_module.network
+        image = batch["image"][:1]
+        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.tokens)
+        with torch.no_grad():
+            output = model(image, noise=noise.to(image.device))
+            hidden = model.token_mask_to_voxels(output.mask)
+        data = self.run.config.data
+        figure = reconstruction_figure(
+            image[0, 0].float().cpu().numpy(),
+            hidden[0, 0].cpu().numpy(),
+            output.reconstruction[0, 0].float().cpu().numpy(),
+            spacing_mm=data.grid.spacing_mm,
+            title=f"{self.run.config.name}, epoch {trainer.current_epoch + 1}: a development crop",
+            window_hu=data.window_hu,
+        )
+        log_figure(pl_module.logger, figure, self.run.directory / "figures" / "reconstruction.png")
+
+
+class OverlayFigure(Callback):
+    """After each validation of a segmentation: label and prediction on one development scan.
+
+    It is predicted while validation runs, with the weights that are validated (the averaged ones, where there are
+    such), and drawn afterwards, at the threshold that validation has found.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._predicted: tuple[PreparedSeries, Volume] | None = None
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Predict the scan, once a validation."""
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, ExperimentModule)
+        data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        chosen = self._predicted[0] if self._predicted else median_burden(data.dev_series)
+        self._predicted = chosen, predict_prepared(pl_module.network, chosen, self.run.config, pl_module.device)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it."""
+        if trainer.sanity_checking or self._predicted is None:
+            return
+        config = self.run.config
+        chosen, probability = self._predicted
+        threshold = float(trainer.callback_metrics.get("dev/threshold", 0.5))
+        figure = overlay_figure(
+            Volume(np.asarray(chosen.native_hu()), chosen.native_grid),
+            label=Volume(np.asarray(chosen.native_label()) > 0, chosen.native_grid),
+            prediction=probability.with_data(probability.data >= threshold),
+            probability=probability,
+            title=f"{config.name}, epoch {trainer.current_epoch + 1}: development scan "
+            f"{chosen.series.series_id}, {chosen.slice_thickness_mm:g} mm slices",
+        )
+        log_figure(pl_module.logger, figure, self.run.directory / "figures" / "overlay.png")
+
+
+def median_burden(series: Sequence[PreparedSeries]) -> PreparedSeries:
+    """The series with the median labelled volume among those with lesions; among all, where none has any."""
+    sizes = [(int((np.asarray(s.native_label()) > 0).sum()), s.series.series_id, s) for s in series]
+    ranked = sorted((row for row in sizes if row[0]), key=lambda row: row[:2]) or sorted(sizes, key=lambda r: r[:2])
+    return ranked[len(ranked) // 2][2]

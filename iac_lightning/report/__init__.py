@@ -1,0 +1,1 @@
+"""Pages: tables, words and figures as HTML, CSV and LaTeX."""

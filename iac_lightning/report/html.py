@@ -1,0 +1,28 @@
+"""Templates of the pages: self-contained HTML, without scripts or network."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+from iac_lightning.report.words import duration, interval, number, p_value
+
+
+def _data_uri(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template below this folder, with the filters of the pages; a name it does not get is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(png=_data_uri, number=number, p_value=p_value, duration=duration)
+    environment.globals["interval"] = interval
+    return environment.get_template(name)

@@ -1,0 +1,168 @@
+"""The answer in sentences: which model is better and by how much, how sure that is, and where the best model fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
+from iac_lightning.evaluation.statistics.power import patients_needed
+from iac_lightning.evaluation.tables.comparison import SIGNIFICANT, Comparison
+from iac_lightning.report.page import ModelResult, ReportContext
+from iac_lightning.report.words import NBSP, estimate, interval, number, p_value, plural, share
+
+POWER = 0.8
+"""Of the sample size that is named where a difference is not established."""
+
+FEWEST_PATIENTS = 3
+"""Patients with lesions from which on a stratum can be called the weakest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the first screen says, each a list of sentences.
+
+    Attributes:
+        better: which model has the higher Dice, and by how much.
+        sure: whether that is more than chance, and what would be needed.
+        fails: where the best model fails.
+    """
+
+    better: Sequence[str]
+    sure: Sequence[str]
+    fails: Sequence[str]
+
+
+def answer(models: Mapping[str, ModelResult], comparisons: Sequence[Comparison], context: ReportContext) -> Answer:
+    """The answer from the summaries of the models and their paired comparisons in Dice."""
+    scored = [m for m in models.values() if m.summary["dice"]["mean"] is not None]
+    summary = next(iter(models.values())).summary
+    everything = f"{summary['n_series']} scans of {summary['n_patients']} patients of the {context.split} split"
+    if not scored:
+        nothing = f"No answer: none of the {everything} has a lesion, and Dice needs one."
+        return Answer(better=[nothing], sure=[], fails=[])
+    lesions = (
+        f"over the {summary['n_with_lesion']} scans with lesions ({summary['dice']['n_patients']} patients) among the "
+        f"{everything}"
+    )
+    best = max(scored, key=lambda m: float(m.summary["dice"]["mean"]))
+    figure = estimate(best.summary["dice"])
+    if len(models) == 1:
+        return Answer(
+            better=[f"{best.label} reaches a mean Dice of {figure} {lesions}."],
+            sure=["There is no second model on this page to compare it with."],
+            fails=failures(best),
+        )
+    pairs = sorted((_turned(c, best.label) for c in comparisons), key=lambda c: c.paired.difference.estimate)
+    with_best = [c for c in pairs if c.first == best.label]
+    return Answer(
+        better=[f"{best.label} has the highest mean Dice: {figure} {lesions}.", *map(_by_how_much, with_best)],
+        sure=certainty(with_best, [c for c in pairs if c.first != best.label], len(comparisons)),
+        fails=failures(best),
+    )
+
+
+def certainty(with_best: Sequence[Comparison], others: Sequence[Comparison], n_comparisons: int) -> list[str]:
+    """What of it is established, and how many patients the rest would need.
+
+    Args:
+        with_best: the best model against each other one, the best named first.
+        others: pairs without it.
+        n_comparisons: over which p was corrected.
+    """
+    sentences = []
+    sure = [c.second for c in with_best if c.established]
+    if sure:
+        sentences.append(
+            f"Established against {_and(sure)}: the interval excludes 0 and p is below {SIGNIFICANT} after correction."
+        )
+    open_ = [c for c in with_best if not c.established]
+    if open_:
+        sentences.append(
+            f"Not established against {_and([c.second for c in open_])} (that takes an interval without 0 and p below "
+            f"{SIGNIFICANT} after correction): {'this may be chance' if sure else 'this sample ranks no model'}."
+        )
+    needed = {c.second: patients_needed(c.patients, SIGNIFICANT / max(1, n_comparisons), POWER) for c in open_}
+    have = len(with_best[0].patients) if with_best else 0
+    more = [f"about {_round(n)} against {name}" for name, n in needed.items() if n is not None and n > have]
+    if more:
+        more[0] = more[0].replace(" against", " patients with lesions against")
+        seen, them = ("difference", "it") if len(more) == 1 else ("differences", "them")
+        sentences.append(
+            f"Were the {seen} as large as seen here, establishing {them} would "
+            f"take {_and(more)} ({share(POWER)} power); this sample has {have}."
+        )
+    rest = [c for c in others if c.established]
+    for c in rest:
+        d = c.paired.difference
+        sentences.append(f"Also established: {c.first} − {c.second}, {interval(d.estimate, d.low, d.high)}.")
+    sentences.append("One training of each model: how much another seed would change is not in these intervals.")
+    return sentences
+
+
+def failures(model: ModelResult) -> list[str]:
+    """Where a model fails, from its summary; what cannot be said is left out."""
+    summary = model.summary
+    sentences = []
+    strata = [s for s in summary["thickness"] if s["mean"] is not None and s["n_patients"] >= FEWEST_PATIENTS]
+    if len(strata) > 1:
+        worst, best = (f(strata, key=lambda s: s["mean"]) for f in (min, max))
+        sentences.append(
+            f"Weakest on slices of {worst['stratum']}: mean Dice {estimate(worst)} ({plural(worst['n'], 'scan')} of "
+            f"{worst['n_patients']} patients), against {number(best['mean'])} on {best['stratum']}."
+        )
+    lesions = summary["lesions"]
+    if lesions["small"]:
+        large, large_hit = lesions["n"] - lesions["small"], lesions["hit"] - lesions["small_hit"]
+        text = f"Misses {lesions['small'] - lesions['small_hit']} of {lesions['small']} small lesions"
+        text += f" (up to {SMALL_LESION_MM3:g}{NBSP}mm³)"
+        sentences.append(text + (f" and {large - large_hit} of {large} larger ones." if large else "."))
+    elif lesions["n"]:
+        sentences.append(f"Misses {lesions['n'] - lesions['hit']} of {lesions['n']} lesions.")
+    if summary["n_missed"]:
+        sentences.append(
+            f"Finds nothing at all in {summary['n_missed']} of {summary['n_with_lesion']} scans with lesions."
+        )
+    if summary["n_lesion_free"]:
+        sentences.append(
+            f"Raises a false alarm on {summary['n_false_alarm']} of {plural(summary['n_lesion_free'], 'scan')} without "
+            "lesions."
+        )
+    error = summary["volume_error"]["median_absolute_mm3"]
+    if error is not None:
+        bias = summary["volume_error"]["bias_mm3"]
+        side = "too small" if bias < 0 else "too large"
+        sentences.append(
+            f"Volumes are off by {number(error, 1)}{NBSP}mm³ (median) and on average "
+            f"{number(abs(bias), 1)}{NBSP}mm³ {side}."
+        )
+    return sentences
+
+
+def _by_how_much(c: Comparison) -> str:
+    d = c.paired.difference
+    lead = "exceeds" if c.established else "is ahead of"
+    if d.estimate < 0:  # means over scans of other patients may order the models otherwise
+        lead = "is behind"
+    low, high = (d.low, d.high) if d.estimate >= 0 else (-d.high, -d.low)
+    return (
+        f"On the same scans it {lead} {c.second} by {interval(abs(d.estimate), low, high)} (Holm-adjusted "
+        f"{p_value(c.adjusted_p)})."
+    )
+
+
+def _turned(c: Comparison, label: str) -> Comparison:
+    """The comparison with this model named first, else with the better one."""
+    if c.first == label or (c.second != label and c.paired.difference.estimate >= 0):
+        return c
+    return c.reversed()
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _round(n: int) -> str:
+    """Two digits are more than it is worth."""
+    digits = max(0, len(str(n)) - 2)
+    return f"{round(n, -digits):,}"

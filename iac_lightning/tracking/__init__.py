@@ -1,0 +1,1 @@
+"""MLflow: what runs were made from, and what came of them."""

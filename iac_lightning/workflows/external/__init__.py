@@ -1,0 +1,1 @@
+"""Models of other programs: their data sets, predictions and calibration."""

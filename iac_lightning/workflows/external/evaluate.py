@@ -1,0 +1,257 @@
+"""Predictions of another program against the labels of a split, in the same table and form as those of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_modules.cohort.look import GUARDED
+from data_modules.cohort.table import Cohort, Series, read_cohort
+from data_modules.errors import UserError
+from data_modules.files import write_json_atomic
+from data_modules.processes import mapped
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.calibration.record import APPLIED
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.summary import series_table, summarise, write_series_table, write_summary
+from iac_lightning.runs.looks import count_looks, record_look
+from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
+from iac_lightning.workflows.external.predictions import (
+    DEFAULT_THRESHOLD,
+    calibrated,
+    find_predictions,
+    measure,
+    raise_all,
+)
+
+MODEL_FILE = "model.json"
+"""In a folder of evaluated predictions: what `iac report` needs to know of the model."""
+
+SEED = 0
+"""Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A model that this project did not train, and where its evaluation lies.
+
+    Attributes:
+        directory: holds `model.json` and `evaluation/`.
+        label: how a reader knows it.
+        predictions: folder of its files by split.
+        cohort: table of the labels.
+        threshold: as given to `evaluate_predictions`.
+        evaluation: settings of its evaluation.
+    """
+
+    directory: Path
+    label: str
+    predictions: dict[str, Path]
+    cohort: Path
+    threshold: float | None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def look_hash(self) -> str:
+        """Of what decides the figures, as far as it is known here; for the record of looks."""
+        known = [self.label, self.threshold, asdict(self.evaluation)]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def evaluate_predictions(
+    predictions: Path,
+    cohort_path: Path,
+    split: str,
+    out: Path | None = None,
+    *,
+    threshold: float | None = None,
+    dev_predictions: Path | None = None,
+    label: str = "",
+    workers: int = 2,
+    evaluation: EvaluationConfig | None = None,
+) -> dict[str, Any]:
+    """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
+
+    Figures are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
+    and for the protocol prior (`external_calibration`; writes `calibration.json`). Without, the protocol prior is
+    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here.
+
+    Args:
+        predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
+        cohort_path: the cohort table.
+        split: which series; every one needs exactly one prediction.
+        out: folder to write to; by default the predictions' own.
+        threshold: for probabilities (0.5 where only those are there); without it masks are preferred.
+        dev_predictions: probabilities of the development split, to calibrate those of `predictions` by.
+        label: name of the model; by default that of the folder.
+        workers: processes; each holds one series at a time.
+        evaluation: strata of slice thickness; by default the schema's.
+
+    A look at the test split is recorded in the output folder before anything of it is read.
+
+    Returns:
+        The summary, as in the JSON.
+
+    Raises:
+        UserError: one that lists all missing, extra, unreadable, wrongly shaped or shifted predictions.
+    """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UserError(f"threshold {threshold}: expected a probability above 0, at most 1")
+    if threshold is not None and dev_predictions is not None:
+        raise UserError(f"threshold {threshold} and predictions to choose one by were given; expected one of the two")
+    predictions = Path(predictions).absolute()
+    for folder in (predictions, dev_predictions):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder. Expected the NIfTI files of predictions, named after series.")
+    cohort = read_cohort(cohort_path)
+    series = labelled_series(cohort, split)
+    directory = Path(out).absolute() if out else predictions
+    model = ExternalModel(
+        directory, label or predictions.name, {}, cohort.path, threshold, evaluation or EvaluationConfig()
+    )
+    look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
+    found, problems = find_predictions(predictions, series, DEFAULT_THRESHOLD if dev_predictions else threshold)
+    raise_all(problems, predictions, len(series), split)
+    calibration = None
+    if dev_predictions is not None:
+        calibration = calibrate_predictions(
+            Path(dev_predictions).absolute(),
+            labelled_series(cohort, "dev"),
+            directory,
+            label=model.label,
+            seed=SEED,
+            workers=workers,
+        )
+        found = [calibrated(prediction, calibration) for prediction in found]
+    rows = mapped(partial(measure, look=look), found, workers)
+    results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
+    raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
+    table = series_table([r for r in results if not isinstance(r, str)])
+
+    used = sorted({p.threshold for p in found if p.threshold is not None})
+    general = calibration["threshold"] if calibration else used[0] if used else None
+    summary = {
+        "run": model.label,
+        **summarise(
+            table,
+            SEED,
+            split=split,
+            threshold=general,
+            thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
+        ),
+        "prior_threshold": calibration["prior_threshold"] if calibration else general,
+        "predictions": {
+            "folder": str(predictions),
+            "n_masks": sum(p.threshold is None for p in found),
+            "n_probabilities": sum(p.threshold is not None for p in found),
+            "trained_on": None,
+        },
+        "calibration": calibration and {"file": CALIBRATION_FILE, **{key: calibration[key] for key in APPLIED}},
+        "checkpoint_sha256": None,
+        "data_fingerprint": None,
+        "failed_series": [],
+        **({"test_looks": count_looks(directory)} if look else {}),
+    }
+    write_series_table(table, directory / "evaluation" / f"{split}.csv")
+    write_summary(summary, directory / "evaluation" / f"{split}.json")
+    known = load_external(directory).predictions if is_external(directory) else {}
+    write_json_atomic(
+        directory / MODEL_FILE,
+        {
+            "label": summary["run"],
+            "predictions": {name: str(path) for name, path in {**known, split: predictions}.items()},
+            "cohort": str(cohort.path),
+            "threshold": threshold,
+            "evaluation": asdict(model.evaluation),
+        },
+    )
+    return summary
+
+
+def labelled_series(cohort: Cohort, split: str) -> tuple[Series, ...]:
+    """The series of a split, each with a label.
+
+    Raises:
+        UserError: when there is none, or one has no label.
+    """
+    series = cohort.split(split)
+    unlabelled = [s.series_id for s in series if s.label is None]
+    if unlabelled or not series:
+        raise UserError(
+            f"{cohort.path}: split '{split}' has {len(series)} series, {len(unlabelled)} of them without label "
+            f"({', '.join(unlabelled[:5])}). Evaluation needs labels (an empty mask counts as one)."
+        )
+    return series
+
+
+def is_external(directory: Path) -> bool:
+    """Whether a folder holds evaluated predictions rather than a run."""
+    return (Path(directory) / MODEL_FILE).is_file()
+
+
+def load_external(directory: Path, overrides: Sequence[str] = ()) -> ExternalModel:
+    """What `evaluate_predictions` wrote about the model.
+
+    Args:
+        directory: holds `model.json`.
+        overrides: settings of the section `evaluation`.
+
+    Raises:
+        UserError: when `model.json` is damaged.
+    """
+    path = Path(directory) / MODEL_FILE
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return ExternalModel(
+            directory=Path(directory),
+            label=str(known["label"]),
+            predictions={split: Path(folder) for split, folder in known["predictions"].items()},
+            cohort=Path(known["cohort"]),
+            threshold=known["threshold"],
+            evaluation=external_settings(known.get("evaluation") or {}, overrides),
+        )
+    except UserError:
+        raise
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not what evaluation writes ({error}); evaluate the predictions again") from None
+
+
+def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -> EvaluationConfig:
+    """Settings of the evaluation of predictions: what was known of them, and what is said now.
+
+    Raises:
+        UserError: for anything but `evaluation.key=value`.
+    """
+    foreign = [override for override in overrides if not override.startswith("evaluation.")]
+    if foreign:
+        raise UserError(f"{', '.join(foreign)}: predictions take settings of the section evaluation only")
+    stored = [f"evaluation.{key}={json.dumps(value)}" for key, value in known.items()]
+    return load_experiment(None, ["name=external", *stored, *overrides]).evaluation
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The summary in a few lines, for the terminal."""
+    from iac_lightning.report.words import estimate
+
+    at = "masks" if summary["threshold"] is None else f"threshold {summary['threshold']:g}"
+    if summary["calibration"]:
+        at += f" of probabilities calibrated on {summary['calibration']['n_series']} development scans"
+    lines = [
+        f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
+    ]
+    for name, figures in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
+        parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
+        lines.append(f"  {name}: {'; '.join(parts)}")
+        lines.append(
+            f"    empty prediction: {figures['n_both_empty']} without and {figures['n_missed']} with lesions; "
+            f"false alarms: {figures['n_false_alarm']} of {summary['n_lesion_free']}"
+        )
+    return "\n".join(lines)

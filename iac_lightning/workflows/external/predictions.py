@@ -1,0 +1,302 @@
+"""Predictions of any program in a folder: which file belongs to which series, whether it fits, and what it scores.
+
+Names that are understood, for a series (or nnU-Net case) `S`; `.nii` is taken as well:
+
+- `S.nii.gz`: a mask where the file holds whole numbers, else a probability map;
+- `S_mask.nii.gz`, `S_probability.nii.gz`, or both, as `iac` writes them;
+- `S.nii.gz` with `S.npz`, as nnU-Net writes them with `--save_probabilities`: `probabilities` `[classes, z, y, x]`.
+
+Nothing here imports torch: it runs in worker processes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from data_modules.cohort.look import RecordedLook, TestSetGuardError, read_label
+from data_modules.cohort.table import Series
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import read_mask, read_probability, read_scan
+from iac_lightning.evaluation.calibration.record import threshold_for
+from iac_lightning.evaluation.calibration.scaling import apply
+from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.tables.summary import series_row
+
+DEFAULT_THRESHOLD = 0.5
+"""From which probability on a voxel is predicted, where nothing else is said."""
+
+_KNOWN = ({"plain"}, {"plain", "npz"}, {"mask"}, {"probability"}, {"mask", "probability"})
+_UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_NOT_TIED = 1e-2
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for one series.
+
+    Attributes:
+        series: of the cohort.
+        path: NIfTI of a mask or a probability map; for nnU-Net's `.npz`, the mask beside it.
+        threshold: from which probability on a voxel is predicted; None for a mask.
+        npz: nnU-Net's probabilities, where these are to be used.
+        temperature: of the logits, applied before the threshold (`evaluation.calibration.apply`); None: as they are.
+        bias: likewise.
+        prior_threshold: that of the mask which the protocol prior is applied to; None: the same.
+    """
+
+    series: Series
+    path: Path
+    threshold: float | None
+    npz: Path | None = None
+    temperature: float | None = None
+    bias: float = 0.0
+    prior_threshold: float | None = None
+
+
+def find_predictions(
+    folder: Path, series: Sequence[Series], threshold: float | None = None
+) -> tuple[list[Prediction], list[str]]:
+    """The prediction of each series, and everything that is wrong with the folder.
+
+    Headers are read, voxels are not. A mask is preferred to probabilities unless a threshold is given.
+
+    Args:
+        folder: holds the files, not in subfolders.
+        series: all series of a split, each with a label.
+        threshold: for probabilities; masks alone cannot take one.
+
+    Returns:
+        Predictions in the order of the series, and problems: missing, extra, ambiguous, unreadable, of the wrong shape
+        or at another place than the scan.
+    """
+    files, extra = _files_by_series(folder, {s.series_id for s in series})
+    found: list[Prediction] = []
+    problems = []
+    missing = [s.series_id for s in series if s.series_id not in files]
+    for item in series:
+        if item.series_id in files:
+            try:
+                found.append(_choose(item, files[item.series_id], threshold))
+            except UserError as error:
+                problems.append(str(error))
+    problems += [f"{name}: no prediction" for name in missing]
+    problems += [f"{name}: no series of this split is called so" for name in extra]
+    return found, problems
+
+
+def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) -> None:
+    """One error for everything that is wrong, if anything is."""
+    if not problems:
+        return
+    lines = [
+        f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with the predictions of the {n_series} "
+        f"series of split '{split}'; nothing was evaluated. Each series needs one prediction on its scan's own voxels: "
+        "S.nii.gz, S_mask.nii.gz or S_probability.nii.gz for series S, and nothing else."
+    ]
+    lines += [f"  {problem}" for problem in problems[:_LISTED]]
+    if len(problems) > _LISTED:
+        lines.append(f"  … and {len(problems) - _LISTED} more")
+    raise UserError("\n".join(lines))
+
+
+def calibrated(prediction: Prediction, calibration: dict[str, Any]) -> Prediction:
+    """The same probabilities, with temperature, bias and thresholds of a calibration (`calibration.json`)."""
+    thickness_mm = prediction.series.slice_thickness_mm
+    return replace(
+        prediction,
+        temperature=calibration["temperature"],
+        bias=calibration["bias"],
+        threshold=threshold_for(calibration, thickness_mm),
+        prior_threshold=threshold_for(calibration, thickness_mm, prior=True),
+    )
+
+
+def _files_by_series(folder: Path, names: set[str]) -> tuple[dict[str, dict[str, Path]], list[str]]:
+    """Files of each series by kind, and the names of files that belong to none."""
+    files: defaultdict[str, dict[str, Path]] = defaultdict(dict)
+    extra = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz", ".npz")):
+            continue
+        stem = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".npz")
+        candidates = {"npz" if path.suffix == ".npz" else "plain": stem}
+        if path.suffix != ".npz":
+            candidates |= {k: stem.removesuffix(f"_{k}") for k in ("mask", "probability") if stem.endswith(f"_{k}")}
+        kind = next((kind for kind, name in candidates.items() if name in names), None)
+        if kind is None:
+            extra.append(path.name)
+        elif kind in files[candidates[kind]]:
+            extra.append(f"{path.name} (a second one)")
+        else:
+            files[candidates[kind]][kind] = path
+    return files, extra
+
+
+def _choose(series: Series, files: dict[str, Path], threshold: float | None) -> Prediction:
+    """The file to use, checked by its header."""
+    if set(files) not in _KNOWN:
+        names = ", ".join(path.name for path in files.values())
+        lacks = "an .npz needs the NIfTI beside it, which says where its voxels lie" if set(files) == {"npz"} else ""
+        raise UserError(f"{series.series_id}: {names}: {lacks or 'more than one prediction'}")
+    path = files.get("plain") or files.get("mask") or files["probability"]
+    is_mask = "mask" in files or ("plain" in files and _holds_whole_numbers(path))
+    npz = None
+    if threshold is not None and is_mask:
+        if "npz" in files:
+            npz = files["npz"]
+        elif "probability" in files:
+            path = files["probability"]
+        else:
+            raise UserError(f"{path.name}: a mask; a threshold needs probabilities")
+        is_mask = False
+    assert series.label is not None
+    _check_place(path, _header(series.label)[0])
+    if npz is not None:
+        shape, expected = _npz_shape(npz), _header(path)[0].shape[::-1]
+        if len(shape) != 4 or shape[0] < 2 or shape[1:] != expected:
+            raise UserError(f"{npz.name}: probabilities of shape {shape}, expected [classes, z, y, x] with {expected}")
+    if is_mask:
+        return Prediction(series, path, None)
+    return Prediction(series, path, DEFAULT_THRESHOLD if threshold is None else threshold, npz)
+
+
+def _header(path: Path) -> tuple[Grid, np.dtype[Any]]:
+    try:
+        image = nib.load(path)
+        x, y, z = image.shape[:3]
+        return Grid((x, y, z), image.affine), image.get_data_dtype()
+    except _UNREADABLE as error:
+        raise UserError(f"{path.name}: not a whole 3D NIfTI file ({error})") from None
+
+
+def _holds_whole_numbers(path: Path) -> bool:
+    return _header(path)[1].kind in "iu" and nib.load(path).dataobj.slope == 1
+
+
+def _check_place(path: Path, expected: Grid) -> None:
+    """Raise where a file's voxels are not those of the scan (more than 5 % of a voxel away)."""
+    grid = _header(path)[0]
+    if grid.shape != expected.shape:
+        raise UserError(f"{path.name}: {grid.shape} voxels, the scan has {expected.shape}")
+    if not grid.same_as(expected, tolerance_mm=0.05 * min(expected.spacing_mm)):
+        place = [
+            f"voxels of {' × '.join(f'{s:.3g}' for s in g.spacing_mm)} mm, axes {g.axis_codes}, the first at "
+            f"({', '.join(f'{c:.2f}' for c in g.affine[:3, 3])}) mm"
+            for g in (grid, expected)
+        ]
+        raise UserError(f"{path.name}: lies elsewhere than its scan: {place[0]}; the scan: {place[1]}")
+
+
+def _npz_shape(path: Path) -> tuple[int, ...]:
+    """Shape of nnU-Net's probabilities, from the header inside the archive."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("probabilities.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+            return read(file)[0]
+    except _UNREADABLE as error:
+        raise UserError(f"{path.name}: not an archive with 'probabilities' ({error})") from None
+
+
+def read_prediction(prediction: Prediction, like: Grid) -> Volume:
+    """The predicted mask, bool, on the scan's grid.
+
+    Raises:
+        UserError: when it cannot be read, does not fit, or nnU-Net's probabilities contradict its mask.
+    """
+    return read_masks(prediction, like)[0]
+
+
+def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume, Volume | None]:
+    """The predicted mask, the one that the protocol prior is applied to, and the uncalibrated one, on the scan's grid.
+
+    The first two are the same but for a calibrated model, which has a threshold for each; only such a model has the
+    third, at a probability of 0.5.
+
+    Raises:
+        UserError: as `read_prediction`.
+    """
+    if prediction.threshold is None:
+        mask = read_mask(prediction.path, like=like)
+        return mask, mask, None
+    probability = read_probabilities(prediction, like)
+    uncalibrated = None
+    if prediction.temperature is not None:
+        uncalibrated = probability.with_data(probability.data >= DEFAULT_THRESHOLD)
+        probability = probability.with_data(apply(probability.data, prediction.temperature, prediction.bias))
+    mask = probability.with_data(probability.data >= prediction.threshold)
+    if prediction.prior_threshold is None or prediction.prior_threshold == prediction.threshold:
+        return mask, mask, uncalibrated
+    return mask, probability.with_data(probability.data >= prediction.prior_threshold), uncalibrated
+
+
+def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
+    """The predicted probabilities as the program wrote them, float32, on the scan's grid.
+
+    Raises:
+        UserError: when they cannot be read, do not fit, or nnU-Net's probabilities contradict its mask.
+    """
+    if prediction.npz is None:
+        return read_probability(prediction.path, like=like)
+    return Volume(_read_npz(prediction.npz, read_mask(prediction.path, like=like).data), like)
+
+
+def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Probability `[X, Y, Z]` of anything but background, checked against nnU-Net's own mask of two classes."""
+    try:
+        with np.load(path) as archive:
+            probabilities = archive["probabilities"]
+    except _UNREADABLE as error:
+        raise UserError(f"{path.name}: not an archive with 'probabilities' ({error})") from None
+    foreground = (probabilities[1] if len(probabilities) == 2 else 1 - probabilities[0]).astype(np.float32).T
+    if not np.isfinite(foreground).all() or foreground.min() < 0 or foreground.max() > 1:
+        raise UserError(f"{path.name}: values from {foreground.min():g} to {foreground.max():g}, not probabilities")
+    contradicts = (mask != (foreground > 0.5)) & (np.abs(foreground - 0.5) > _NOT_TIED)
+    if len(probabilities) == 2 and contradicts.any():
+        raise UserError(
+            f"{path.name}: contradicts the mask beside it in {int(contradicts.sum())} voxels; both must come from one "
+            "prediction, without postprocessing of the mask, the array's axes in the order z, y, x"
+        )
+    return foreground
+
+
+def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[str, Any] | str:
+    """The row of one series (`series_row`), or what is wrong with its files.
+
+    Args:
+        prediction: of the series.
+        look: needed for a series of the test split.
+    """
+    series = prediction.series
+    try:
+        scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
+        label = read_label(series, like=scan.grid, look=look)
+        mask, before_prior, uncalibrated = read_masks(prediction, scan.grid)
+    except TestSetGuardError:
+        raise
+    except UserError as error:
+        return str(error)
+    return series_row(
+        series.series_id,
+        series.patient_id,
+        series.slice_thickness_mm,
+        series_metrics(mask, label, scan),
+        series_metrics(protocol_prior(before_prior, scan.volume), label, scan),
+        series.true_volume_mm3,
+        series_metrics(uncalibrated, label, scan) if uncalibrated else None,
+    )

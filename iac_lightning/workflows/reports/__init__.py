@@ -1,0 +1,1 @@
+"""Evaluated models and sweeps become pages."""

@@ -1,0 +1,165 @@
+"""Evaluated models, trained here or elsewhere: their settings, names and figures, and the look that opens them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.cohort.look import GUARDED, RecordedLook, require_look
+from data_modules.errors import UserError
+from iac_lightning.config.reading import config_hash
+from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
+from iac_lightning.evaluation.clinical.risk import RiskCutoffs
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.summary import by_thickness, read_series_table
+from iac_lightning.runs import directory as runs
+from iac_lightning.runs.directory import Run
+from iac_lightning.runs.looks import record_look
+from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE
+from iac_lightning.workflows.external.evaluate import ExternalModel, is_external, load_external
+
+Entry = Run | ExternalModel
+
+
+def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
+    """A run, or predictions of another program that were evaluated.
+
+    Args:
+        path: run directory, or folder that `iac evaluate --predictions` wrote.
+        overrides: settings of the section `evaluation`.
+
+    Raises:
+        UserError: when it is neither, or other settings are overridden.
+    """
+    if foreign := [override for override in overrides if not override.startswith("evaluation.")]:
+        raise UserError(
+            f"{', '.join(foreign)}: predictions exist already, so that only settings of evaluation can change, such as "
+            "evaluation.thickness_edges_mm=[1,3]"
+        )
+    return load_external(path, overrides) if is_external(path) else runs.load_run(path, overrides)
+
+
+def named(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Name of the run, or label, to model.
+
+    Raises:
+        UserError: when two have the same.
+    """
+    names = [entry.config.name if isinstance(entry, Run) else entry.label for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"more than one run is called {', '.join(twice)}: give each run once, under a name of its own")
+    return dict(zip(names, entries, strict=True))
+
+
+def evaluation_settings(entry: Entry) -> EvaluationConfig:
+    """How a model is judged."""
+    return entry.config.evaluation if isinstance(entry, Run) else entry.evaluation
+
+
+def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
+    """The settings of the evaluation, which must be those of every model.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    found = [evaluation_settings(entry) for entry in entries]
+    differing = [f.name for f in fields(EvaluationConfig) if len({getattr(s, f.name) for s in found}) > 1]
+    if differing:
+        given = " ".join(f"evaluation.{name}=…" for name in differing)
+        raise UserError(
+            f"the models have different settings of evaluation ({', '.join(differing)}), and they are compared under "
+            f"one of them. Say which: {given}"
+        )
+    return found[0]
+
+
+def fixed_cutoffs(settings: EvaluationConfig) -> RiskCutoffs | None:
+    """Risk cut-offs that were fixed in advance; None: from the labels of the development split."""
+    if settings.risk_cutoffs_mm3 is None:
+        return None
+    none, low, medium = settings.risk_cutoffs_mm3
+    return RiskCutoffs(none_mm3=none, low_mm3=low, medium_mm3=medium, source="fixed in the settings")
+
+
+def check_evaluated(entry: Entry, split: str) -> None:
+    """Refuse a model without evaluation.
+
+    Raises:
+        UserError: naming the command.
+    """
+    path = entry.directory / "evaluation" / f"{split}.json"
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Evaluate the model first: {evaluate_command(entry, split)}")
+
+
+def look_at(entry: Entry, what: str, split: str) -> RecordedLook | None:
+    """Record that an evaluated model is looked at, where the split is guarded.
+
+    Args:
+        entry: the model.
+        what: looks: report, compare, …
+        split: which evaluation.
+    """
+    if split != GUARDED:
+        return None
+    if isinstance(entry, ExternalModel):
+        return record_look(entry.directory, what, split, entry.look_hash, None)
+    weights = json.loads((entry.directory / "evaluation" / f"{split}.json").read_text()).get("checkpoint_sha256")
+    return record_look(entry.directory, what, split, config_hash(entry.config, "inference", "evaluation"), weights)
+
+
+def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Table and summary of an evaluated model, by the strata of slice thickness of its settings now.
+
+    Raises:
+        TestSetGuardError: for the test split without a look on record.
+    """
+    require_look((split,), look, "evaluation")
+    path = entry.directory / "evaluation" / f"{split}.json"
+    table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text())
+    edges = list(evaluation_settings(entry).thickness_edges_mm)
+    if summary.get("thickness_edges_mm") != edges:
+        strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])
+        summary |= {"thickness_edges_mm": edges, "thickness": by_thickness(table, "", *draws, strata)}
+        for variant, prefix in (("protocol_prior", "prior_"), ("uncalibrated", "uncalibrated_")):
+            if variant in summary:
+                summary[variant]["thickness"] = by_thickness(table, prefix, *draws, strata)
+    return table, summary
+
+
+def evaluate_command(entry: Entry, split: str) -> str:
+    """How a model is evaluated on a split."""
+    folder = shown_path(entry.directory)
+    if isinstance(entry, Run):
+        return f"iac evaluate {folder} --split {split}"
+    dev = " --dev-predictions DEV_DIR" if (entry.directory / CALIBRATION_FILE).exists() else ""
+    return f"iac evaluate --predictions DIR --cohort {shown_path(entry.cohort)} --split {split}{dev} --out {folder}"
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the working directory; elsewhere the last part alone, for whose disk it is tells nobody anything."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return f"…/{path.name}"
+
+
+def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """A reader's name for each model; the run's name is added where two would be called the same."""
+    labels = [model_label(config) for config in configs]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({config.name})"
+        for label, config in zip(labels, configs, strict=True)
+    ]
+
+
+def model_label(config: ExperimentConfig) -> str:
+    """Such as ``ViT, MAE pre-trained``."""
+    if config.model.name == "cnn":
+        return f"CNN ({config.model.cnn.encoder}, nnU-Net-style)"
+    return "ViT, MAE pre-trained" if config.init_from else "ViT, from scratch"

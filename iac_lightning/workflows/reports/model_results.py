@@ -1,0 +1,175 @@
+"""What the page of a report needs of each model: figures, examples, training curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.cohort.look import RecordedLook, read_label
+from data_modules.cohort.table import Series, read_cohort
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.scan import read_mask, read_scan
+from iac_lightning.evaluation.tables.summary import example_series
+from iac_lightning.figures import figures
+from iac_lightning.modules.callbacks import read_history
+from iac_lightning.report.page import ExtraFigure, ModelResult, Overlay
+from iac_lightning.runs.directory import Run, load_run
+from iac_lightning.runs.looks import count_looks
+from iac_lightning.workflows.calibrate import read_calibration
+from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.external.predictions import (
+    DEFAULT_THRESHOLD,
+    calibrated,
+    find_predictions,
+    read_prediction,
+)
+from iac_lightning.workflows.reports.evaluated import evaluate_command, evaluation
+
+
+def model_result(run: Run, label: str, split: str, look: RecordedLook | None) -> ModelResult:
+    """What the page needs of one run.
+
+    Args:
+        run: evaluated on the split.
+        label: how the reader knows it.
+        split: which evaluation.
+        look: needed for the test split.
+    """
+    table, summary = evaluation(run, split, look)
+    predictions = run.directory / "predictions" / split
+    return ModelResult(
+        name=run.config.name,
+        label=label,
+        table=table,
+        summary=summary,
+        threshold=summary["threshold"],
+        prior_threshold=summary["prior_threshold"],
+        parameters=run.finished.get("parameters"),
+        train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
+        overlays=overlays(
+            Path(run.config.data.cohort),
+            table,
+            lambda series, grid: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=grid),
+            look,
+        ),
+        looks=count_looks(run.directory) if look else None,
+        calibration=applied_calibration(run, summary),
+    )
+
+
+def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The calibration that an evaluation applied; None where the run has another one by now."""
+    known, applied = read_calibration(run), summary.get("calibration") or {}
+    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", "temperature"))
+    return known if known and same else None
+
+
+def external_result(model: ExternalModel, split: str, look: RecordedLook | None) -> ModelResult:
+    """What the page needs of another program's predictions; arguments as for `model_result`."""
+    table, summary = evaluation(model, split, look)
+
+    def mask(series: Series, grid: Grid) -> Volume:
+        calibration = summary["calibration"]
+        threshold = DEFAULT_THRESHOLD if calibration else model.threshold
+        found, problems = find_predictions(model.predictions[split], [series], threshold)
+        if not found:
+            again = evaluate_command(model, split)
+            raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
+        return read_prediction(calibrated(found[0], calibration) if calibration else found[0], grid)
+
+    return ModelResult(
+        name=model.label,
+        label=model.label,
+        table=table,
+        summary=summary,
+        threshold=summary["threshold"],
+        prior_threshold=summary["prior_threshold"],
+        overlays=overlays(model.cohort, table, mask, look),
+        looks=count_looks(model.directory) if look else None,
+    )
+
+
+def overlays(
+    cohort: Path,
+    table: pd.DataFrame,
+    predicted: Callable[[Series, Grid], Volume],
+    look: RecordedLook | None,
+) -> list[Overlay]:
+    """Best, median and worst scan of a model, label and prediction outlined.
+
+    Args:
+        cohort: table of the scans.
+        table: of the evaluation.
+        predicted: mask of a series on the grid of its scan.
+        look: needed for series of the test split.
+    """
+    series = {s.series_id: s for s in read_cohort(cohort).series}
+    found = []
+    for kind, series_id in example_series(table).items():
+        item = series[series_id]
+        scan = read_scan(item.image, series=item.extra.get("dicom_series") or None)
+        dice = float(table.loc[table["series_id"] == series_id, "dice"].iloc[0])
+        figure = figures.overlay_figure(
+            scan.volume,
+            label=read_label(item, like=scan.grid, look=look),
+            prediction=predicted(item, scan.grid),
+            probability=None,
+            title=f"{kind}: {series_id}, Dice {dice:.2f}, {item.slice_thickness_mm:g} mm slices",
+        )
+        found.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=figures.png(figure)))
+    return found
+
+
+def training_curves(run: Run, label: str) -> ExtraFigure:
+    """Loss and development Dice by epoch."""
+    rows = pd.DataFrame(read_history(run.directory / "logs" / "history.jsonl"))
+    columns = [c for c in ("train/loss_epoch", "train/loss", "dev/dice") if c in rows][-2:]
+    rows["epoch"] += 1
+    series = read_cohort(run.config.data.cohort).series
+    sizes = [_size([s for s in series if s.split == split], split) for split in ("finetune", "dev")]
+    origin = f"{' and '.join(sizes)}, seed {run.config.seed}"
+    figure = figures.training_figure(rows[["epoch", *columns]], f"{label}; seed {run.config.seed}")
+    return ExtraFigure(
+        name=f"training_{_file_name(run)}",
+        title=f"Training: {label}",
+        caption="Training loss, and Dice on the native grids of the development split at its best threshold, by epoch.",
+        png=figures.png(figure),
+        source=origin,
+    )
+
+
+def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
+    """What the masked autoencoders behind the runs restore."""
+    found = []
+    for source in dict.fromkeys(run.config.init_from for run in runs if run.config.init_from):
+        path = Path(source) / "figures" / "reconstruction.png"
+        if path.exists():
+            run = load_run(Path(source))
+            caption = (
+                f"The masked autoencoder hides {run.config.model.mae.mask_ratio:.0%} of the tokens and restores them; "
+                "a crop of a development scan, after the last epoch."
+            )
+            found.append(
+                ExtraFigure(
+                    name=f"reconstruction_{_file_name(run)}",
+                    title="Pre-training",
+                    caption=caption,
+                    png=path.read_bytes(),
+                    source=f"1 crop of 1 scan, dev split, seed {run.config.seed}",
+                    command=" ".join(["iac", *(run.provenance.get("command") or ["", "pretrain", "…"])[1:]]),
+                )
+            )
+    return found
+
+
+def _size(series: Sequence[Series], split: str) -> str:
+    return f"{len(series)} scans of {len({s.patient_id for s in series})} patients, {split} split"
+
+
+def _file_name(run: Run) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", run.config.name)

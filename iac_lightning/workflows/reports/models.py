@@ -1,0 +1,254 @@
+"""Evaluated models beside each other in one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.cohort.table import Series, read_cohort
+from data_modules.files import write_json_atomic
+from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.clinical.analysis import analyse, shortage
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.summary import read_series_table
+from iac_lightning.report.models.analysis import analysis_sections
+from iac_lightning.report.models.calibration import calibration_section
+from iac_lightning.report.models.page import report_files, write_report
+from iac_lightning.report.page import ModelResult, ReportContext
+from iac_lightning.runs.directory import Run
+from iac_lightning.tracking import logger as tracking
+from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
+from iac_lightning.workflows.reports.evaluated import (
+    Entry,
+    check_evaluated,
+    evaluate_command,
+    fixed_cutoffs,
+    look_at,
+    model_labels,
+    named,
+    shared_settings,
+    shown_path,
+)
+from iac_lightning.workflows.reports.model_results import (
+    external_result,
+    model_result,
+    reconstructions,
+    training_curves,
+)
+
+SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
+"""What the evaluations of a model on two splits share, unless it has changed in between."""
+
+QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
+
+
+def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", command: str = "") -> Path:
+    """Write the page from what `iac evaluate` left in each run.
+
+    An analysis follows (`analysis.json`): slopes over slice thickness and detection; where every model was evaluated on
+    the development split too, risk groups and volume intervals. The model given last is its baseline. A page about the
+    test split is a look at it, recorded with every model. Page, tables and figures also go to the runs' MLflow.
+
+    Args:
+        entries: evaluated segmentation runs and predictions of other programs, in the order of the tables.
+        out: folder of `index.html`.
+        split: which evaluation.
+        caveat: what the figures cannot say.
+        command: how the page is made again; by default `iac report …`.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: when a run was not evaluated on the split, two have the same name, or their settings of the
+            evaluation differ.
+    """
+    by_name = named(entries)
+    settings = shared_settings(entries)
+    for entry in entries:
+        check_evaluated(entry, split)
+    runs = [entry for entry in entries if isinstance(entry, Run)]
+    labels = model_labels([run.config for run in runs])
+    label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
+    models: dict[str, ModelResult] = {}
+    for name, entry in by_name.items():
+        look = look_at(entry, "report", split)
+        if isinstance(entry, Run):
+            models[name] = model_result(entry, label_of[name], split, look)
+        else:
+            models[name] = external_result(entry, split, look)
+    dev_tables, missing, mend = development(by_name, split, settings)
+    context = describe(
+        entries,
+        split=split,
+        settings=settings,
+        caveat=caveat,
+        command=command or report_command(entries, out, split, settings),
+        missing=(missing, mend),
+        labels=labels,
+    )
+    analysis = analyse(
+        {name: model.table for name, model in models.items()},
+        dev_tables,
+        baseline=list(models)[-1] if len(models) > 1 else None,
+        cutoffs=fixed_cutoffs(settings),
+        coverage=settings.coverage,
+        thickness_strata=context.strata,
+        seed=context.seed,
+    )
+    sections = analysis_sections(models, dev_tables, analysis, context)
+    if calibrations := calibration_section(models):
+        sections.append(calibrations)
+    page = write_report(out, models, context, sections)
+    write_json_atomic(out / "analysis.json", analysis)
+    for name, entry in by_name.items():
+        if isinstance(entry, Run):
+            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
+            tracking.log_files(entry, report_files(out), out, f"report/{split}")
+    return page
+
+
+def describe(
+    entries: Sequence[Entry],
+    *,
+    split: str,
+    settings: EvaluationConfig,
+    caveat: str,
+    command: str,
+    missing: tuple[str, Sequence[str]],
+    labels: Sequence[str],
+) -> ReportContext:
+    """What the page says of data, code and training.
+
+    Args:
+        entries: the models.
+        split: that the page is about.
+        settings: of the evaluation.
+        caveat: what the figures cannot say.
+        command: what makes the page.
+        missing: what the page lacks, and the commands that make it.
+        labels: of the runs among the models.
+    """
+    runs = [entry for entry in entries if isinstance(entry, Run)]
+    first = entries[0]
+    provenance = runs[0].provenance if runs else {}
+    git = provenance.get("git") or {}
+    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
+    sheet = cohort.parent / "contact_sheet.png"
+    about = [cohort_sentence(read_cohort(cohort).series)]
+    if runs:
+        spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
+        about.append(
+            f"Networks see a common grid of {spacing} mm; every figure is computed on each scan's native grid."
+        )
+    if len(runs) < len(entries):
+        others = ", ".join(entry.label for entry in entries if isinstance(entry, ExternalModel))
+        about.append(f"Predicted elsewhere, so that the patients it was trained on cannot be checked here: {others}.")
+    return ReportContext(
+        title="Intracranial arterial calcification: models compared",
+        question=QUESTION,
+        caveat=caveat,
+        split=split,
+        seed=runs[0].config.seed if runs else SEED,
+        command=command,
+        git=" ".join([str(git.get("commit", "unknown")), "(with local changes)" if git.get("dirty") else ""]).strip(),
+        fingerprint=str(provenance.get("data_fingerprint", "")),
+        contact_sheet=sheet if sheet.exists() else None,
+        data=about,
+        figures=[
+            *(training_curves(run, label) for run, label in zip(runs, labels, strict=True)),
+            *reconstructions(runs),
+        ],
+        missing=missing[0],
+        mend=missing[1],
+        strata=strata_from_edges(settings.thickness_edges_mm),
+    )
+
+
+def report_command(entries: Sequence[Entry], out: Path, split: str, settings: EvaluationConfig) -> str:
+    """How the page is made again; folders of absolute paths are left out."""
+    default = EvaluationConfig()
+    changed = {
+        f.name: getattr(settings, f.name)
+        for f in fields(settings)
+        if getattr(settings, f.name) != getattr(default, f.name)
+    }
+    return " ".join(
+        [
+            "iac report",
+            *(shown_path(entry.directory) for entry in entries),
+            f"--out {shown_path(out)} --split {split}",
+            *(f"evaluation.{name}={json.dumps(value).replace(' ', '')}" for name, value in changed.items()),
+        ]
+    )
+
+
+def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a page that stand beside a run in MLflow; what is undefined is None."""
+    found: dict[str, Any] = {
+        "dice": model.summary["dice"]["mean"],
+        "volume_icc": model.summary["volume_icc"]["value"],
+        "dice_slope_per_mm": analysis["thickness"]["dice"]["slope_per_mm"]["value"],
+        "detection_auc": analysis["detection"]["auc"]["value"],
+        "looks": model.looks["n"] if model.looks else None,
+    }
+    if "risk" in analysis:
+        found["risk_accuracy"] = analysis["risk"]["accuracy"]["value"]
+        found["risk_kappa"] = analysis["risk"]["kappa"]["value"]
+    if "conformal" in analysis:
+        found["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
+    return found
+
+
+def development(
+    entries: Mapping[str, Entry], split: str, settings: EvaluationConfig
+) -> tuple[dict[str, pd.DataFrame], str, tuple[str, ...]]:
+    """Tables of the development split, which decide risk groups and intervals.
+
+    Args:
+        entries: name to evaluated model.
+        split: that the page is about; the development split cannot judge itself.
+        settings: coverage of the intervals, and cut-offs where they are fixed.
+
+    Returns:
+        Name to table, or none of them; a sentence that says what is missing; the commands that make it.
+    """
+    if split == "dev":
+        return {}, "", ()
+    cutoffs = fixed_cutoffs(settings)
+    left_out = f"{'Volume' if cutoffs else 'Risk groups and volume'} intervals are left out"
+    lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
+    if lacking:
+        sentence = (
+            f"{left_out} until {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} evaluated on the "
+            f"development split, with the weights and thresholds of the {split} split"
+        )
+        return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
+    tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
+    if small := shortage(tables, settings.coverage, cutoffs):
+        sentence = f"{left_out} because of {small}; with more of them labelled, evaluate again"
+        return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
+    return tables, "", ()
+
+
+def has_development(folder: Path, split: str) -> bool:
+    """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
+    if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
+        return False
+    dev, other = (json.loads((folder / f"{name}.json").read_text()) for name in ("dev", split))
+    return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
+
+
+def cohort_sentence(series: Sequence[Series]) -> str:
+    """Patients and series of each split, and the range of slice thickness."""
+    parts = []
+    for split in ("pretrain", "finetune", "dev", "test"):
+        rows = [s for s in series if s.split == split]
+        parts.append(f"{split} {len({s.patient_id for s in rows})} patients ({len(rows)} series)")
+    thickness = [s.slice_thickness_mm for s in series]
+    return f"Split by patient: {', '.join(parts)}. Slices of {min(thickness):g} to {max(thickness):g} mm."

@@ -1,0 +1,531 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_modules.batches.ct_data_module import DEV_CROPS, CTDataModule
+from data_modules.batches.patches import PatchDataset, PatchSampler, normalise
+from data_modules.config import AugmentationConfig, DataConfig, GridConfig, SamplingConfig
+from data_modules.errors import UserError
+from data_modules.prepare.store import PreparedStore, open_store
+
+SHAPE = (20, 18, 14)
+SPACING = (1.0, 1.0, 2.0)
+CROP = (10, 8, 8)
+STRONG = AugmentationConfig(
+    affine_probability=0.7,
+    thickness_probability=0.7,
+    noise_probability=0.7,
+    blur_probability=0.7,
+    intensity_probability=0.7,
+)
+NOTHING = AugmentationConfig(
+    flip_probability=0,
+    affine_probability=0,
+    thickness_probability=0,
+    noise_probability=0,
+    blur_probability=0,
+    intensity_probability=0,
+)
+ROWS = [  # patient, series, split, voxel of the lesion
+    ("p0", "s0", "finetune", (3, 4, 0)),
+    ("p0", "s1", "finetune", (10, 9, 7)),
+    ("p1", "s2", "finetune", (15, 12, 13)),
+    ("p2", "s3", "finetune", None),
+    ("p3", "s4", "finetune", (8, 8, 8)),
+    ("p4", "s5", "dev", (9, 9, 6)),
+    ("p5", "s6", "dev", None),
+    ("p6", "s7", "pretrain", None),
+    ("p7", "s8", "test", (9, 9, 6)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine tiny scans and their table, prepared once."""
+    root = tmp_path_factory.mktemp("cohort")
+    rng = np.random.default_rng(0)
+    rows = []
+    for patient, series, split, voxel in ROWS:
+        hu = rng.integers(-300, 90, SHAPE).astype(np.int16)
+        mask = np.zeros(SHAPE, dtype=np.uint8)
+        if voxel:
+            hu[voxel], mask[voxel] = 700, 1
+        for name, array in (("", hu), ("_label", mask)):
+            nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), root / f"{series}{name}.nii")
+        rows.append(
+            {
+                "patient_id": patient,
+                "series_id": series,
+                "image": f"{series}.nii",
+                "label": "" if split == "pretrain" else f"{series}_label.nii",
+                "split": split,
+                "slice_thickness_mm": 3.0,
+                "spacing_x_mm": 1.0,
+                "spacing_y_mm": 1.0,
+                "spacing_z_mm": 2.0,
+                "kernel": "",
+                "manufacturer": "",
+            }
+        )
+    pd.DataFrame(rows).to_csv(root / "cohort.csv", index=False)
+    return root
+
+
+@pytest.fixture
+def config(folder: Path) -> DataConfig:
+    return DataConfig(
+        cohort=str(folder / "cohort.csv"),
+        prepare_workers=1,
+        grid=GridConfig(spacing_mm=SPACING, roi_mm=(20.0, 18.0, 28.0)),
+        sampling=SamplingConfig(crop=CROP, samples_per_epoch=24),
+        augmentation=STRONG,
+        batch_size=4,
+    )
+
+
+def build(config: DataConfig, task: str = "segment", seed: int = 5, **settings: Any) -> CTDataModule:
+    data = CTDataModule(config, task, seed, **settings)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+class Ranks:
+    """Stands in for the trainer of one process of several."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.global_rank = rank
+        self.world_size = world
+
+
+def on_rank(config: DataConfig, rank: int, world: int, task: str = "segment") -> CTDataModule:
+    data = build(config, task)
+    data.trainer = Ranks(rank, world)  # type: ignore[assignment]
+    return data
+
+
+def changed_table(config: DataConfig, path: Path, **cells: dict[str, str]) -> DataConfig:
+    """A config whose table differs in some cells: `column={series_id: value}`; image paths are made absolute."""
+    table = pd.read_csv(config.cohort, dtype=str, keep_default_na=False).set_index("series_id", drop=False)
+    for column in ("image", "label"):
+        table[column] = [str(Path(config.cohort).parent / cell) if cell else "" for cell in table[column]]
+    for column, values in cells.items():
+        for series, value in values.items():
+            table.loc[series, column] = value
+    path.mkdir(exist_ok=True)
+    table.to_csv(path / "cohort.csv", index=False)
+    return replace(config, cohort=str(path / "cohort.csv"))
+
+
+def joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    batches = list(batches)
+    return {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+class TestNormalise:
+    def test_by_hand(self) -> None:
+        hu = np.array([-1024, -200, 100, 400, 700, 1000, 3071], dtype=np.int16)
+        image = normalise(hu, (-200.0, 1000.0))
+        assert image.dtype == np.float32
+        np.testing.assert_allclose(image, [-1, -1, -0.5, 0, 0.5, 1, 1], atol=1e-6)
+        assert (image.min(), image.max()) == (-1, 1)
+
+    def test_leaves_float_input_as_it_is(self) -> None:
+        hu = np.array([[0.0, 500.0]], dtype=np.float32)
+        np.testing.assert_allclose(normalise(hu, (0.0, 1000.0)), [[-1, 0]], atol=1e-6)
+        assert hu.tolist() == [[0.0, 500.0]]
+
+
+class TestSamples:
+    def test_batches_of_segmentation(self, config: DataConfig) -> None:
+        data = build(config)
+        for batch in data.train_dataloader():
+            assert set(batch) == {
+                "image", "label", "loss_region", "slice_thickness_mm", "series_index", "sample_index"
+            }  # fmt: skip
+            assert batch["image"].shape == batch["label"].shape == batch["loss_region"].shape == (4, 1, *CROP)
+            assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.float32)
+            assert batch["loss_region"].dtype == torch.bool
+            assert batch["image"].min() >= -1
+            assert batch["image"].max() <= 1
+            assert batch["label"].min() >= 0
+            assert batch["label"].max() <= 1
+            assert batch["slice_thickness_mm"].shape == (4,)
+            assert batch["slice_thickness_mm"].min() >= 3.0
+
+    def test_a_sample_is_cut_from_its_series(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without augmentation, everything in a sample can be found in the prepared volumes."""
+        data = build(replace(config, augmentation=AugmentationConfig(enabled=False)))
+        dataset = data.train_dataloader().dataset
+        assert isinstance(dataset, PatchDataset)
+        places = []
+        draw = dataset._place
+        monkeypatch.setattr(dataset, "_place", lambda rng: places.append(draw(rng)) or places[-1])  # type: ignore[func-returns-value]
+        lesions = 0
+        for index in range(24):
+            sample = dataset[0, index]
+            place = places[-1]
+            prepared = data.train_series[place.series]
+            assert sample["series_index"] == place.series
+            assert sample["sample_index"] == index
+            x, y, z = (c + 10 for c in place.corner)
+            box = np.s_[x : x + CROP[0], y : y + CROP[1], z : z + CROP[2]]
+            hu = np.pad(np.asarray(prepared.hu()), 10, constant_values=-1024)[box]
+            occupancy = prepared.occupancy()
+            assert occupancy is not None
+            expected = np.pad(np.asarray(occupancy) / 255, 10)[box]
+            np.testing.assert_allclose(sample["label"][0], expected, atol=1e-6)
+            np.testing.assert_allclose(sample["image"][0], np.clip((hu - 400.0) / 600, -1, 1), atol=1e-6)
+            np.testing.assert_array_equal(sample["loss_region"][0], (hu >= 100) | (expected > 0))
+            assert sample["slice_thickness_mm"] == 3.0
+            lesions += bool(expected.any())
+            assert not place.around_lesion or expected.any()
+        assert lesions > 8
+
+    @pytest.mark.parametrize(("restrict_hu", "share"), [(None, (1.0, 1.0)), (100.0, (0.0, 0.01)), (-100.0, (0.2, 0.6))])
+    def test_the_loss_region(self, config: DataConfig, restrict_hu: float | None, share: tuple[float, float]) -> None:
+        data = build(replace(config, augmentation=AugmentationConfig(enabled=False)), restrict_hu=restrict_hu)
+        batch = joined(data.train_dataloader())
+        assert share[0] <= batch["loss_region"].float().mean() <= share[1]
+        assert batch["loss_region"][batch["label"] > 0].all()
+
+    def test_the_loss_region_is_that_before_intensity_changes(self, config: DataConfig) -> None:
+        quiet = replace(NOTHING, affine_probability=1, thickness_probability=1)
+        loud = replace(quiet, noise_probability=1, noise_hu=2000)
+        a, b = (joined(build(replace(config, augmentation=s)).train_dataloader()) for s in (quiet, loud))
+        assert torch.equal(a["loss_region"], b["loss_region"])
+        assert torch.equal(a["label"], b["label"])
+        assert not torch.equal(a["image"], b["image"])
+        assert a["loss_region"][a["label"] > 0].all()
+
+    def test_thicker_slices_are_told(self, config: DataConfig) -> None:
+        thick = AugmentationConfig(thickness_probability=1, thickness_range_mm=(4.0, 6.0))
+        batch = joined(build(replace(config, augmentation=thick)).train_dataloader())
+        assert batch["slice_thickness_mm"].min() > 4
+        assert len(set(batch["slice_thickness_mm"].tolist())) == 24
+
+    def test_the_label_is_flipped_with_the_image(self, config: DataConfig) -> None:
+        flip = replace(config, augmentation=replace(NOTHING, flip_probability=1))
+        batch = joined(build(flip).train_dataloader())
+        bright = batch["image"] > 0.4  # lesions alone reach 700 HU
+        assert bright.any()
+        assert torch.equal(bright, batch["label"] > 0.9)
+
+    def test_pretraining_looks_at_no_label(self, config: DataConfig, tmp_path: Path) -> None:
+        unlabelled = changed_table(config, tmp_path, label={row[1]: "" for row in ROWS})
+        unlabelled = replace(unlabelled, prepared_dir=str(tmp_path / "prepared"))
+        data = build(unlabelled, "pretrain")
+        batch = joined(data.train_dataloader())
+        assert set(batch) == {"image", "slice_thickness_mm", "series_index", "sample_index"}
+        assert data.trained_patients == ("p0", "p1", "p2", "p3", "p6")
+        labelled = joined(build(config, "pretrain").train_dataloader())
+        assert_same(batch, labelled)
+
+    def test_a_cohort_without_lesions(self, config: DataConfig, tmp_path: Path) -> None:
+        empty = str(Path(config.cohort).parent / "s3_label.nii")
+        free = changed_table(config, tmp_path, label={s: empty for _, s, split, _ in ROWS if split != "pretrain"})
+        batch = joined(build(replace(free, prepared_dir=str(tmp_path / "prepared"))).train_dataloader())
+        assert not batch["label"].any()
+        assert len(batch["image"]) == 24
+
+
+class TestDeterminism:
+    def test_the_number_of_workers_changes_nothing(self, config: DataConfig) -> None:
+        config = replace(config, sampling=replace(config.sampling, samples_per_epoch=10))
+        alone = build(config).train_dataloader()
+        epochs = []
+        for epoch in (0, 3):
+            alone.sampler.set_epoch(epoch)
+            epochs.append(joined(alone))
+        with_workers = build(replace(config, num_workers=2)).train_dataloader()
+        for epoch, expected in zip((0, 3), epochs, strict=True):
+            with_workers.sampler.set_epoch(epoch)
+            assert_same(joined(with_workers), expected)
+        assert not torch.equal(epochs[0]["image"], epochs[1]["image"])
+        assert epochs[0]["sample_index"].tolist() == list(range(10))
+
+    def test_two_devices_see_together_what_one_sees(self, config: DataConfig) -> None:
+        """24 samples: batch k of 2 × 5 is batch k of 10, and the last one, of 4, is shared evenly."""
+        one = list(build(replace(config, batch_size=10)).train_dataloader())
+        small = replace(config, batch_size=5)
+        two = [list(on_rank(small, rank, 2).train_dataloader()) for rank in range(2)]
+        assert [len(b["image"]) for b in two[0]] == [5, 5, 2]
+        assert [len(loader) for loader in two] == [3, 3]
+        for whole, first, second in zip(one, *two, strict=True):
+            assert_same(whole, joined([first, second]))
+
+    def test_seeds_and_epochs_change_every_sample(self, config: DataConfig) -> None:
+        images = []
+        for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+            loader = build(config, seed=seed).train_dataloader()
+            loader.sampler.set_epoch(epoch)
+            images.append(joined(loader)["image"])
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            assert not (images[a] == images[b]).flatten(1).all(dim=1).any()
+
+    def test_global_generators_are_left_alone(self, config: DataConfig) -> None:
+        state = torch.get_rng_state()
+        for task in ("segment", "pretrain"):
+            data = build(config, task)
+            list(data.train_dataloader())
+            list(data.val_dataloader())
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_a_data_set_travels_to_spawned_workers(self, config: DataConfig) -> None:
+        dataset = build(config).train_dataloader().dataset
+        assert_same(pickle.loads(pickle.dumps(dataset))[2, 3], dataset[2, 3])
+
+
+class TestSampler:
+    @pytest.mark.parametrize(("samples", "batch_size", "world"), [(24, 4, 1), (10, 4, 1), (24, 3, 4), (14, 3, 2)])
+    def test_each_index_once(self, samples: int, batch_size: int, world: int) -> None:
+        samplers = [PatchSampler(samples, batch_size, rank, world) for rank in range(world)]
+        for sampler in samplers:
+            sampler.set_epoch(7)
+        keys = [list(sampler) for sampler in samplers]
+        assert sorted(index for part in keys for _, index in part) == list(range(samples))
+        assert {epoch for part in keys for epoch, _ in part} == {7}
+        assert [len(s) for s in samplers] == [len(part) for part in keys]
+
+    def test_order_by_hand(self) -> None:
+        first, second = (list(PatchSampler(12, 2, rank, 2)) for rank in range(2))
+        assert [index for _, index in first] == [0, 1, 4, 5, 8, 9]
+        assert [index for _, index in second] == [2, 3, 6, 7, 10, 11]
+
+    def test_an_epoch_that_devices_cannot_share_is_refused(self, config: DataConfig) -> None:
+        odd = replace(config, sampling=replace(config.sampling, samples_per_epoch=25))
+        with pytest.raises(UserError, match=r"samples_per_epoch: 25 .* 2 devices.* such as 24 or 32"):
+            on_rank(odd, 0, 2).train_dataloader()
+        assert len(list(build(odd).train_dataloader())) == 7
+
+
+class TestResume:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_inside_an_epoch(self, config: DataConfig, workers: int) -> None:
+        config = replace(config, num_workers=workers)
+        whole = build(config).train_dataloader()
+        whole.sampler.set_epoch(2)
+        iterator: Iterator[dict[str, Tensor]] = iter(whole)
+        for _ in range(2):
+            next(iterator)
+        state = whole.state_dict()
+        assert state == {"epoch": 2, "batches": 2}
+        expected = joined(iterator)
+
+        resumed = build(config).train_dataloader()
+        resumed.load_state_dict(state)
+        rest = iter(resumed)
+        resumed.sampler.set_epoch(2)  # Lightning names the epoch after it has made the iterator
+        first = next(rest)
+        assert resumed.state_dict() == {"epoch": 2, "batches": 3}
+        assert_same(joined([first, *rest]), expected)
+        resumed.sampler.set_epoch(3)
+        assert joined(resumed)["sample_index"].tolist() == list(range(24))
+
+    def test_a_finished_epoch_is_not_cut_short(self, config: DataConfig) -> None:
+        loader = build(config).train_dataloader()
+        loader.load_state_dict({"epoch": 2, "batches": 6})
+        loader.sampler.set_epoch(3)
+        assert len(list(loader)) == 6
+
+
+class Recorder(L.LightningModule):
+    """Notes what comes; learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, list[int], float]] = []
+        self.validated: list[int] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.seen.append((self.current_epoch, batch["sample_index"].tolist(), float(batch["image"].double().sum())))
+        return self.weight * 0
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.validated += batch["series_index"].tolist()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+def test_lightning_resumes_inside_an_epoch_with_the_samples_that_were_left(
+    config: DataConfig, tmp_path: Path, workers: int
+) -> None:
+    """Checkpoints every 2 of 6 batches; two of them, in the middle and at the end of epoch 1, are gone on from."""
+    config = replace(config, num_workers=workers)
+
+    def fit(module: Recorder, checkpoint: Path | None = None) -> None:
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[L.pytorch.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)],
+        )
+        trainer.fit(module, datamodule=CTDataModule(config, "segment", 5), ckpt_path=checkpoint, weights_only=True)
+
+    whole = Recorder()
+    fit(whole)
+    assert [epoch for epoch, _, _ in whole.seen] == [0] * 6 + [1] * 6 + [2] * 6
+    assert len({total for _, _, total in whole.seen}) == 18
+    assert whole.validated == [0, 1] * 3
+
+    (checkpoint,) = tmp_path.glob("step=10*.ckpt")  # 6 + 4 batches
+    resumed = Recorder()
+    fit(resumed, checkpoint)
+    assert resumed.seen == whole.seen[10:]
+    at_the_end = Recorder()
+    (checkpoint,) = tmp_path.glob("step=12.ckpt")  # 6 + 6: after the last batch of epoch 1
+    fit(at_the_end, checkpoint)
+    assert at_the_end.seen == whole.seen[12:]
+
+
+class TestValidation:
+    def test_segmentation_gives_each_series_once(self, config: DataConfig) -> None:
+        data = build(config)
+        assert [b["series_index"].tolist() for b in data.val_dataloader()] == [[0], [1]]
+        assert [p.series.series_id for p in data.dev_series] == ["s5", "s6"]
+        shares = [[int(b["series_index"]) for b in on_rank(config, rank, 2).val_dataloader()] for rank in range(2)]
+        assert shares == [[0], [1]]
+
+    def test_pretraining_gives_fixed_crops_without_labels(self, config: DataConfig) -> None:
+        first = joined(build(config, "pretrain").val_dataloader())
+        loader = build(config, "pretrain").val_dataloader()
+        assert set(first) == {"image", "slice_thickness_mm", "series_index", "sample_index"}
+        assert first["sample_index"].tolist() == list(range(2 * DEV_CROPS))
+        assert sorted(first["series_index"].tolist()) == [0] * DEV_CROPS + [1] * DEV_CROPS
+        for _ in range(2):
+            assert_same(joined(loader), first)
+        other = joined(build(config, "pretrain", seed=6).val_dataloader())
+        assert not torch.equal(other["image"], first["image"])
+
+    def test_a_dev_crop_is_cut_from_its_series(self, config: DataConfig) -> None:
+        data = build(config, "pretrain")
+        batch = joined(data.val_dataloader())
+        for image, index in zip(batch["image"], batch["series_index"].tolist(), strict=True):
+            volume = normalise(np.asarray(data.dev_series[index].hu()), config.window_hu)
+            windows = np.lib.stride_tricks.sliding_window_view(volume, CROP)
+            assert (np.abs(windows - image[0].numpy()).max(axis=(3, 4, 5)) < 1e-6).sum() == 1
+
+    def test_devices_share_the_crops(self, config: DataConfig) -> None:
+        whole = joined(build(config, "pretrain").val_dataloader())
+        parts = [joined(on_rank(config, rank, 3, "pretrain").val_dataloader()) for rank in range(3)]
+        assert sorted(i for part in parts for i in part["sample_index"].tolist()) == list(range(8))
+        assert_same(parts[1], {name: values[1::3] for name, values in whole.items()})
+
+    def test_more_devices_than_series(self, config: DataConfig) -> None:
+        with pytest.raises(UserError, match="2 development items for 3 devices"):
+            on_rank(config, 0, 3).val_dataloader()
+
+
+class TestPatients:
+    def test_each_task_trains_on_its_splits(self, config: DataConfig) -> None:
+        assert build(config).trained_patients == ("p0", "p1", "p2", "p3")
+        assert build(config, "pretrain").trained_patients == ("p0", "p1", "p2", "p3", "p6")
+
+    def test_the_test_split_is_not_even_prepared(self, config: DataConfig, tmp_path: Path) -> None:
+        fresh = replace(config, prepared_dir=str(tmp_path))
+        assert {p.series.split for p in build(fresh).store.series} == {"finetune", "dev"}
+        assert not list(tmp_path.rglob("s8"))
+
+    def test_labelled_fractions_are_nested_and_by_patient(self, config: DataConfig) -> None:
+        for seed in range(6):
+            fractions = [replace(config, labelled_fraction=f) for f in (0.01, 0.25, 0.5, 0.75, 1.0)]
+            chosen = [set(build(c, seed=seed).trained_patients) for c in fractions]
+            assert [len(patients) for patients in chosen] == [1, 1, 2, 3, 4]
+            assert all(small <= large for small, large in pairwise(chosen))
+        quarters = {build(replace(config, labelled_fraction=0.25), seed=seed).trained_patients for seed in range(12)}
+        assert len(quarters) > 2
+
+    def test_a_patients_series_stay_together(self, config: DataConfig) -> None:
+        for seed in range(6):
+            data = build(replace(config, labelled_fraction=0.5), seed=seed)
+            assert len(data.train_series) == len(data.trained_patients) + ("p0" in data.trained_patients)
+
+    def test_pretraining_uses_all_images_whatever_is_labelled(self, config: DataConfig) -> None:
+        assert len(build(replace(config, labelled_fraction=0.25), "pretrain").trained_patients) == 5
+
+    def test_fingerprint_and_cohort(self, config: DataConfig) -> None:
+        data = build(config)
+        assert data.fingerprint == open_store(config, ("finetune", "dev")).fingerprint
+        assert data.cohort.patients("dev") == ("p4", "p5")
+
+
+class TestGuard:
+    def test_a_patient_in_two_splits(self, config: DataConfig, tmp_path: Path) -> None:
+        leaking = changed_table(config, tmp_path, split={"s1": "dev"})
+        with pytest.raises(UserError, match="patient 'p0' is in dev and finetune"):
+            build(leaking)
+
+    def test_development_series_offered_for_training(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever the store may answer, series of the dev split are not trained on."""
+        monkeypatch.setattr(PreparedStore, "split", lambda self, *names: self.series)
+        with pytest.raises(UserError, match=r"2 training series come from other splits than finetune: s5 \(dev\)"):
+            build(config)
+
+    @pytest.mark.parametrize(
+        ("task", "cells", "message"),
+        [
+            ("segment", {s: "dev" for _, s, split, _ in ROWS if split == "finetune"}, "no prepared series .* finetune"),
+            ("segment", {"s5": "test", "s6": "test"}, "no prepared series in the split dev, which segment needs"),
+            ("pretrain", {"s5": "test", "s6": "test"}, "no prepared series in the split dev, which pretrain needs"),
+        ],
+    )
+    def test_a_split_without_series(
+        self, config: DataConfig, tmp_path: Path, task: str, cells: dict[str, str], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message):
+            build(changed_table(config, tmp_path, split=cells), task)
+
+    def test_development_series_may_be_left_out_where_nothing_is_validated(
+        self, config: DataConfig, tmp_path: Path
+    ) -> None:
+        data = build(changed_table(config, tmp_path, split={"s5": "test", "s6": "test"}), needs_dev=False)
+        assert data.dev_series == ()
+        assert len(list(data.train_dataloader())) == 6
+
+    @pytest.mark.parametrize("series", ["s2", "s6"])
+    def test_missing_labels(self, config: DataConfig, tmp_path: Path, series: str) -> None:
+        with pytest.raises(UserError, match=f"1 series of the splits finetune and dev have no label, such as {series}"):
+            build(changed_table(config, tmp_path, label={series: ""}))
+
+
+def test_scans_that_are_not_axial_are_thickened_from_the_grid(config: DataConfig) -> None:
+    """Slices along x leave z as fine as the grid, however thick they are; the thickness told is the larger one."""
+    data = build(config)
+    series = [replace(p, slice_axis=0, slice_thickness_mm=9.0) for p in data.train_series]
+    thick = replace(NOTHING, thickness_probability=1, thickness_range_mm=(6.0, 6.0))
+    images: list[NDArray[np.float32]] = []
+    for settings in (AugmentationConfig(enabled=False), thick):
+        dataset = PatchDataset(series, replace(config, augmentation=settings), 0, labels=False)
+        sample = dataset[0, 0]
+        images.append(sample["image"].numpy())
+        assert sample["slice_thickness_mm"] == 9.0
+    assert not np.allclose(images[0], images[1])

@@ -1,0 +1,113 @@
+"""Regions of interest: the scan's own voxels, in canonical order, around the right point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_modules.config import GridConfig
+from data_modules.prepare import roi
+from data_modules.prepare.registration import Registration, RegistrationFailed
+from data_modules.prepare.roi import locate, region_of_interest
+from data_modules.scan.geometry import Grid, place
+from data_modules.scan.resampling import resample_image
+from data_modules.scan.scan import Scan, read_scan, write_nifti
+
+DATA = Path(__file__).parents[5] / "shared" / "data"
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """Axes L-A-S, 4 mm slices of unequal thickness."""
+    affine = np.diag([-1.0, 1.0, 4.0, 1.0])
+    affine[:3, 3] = 60, -50, -100
+    hu = np.random.default_rng(0).integers(-1000, 1000, (121, 101, 40)).astype(np.int16)
+    return Scan(
+        hu=hu,
+        grid=Grid(hu.shape, affine),
+        slice_thickness_mm=4.0,
+        slice_thicknesses_mm=tuple(np.linspace(4, 8, 40).tolist()),
+    )
+
+
+def test_without_template_the_region_stands_around_the_centre(scan: Scan) -> None:
+    region = region_of_interest(scan, GridConfig())
+    assert region.grid.axis_codes == "RAS"
+    assert region.hu.shape == (80, 64, 12)
+    np.testing.assert_allclose(region.grid.center_ras_mm, scan.grid.center_ras_mm, atol=2)
+    center, registration = locate(scan, GridConfig())
+    np.testing.assert_allclose(center, scan.grid.center_ras_mm)
+    assert registration is None
+
+
+def test_voxels_and_slice_thicknesses_are_the_scans_own(scan: Scan) -> None:
+    region = region_of_interest(scan, GridConfig())
+    back = place(region.volume, scan.grid, -2000).data
+    inside = back != -2000
+    assert inside.sum() == region.hu.size
+    assert np.array_equal(back[inside], scan.hu[inside])
+    assert region.slice_thicknesses_mm is not None
+    assert scan.slice_thicknesses_mm is not None
+    first = int(np.flatnonzero(inside.any(axis=(0, 1)))[0])
+    np.testing.assert_allclose(region.slice_thicknesses_mm, scan.slice_thicknesses_mm[first : first + 12])
+
+
+def test_the_region_stands_where_the_template_puts_it(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def found(seen: Scan, template: Path) -> tuple[np.ndarray, Registration]:
+        asked.append(template)
+        return np.array([10.0, 5.0, -20.0]), Registration(np.eye(4), 0.9, True, "")
+
+    monkeypatch.setattr(roi, "find_roi_center", found)
+    region = region_of_interest(scan, GridConfig(template="templates/head.nii.gz"))
+    assert asked == [Path("templates/head.nii.gz")]
+    assert (np.abs(region.grid.center_ras_mm - (10, 5, -20)) <= np.array([0.5, 0.5, 2]) + 1e-6).all()
+    assert not region.warnings
+
+
+def test_a_region_that_leaves_the_scan_is_air_there_and_says_so(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    registration = Registration(np.eye(4), 0.9, True, "")
+    monkeypatch.setattr(roi, "find_roi_center", lambda *_: (np.array([0.0, 0.0, -98.0]), registration))
+    region = region_of_interest(scan, GridConfig(template="head.nii.gz"))
+    # Twelve slices around the one at −98 mm (index 0.5): six of them (−5 … −1 and one half) lie below the scan.
+    below = region.grid.to_ras_mm(np.stack([[0, 0, k] for k in range(12)]))[:, 2] < -101
+    assert (region.hu[:, :, below] == -1024).all()
+    assert not (region.hu[:, :, ~below] == -1024).any()
+    assert f"{1 - below.mean():.0%} of the region" in region.warnings[-1]
+
+
+def test_a_failed_registration_is_passed_on(scan: Scan, tmp_path: Path) -> None:
+    write_nifti(scan.volume, tmp_path / "head.nii.gz")
+    air = Scan(hu=np.full_like(scan.hu, -1000), grid=scan.grid, slice_thickness_mm=4.0)
+    with pytest.raises(RegistrationFailed, match="connected tissue"):
+        region_of_interest(air, GridConfig(template=str(tmp_path / "head.nii.gz")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "landmarks"),
+    [
+        ("cranium_ct.nii.gz", [(15, 15, -22), (-13, 15, -22), (8, 2, -33)]),
+        ("ge_head_dicom", [(-5.4, 14.9, 7.5), (-7.8, 22.6, 5.8)]),
+    ],
+)
+def test_real_heads_show_both_sides_of_the_sella(name: str, landmarks: list[tuple[float, ...]]) -> None:
+    """Anterior clinoids and dorsum sellae, beside which the siphons run; calcified walls in the second scan."""
+    template = DATA / "scct_template_hu.nii.gz"
+    if not (template.exists() and (DATA / name).exists()):
+        pytest.skip(f"needs {name} and the template in the shared data folder")
+    config = GridConfig(template=str(template))
+    region = region_of_interest(read_scan(DATA / name), config)
+    assert all(abs(size - wanted) < 5 for size, wanted in zip(region.grid.size_mm, config.roi_mm, strict=True))
+    index = region.grid.to_index(landmarks)
+    margin = 8 / np.asarray(region.grid.spacing_mm)
+    assert (index > margin).all()
+    assert (index < np.asarray(region.grid.shape) - margin).all()
+    assert not any("region of interest" in warning for warning in region.warnings)
+    assert (region.hu[tuple(np.rint(index).astype(int).T)] >= 130).all()
+    common = resample_image(region.volume, region.grid.with_spacing(config.spacing_mm, config.roi_mm))
+    assert common.data.shape == (100, 80, 30)
+    assert common.data.max() > 500

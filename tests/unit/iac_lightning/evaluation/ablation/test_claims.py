@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_modules.errors import UserError
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.ablation.claims import (
+    CONTRADICTED,
+    NOT_TESTED,
+    SUPPORTED,
+    UNDECIDED,
+    Claim,
+    assess_claims,
+    verdict,
+    with_enough_patients,
+)
+from iac_lightning.evaluation.ablation.recipes import Candidate, group_recipes
+from iac_lightning.evaluation.clinical.risk import RiskCutoffs, compare_risk, cutoffs_from_development
+from iac_lightning.evaluation.statistics.bootstrap import mean_ci
+from iac_lightning.evaluation.statistics.thickness import slope_ci, within_patient_slope_ci
+from tests.synthetic_sweep import REPOSITORY, invented
+
+VIT, SCRATCH, CNN = "finetune/vit_mae.yaml", "finetune/vit_scratch.yaml", "baselines/cnn.yaml"
+DRAW = {"seed": 3, "resamples": 400}
+
+
+def candidate(experiment: str, *overrides: str, seed: int = 0, patch=None, dev=True, **table) -> Candidate:
+    settings = [f"seed={seed}", *overrides]
+    if patch:
+        settings.append(f"model.vit.patch_size={patch}")
+    key = (seed, sum(map(ord, experiment + "".join(settings))))
+    rows = invented(**{"mean": 0.6, "key": key, "patients": 20, **table})
+    before = None
+    if experiment == VIT:
+        before = [f"model.vit.patch_size={patch}"] if patch else []
+        before = load_experiment(REPOSITORY / "experiments/pretrain/mae.yaml", before)
+    return Candidate(
+        config=load_experiment(REPOSITORY / "experiments" / experiment, settings),
+        pretraining=before,
+        table=rows,
+        dev=rows.assign(patient_id="d" + rows["patient_id"]) if dev else None,
+    )
+
+
+def lesions(c: Candidate):
+    return c.table[c.table["has_lesion"]].sort_values("series_id")
+
+
+def test_one_vit_and_one_cnn_give_the_figures_of_the_paired_functions():
+    vit = candidate(VIT, mean=0.65, per_mm=-0.01, bias=0.1)
+    cnn = candidate(CNN, mean=0.6, per_mm=-0.03, bias=0.9)
+    ahead, patches, upsampling, thick, risk = assess_claims([vit, cnn], **DRAW)
+    a, b = lesions(vit), lesions(cnn)
+    difference = (a["dice"] - b["dice"]).to_numpy()
+    expected = mean_ci(difference, a["patient_id"], **DRAW)
+    found = np.array([ahead.estimate, ahead.low, ahead.high])
+    np.testing.assert_allclose(found, 100 * np.array([expected.estimate, expected.low, expected.high]))
+    assert (ahead.verdict, ahead.n_cells, ahead.n_trainings, ahead.n_patients) == (SUPPORTED, 2, 2, 18)
+    expected = slope_ci(difference, a["slice_thickness_mm"], a["patient_id"], **DRAW)
+    np.testing.assert_allclose(
+        [thick.estimate, thick.low, thick.high],
+        100 * np.array([expected.estimate, expected.low, expected.high]),
+        rtol=1e-9,
+    )
+    assert thick.verdict == SUPPORTED
+    assert "patients only" in thick.remark
+    change = compare_risk(vit.table, cnn.table, cutoffs_from_development(vit.dev), **DRAW).relative_change
+    np.testing.assert_allclose(
+        [risk.estimate, risk.low, risk.high], 100 * np.array([change.estimate, change.low, change.high])
+    )
+    assert risk.verdict == SUPPORTED
+    assert (patches.verdict, upsampling.verdict) == (NOT_TESTED, NOT_TESTED)
+    assert "model.vit.patch_size" in patches.compared
+    assert np.isnan(patches.estimate)
+
+
+def test_verdicts():
+    assert verdict(0.1, 0.2, 1) == verdict(-0.2, -0.1, -1) == SUPPORTED
+    assert verdict(0.1, 0.2, -1) == verdict(-0.2, -0.1, 1) == CONTRADICTED
+    assert verdict(-0.1, 0.2, 1) == verdict(0.0, 0.2, 1) == verdict(float("nan"), float("nan"), 1) == UNDECIDED
+
+
+def test_a_better_cnn_contradicts():
+    found = assess_claims([candidate(VIT, mean=0.5, bias=0.8), candidate(CNN, mean=0.7)], **DRAW)
+    assert found[0].verdict == found[4].verdict == CONTRADICTED
+    assert "points ahead" in found[0].ours
+
+
+def test_patches_and_upsampling_average_over_sets_alike_in_all_else():
+    sizes = {"[4,4,4]": 64, "[8,8,8]": 512}
+    cells = [
+        candidate(
+            VIT, f"model.decoder.upsampling={up}", patch=size, seed=seed, mean=0.7 - 0.02 * np.log2(n / 64) + gain
+        )
+        for size, n in sizes.items()
+        for up, gain in (("transposed", 0.0), ("interpolation", 0.04))
+        for seed in (0, 1)
+    ]
+    assert [len(r.trainings) for r in group_recipes(cells)] == [2, 2, 2, 2]
+    # differs in two settings from each: in no pair, whatever its Dice
+    stray = candidate(VIT, "model.decoder.upsampling=pixelshuffle", "optimizer.lr=0.01", patch="[16,16,8]", mean=0.1)
+    _, patches, upsampling, *_ = assess_claims([*cells, stray], **DRAW)
+    mean = {
+        (next(iter(c.config.model.vit.patch_size)), c.config.model.decoder.upsampling, c.config.seed): lesions(c)[
+            "dice"
+        ].mean()
+        for c in cells
+    }
+    slopes = [(mean[8, up, s] - mean[4, up, s]) / 3 for up in ("transposed", "interpolation") for s in (0, 1)]
+    assert patches.estimate == pytest.approx(100 * np.mean(slopes))
+    gains = [mean[p, "interpolation", s] - mean[p, "transposed", s] for p in (4, 8) for s in (0, 1)]
+    assert upsampling.estimate == pytest.approx(100 * np.mean(gains))
+    assert (patches.n_cells, patches.n_trainings) == (upsampling.n_cells, upsampling.n_trainings) == (4, 8)
+    assert "2 sets" in patches.compared
+    assert patches.remark == ""
+    assert "2 pairs" in upsampling.compared
+
+
+def test_other_pretraining_settings_are_another_thing():
+    small, large = candidate(VIT, patch="[4,4,4]"), candidate(VIT, patch="[8,8,8]")
+    assert assess_claims([small, large], **DRAW)[1].verdict != NOT_TESTED
+    longer = load_experiment(
+        REPOSITORY / "experiments/pretrain/mae.yaml", ["model.vit.patch_size=[8,8,8]", "trainer.max_epochs=99"]
+    )
+    large = Candidate(config=large.config, pretraining=longer, table=large.table)
+    assert assess_claims([small, large], **DRAW)[1].verdict == NOT_TESTED
+
+
+def test_vit_and_cnn_on_other_data_are_not_compared():
+    found = assess_claims([candidate(VIT), candidate(CNN, "data.window_hu=[-100,900]")], **DRAW)
+    assert found[0].verdict == NOT_TESTED
+    assert "same data settings" in found[0].compared
+    only = assess_claims([candidate(SCRATCH), candidate(CNN)], **DRAW)
+    assert "there is no ViT, MAE pre-trained" in only[0].compared
+    assert "ViT, from scratch against CNN" in only[3].compared  # slices need a ViT of any kind
+
+
+def test_simulated_thicknesses_are_taken_within_patients():
+    rng = np.random.default_rng([1])
+    found = []
+    for k, experiment in enumerate((VIT, CNN)):
+        c = candidate(experiment)
+        first = c.table.groupby("patient_id").head(1)
+        versions = [first.assign(slice_thickness_mm=t, dice=0.8 - 0.01 * (1 + k) * t) for t in (1.0, 3.0, 5.0)]
+        stress = pd.concat(versions, ignore_index=True)
+        stress["dice"] += rng.normal(0, 0.005, len(stress))
+        found.append(Candidate(config=c.config, pretraining=c.pretraining, table=c.table, stress=stress))
+    thick = assess_claims(found, **DRAW)[3]
+    a, b = (f.stress[f.stress["has_lesion"]].sort_values(["series_id", "slice_thickness_mm"]) for f in found)
+    expected = within_patient_slope_ci(
+        (a["dice"] - b["dice"]).to_numpy(), a["slice_thickness_mm"], a["patient_id"], **DRAW
+    )
+    assert thick.estimate == pytest.approx(100 * expected.estimate)
+    assert (thick.low, thick.high) == pytest.approx((100 * expected.low, 100 * expected.high))
+    assert thick.estimate == pytest.approx(1.0, abs=0.3)
+    assert "simulated" in thick.compared
+    found[0] = replace(found[0], stress=found[0].stress.iloc[1:])  # other scans than the CNN's: as they were acquired
+    assert "simulated" not in assess_claims(found, **DRAW)[3].compared
+
+
+def test_risk_needs_cutoffs_or_a_development_split():
+    cells = [candidate(VIT, dev=False), candidate(CNN, dev=False)]
+    assert "iac evaluate" in assess_claims(cells, **DRAW)[4].compared
+    cutoffs = RiskCutoffs(low_mm3=50, medium_mm3=100, source="fixed in advance")
+    found = assess_claims(cells, cutoffs=cutoffs, **DRAW)[4]
+    assert found.verdict != NOT_TESTED
+    assert "fixed in advance" in found.compared
+
+
+def test_one_patient_is_undecided():
+    found = assess_claims([candidate(VIT, patients=1, dev=False), candidate(CNN, patients=1, dev=False)], **DRAW)
+    assert found[0].verdict == UNDECIDED
+    assert np.isfinite(found[0].estimate)
+
+
+def test_other_scans_are_refused():
+    with pytest.raises(UserError, match="same scans"):
+        assess_claims([candidate(VIT), candidate(CNN, cohort=1)], **DRAW)
+
+
+def test_nothing_evaluated():
+    assert {c.verdict for c in assess_claims([], **DRAW)} == {NOT_TESTED}
+
+
+def test_few_patients_decide_nothing():
+    one = Claim(claim="c", paper="p", measure="m", verdict=SUPPORTED, compared="a, b", n_patients=5, remark="one seed")
+    few = with_enough_patients(one)
+    assert few.verdict == UNDECIDED
+    assert few.remark == "one seed; 5 patients are too few to decide (at least 6)"
+    assert with_enough_patients(replace(one, n_patients=6)).verdict == SUPPORTED

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.evaluation.metrics.series import dice
+
+
+def volume(data: np.ndarray) -> Volume:
+    return Volume(data, Grid(data.shape, np.eye(4)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_one_pass_equals_one_mask_per_threshold_on_the_thresholds_themselves(dtype):
+    rng = np.random.default_rng(1)
+    # probabilities that lie exactly on thresholds: `>=` must count them, in the probability's own type
+    probability = rng.choice(np.concatenate([[0.0, 1.0, 0.013], DEFAULT_THRESHOLDS]), (15, 9, 8)).astype(dtype)
+    label = rng.random(probability.shape) < 0.2
+    expected = [dice(probability >= float(t), label) for t in DEFAULT_THRESHOLDS]
+    assert dice_at_thresholds(probability, label) == pytest.approx(expected, abs=1e-15)
+
+
+def test_dice_at_thresholds_by_hand():
+    probability = np.array([0.1, 0.4, 0.6, 0.9]).reshape(4, 1, 1)
+    label = np.array([0, 1, 0, 1], np.uint8).reshape(4, 1, 1)
+    found = dice_at_thresholds(volume(probability), volume(label), [0.05, 0.4, 0.5, 0.95])
+    assert found == pytest.approx([4 / 6, 4 / 5, 2 / 4, 0.0])
+
+
+def test_empty_label_is_one_where_nothing_is_predicted():
+    probability = np.full((2, 2, 2), 0.5)
+    assert dice_at_thresholds(probability, np.zeros((2, 2, 2), bool), [0.4, 0.6]).tolist() == [0.0, 1.0]
+
+
+def test_prior_is_applied_at_every_threshold():
+    rng = np.random.default_rng(2)
+    shape = (16, 14, 8)
+    probability = volume(rng.random(shape).astype(np.float32))
+    hu = volume(rng.integers(0, 250, shape).astype(np.int16))
+    label = volume((rng.random(shape) < 0.3) & (hu.data >= 130))
+    expected = [
+        dice(protocol_prior(volume(probability.data >= float(t)), hu).data, label.data) for t in DEFAULT_THRESHOLDS
+    ]
+    found = dice_at_thresholds(probability, label, hu=hu)
+    assert found == pytest.approx(expected, abs=1e-15)
+    assert not np.allclose(found, dice_at_thresholds(probability, label))
+
+
+@pytest.mark.parametrize(
+    ("probability", "thresholds", "match"),
+    [
+        (np.full((2, 2, 2), np.nan), [0.5], "finite"),
+        (np.ones((2, 2, 2), np.uint8), [0.5], "floating"),
+        (np.ones((2, 2, 2)), [0.5, 0.5], "rising"),
+        (np.ones((2, 2, 1)), [0.5], "shape"),
+    ],
+)
+def test_bad_input_is_refused(probability, thresholds, match):
+    with pytest.raises(ValueError, match=match):
+        dice_at_thresholds(probability, np.zeros((2, 2, 2), bool), thresholds)
+
+
+def test_prior_needs_grids_and_positive_thresholds():
+    probability, label = np.ones((2, 2, 2)), np.ones((2, 2, 2), bool)
+    hu = volume(np.ones((2, 2, 2)))
+    with pytest.raises(ValueError, match="Volume"):
+        dice_at_thresholds(probability, label, hu=hu)
+    with pytest.raises(ValueError, match="positive"):
+        dice_at_thresholds(volume(probability), label, [0.0, 0.5], hu=hu)
+    with pytest.raises(UserError, match="grid"):
+        dice_at_thresholds(volume(probability), label, hu=volume(np.ones((2, 2, 3))))
+
+
+def test_choose_threshold_averages_only_scans_with_lesions():
+    matrix = np.array([[0.2, 0.6, 0.4], [0.6, 0.4, 0.2], [0.0, 0.0, 1.0]])
+    threshold, mean = choose_threshold(matrix, [0.25, 0.5, 0.75], [True, True, False])
+    assert (threshold, mean) == (0.5, pytest.approx(0.5))
+    assert type(threshold) is float
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ([0.1, 0.7, 0.7, 0.7, 0.2], 3),  # middle of three
+        ([0.7, 0.1, 0.7, 0.7, 0.7], 4),  # the longest plateau
+        ([0.7, 0.7, 0.7 - 1e-9, 0.7, 0.1], 1),  # 1e-9 is not a tie: lower middle of two
+        ([0.7, 0.7 + 1e-14, 0.7, 0.1, 0.1], 2),  # rounding is
+        ([0.1, 0.1, 0.1, 0.1, 0.9], 5),  # an end
+    ],
+)
+def test_choose_threshold_takes_the_middle_of_the_plateau(means, expected):
+    threshold, mean = choose_threshold(np.array([means]), [1, 2, 3, 4, 5], [True])
+    assert threshold == expected
+    assert mean == pytest.approx(max(means))
+
+
+def test_choose_threshold_needs_a_lesion():
+    with pytest.raises(UserError, match="2 development scans"):
+        choose_threshold(np.ones((2, 3)), [0.1, 0.2, 0.3], [False, False])
+    with pytest.raises(ValueError, match="shape"):
+        choose_threshold(np.ones((2, 3)), [0.1, 0.2], [True, True])

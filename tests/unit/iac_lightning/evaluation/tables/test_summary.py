@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.statistics.agreement import icc_2_1
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.measures import MEASURES
+from iac_lightning.evaluation.tables.summary import (
+    METRICS,
+    example_series,
+    read_series_table,
+    series_row,
+    series_table,
+    summarise,
+    write_series_table,
+    write_summary,
+)
+
+
+def mask(n: int, first: int = 0) -> Volume:
+    data = np.zeros((10, 1, 1), bool)
+    data[first : first + n] = True
+    return Volume(data, Grid(data.shape, np.diag([1.0, 1.0, 2.0, 1.0])))
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Four scans of three patients; Dice 1, 0.5, 0 (false alarm) and 1 (both empty)."""
+    pairs = [
+        ("b1", "b", 1.0, mask(4), mask(4)),
+        ("a1", "a", 1.1, mask(2), mask(2, first=1)),
+        ("c1", "c", 6.0, mask(3), mask(0)),
+        ("c2", "c", 6.1, mask(0), mask(0)),
+    ]
+    prior = series_metrics(mask(0), mask(0))
+    return series_table([series_row(s, p, t, series_metrics(x, y), prior, 1.0) for s, p, t, x, y in pairs])
+
+
+def test_which_scans_each_mean_covers(table):
+    found = summarise(table, seed=3, resamples=500)
+    assert table["series_id"].tolist() == ["a1", "b1", "c1", "c2"]
+    assert (found["n_series"], found["n_patients"], found["n_with_lesion"], found["n_lesion_free"]) == (4, 3, 2, 2)
+    assert (found["n_both_empty"], found["n_false_alarm"]) == (1, 1)
+    assert found["dice"]["mean"] == pytest.approx((1 + 0.5) / 2)
+    assert (found["dice"]["n"], found["dice"]["n_patients"]) == (2, 2)
+    assert found["dice"]["ci95"] == pytest.approx([0.5, 1.0])
+    assert found["dice_all"]["mean"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert found["sensitivity"]["mean"] == pytest.approx((1 + 0.5) / 2)
+    assert found["ppv"]["mean"] == pytest.approx((1 + 0.5 + 0) / 3)  # the false alarm counts, the empty scan cannot
+    assert found["lesion_f1"]["mean"] == 1.0
+    assert found["lesions"] == {"n": 2, "hit": 2, "predicted": 3, "predicted_hit": 2, "small": 2, "small_hit": 2}
+    assert found["seed"] == 3
+
+
+def test_volumes_cover_all_scans_in_mm3(table):
+    found = summarise(table, seed=0, resamples=200)
+    predicted, labelled = [4.0, 8.0, 6.0, 0.0], [4.0, 8.0, 0.0, 0.0]
+    assert table["volume_mm3"].tolist() == predicted
+    assert found["volume_icc"]["value"] == pytest.approx(icc_2_1(np.stack([predicted, labelled], 1)))
+    assert found["volume_error"]["bias_mm3"] == pytest.approx(1.5)
+    assert found["volume_error"]["median_absolute_mm3"] == 0.0
+    assert found["true_volume"]["volume_error"]["bias_mm3"] == pytest.approx(4.5 - 1.0)
+
+
+def test_errors_surfaces_and_scores(table):
+    rows = table.set_index("series_id")
+    assert rows["volume_error_mm3"].tolist() == [0.0, 0.0, 6.0, 0.0]
+    assert rows["true_volume_error_mm3"].tolist() == [3.0, 7.0, 5.0, -1.0]
+    assert rows["prior_true_volume_error_mm3"].tolist() == [-1.0] * 4
+    assert np.isinf(rows.loc["c1", "hd95_mm"])
+    assert np.isnan(rows.loc["c2", "hd95_mm"])
+    found = summarise(table, seed=0, resamples=50)
+    assert found["hd95_mm"]["mean"] == pytest.approx((0.95 + 0.0) / 2)  # a1: distances 0 and 1 mm
+    assert (found["hd95_mm"]["n"], found["n_hd95_infinite"]) == (2, 1)
+    assert (found["nsd_1mm"]["mean"], found["nsd_1mm"]["n"]) == (1.0, 2)
+    assert "agatston" not in found  # no scans
+    scored = table.assign(agatston=[1.0, 4.0, 2.0, 0.0], label_agatston=[1.0, 2.0, 0.0, 0.0], prior_agatston=0.0)
+    score = summarise(scored, seed=0, resamples=50)["agatston"]
+    assert (score["bias"], score["median_absolute"]) == (1.0, 1.0)
+    assert score["icc"]["value"] == pytest.approx(icc_2_1(np.array([[1, 1], [4, 2], [2, 0], [0, 0.0]])))
+
+
+def test_strata_include_their_upper_limit(table):
+    strata = {s["stratum"]: s for s in summarise(table, seed=0, resamples=50)["thickness"]}
+    assert list(strata) == ["≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm"]
+    assert (strata["≤ 1 mm"]["mean"], strata["1–2 mm"]["mean"]) == (1.0, 0.5)
+    assert strata["≤ 1 mm"]["ci95"] == [None, None]  # one patient tells nothing about patients
+    assert strata["4–6 mm"]["mean"] is None  # its scan has no lesion
+    assert strata["4–6 mm"]["n"] == 0
+
+
+def test_every_measure_stands_in_every_stratum_of_the_edges_asked_for(table):
+    found = summarise(table, seed=0, resamples=50, thickness_strata=strata_from_edges([1.05, 6.0]))
+    assert found["thickness_edges_mm"] == [1.05, 6.0]
+    thin, middle, thick = found["thickness"]  # b1 | a1, c1 | c2
+    assert [s["stratum"] for s in found["thickness"]] == ["≤ 1.05 mm", "1.05–6 mm", "> 6 mm"]
+    assert [s["n_series"] for s in found["thickness"]] == [1, 2, 1]
+    assert thin["metrics"].keys() == MEASURES.keys()
+    means = {name: figure["mean"] for name, figure in middle["metrics"].items()}
+    assert means["ppv"] == pytest.approx((0.5 + 0) / 2)  # the false alarm counts, as in the whole
+    assert (means["sensitivity"], means["lesion_f1"]) == (0.5, 1.0)
+    assert (means["volume_error_mm3"], means["absolute_volume_error_mm3"]) == (3.0, 3.0)
+    assert means["hd95_mm"] == pytest.approx(0.95)
+    assert (middle["n_lesion_free"], middle["n_false_alarm"]) == (1, 1)
+    assert middle["volume_icc"]["value"] == pytest.approx(icc_2_1(np.array([[4.0, 4.0], [6.0, 0.0]])))
+    assert thick["metrics"]["dice"]["mean"] is None
+
+
+def test_prior_figures_stand_apart(table):
+    found = summarise(table, seed=0, resamples=50)
+    assert found["protocol_prior"]["dice"]["mean"] == 1.0
+    assert found["protocol_prior"]["n_both_empty"] == 4
+    assert found["protocol_prior"]["ppv"]["mean"] is None
+    plain = table.drop(columns=[c for c in table if c.startswith("prior_")])
+    assert "protocol_prior" not in summarise(plain, seed=0, resamples=50)
+
+
+def test_figures_of_the_uncalibrated_network_stand_apart():
+    rows = [
+        series_row(name, name, 1.0, series_metrics(mask(2), mask(2)), None, 1.0, series_metrics(mask(3), mask(2)))
+        for name in "ab"
+    ]
+    found = summarise(series_table(rows), seed=0, resamples=50)
+    assert (found["dice"]["mean"], found["uncalibrated"]["dice"]["mean"]) == (1.0, 0.8)  # 2·2 / (3 + 2)
+    assert rows[0]["uncalibrated_volume_error_mm3"] == rows[0]["uncalibrated_volume_mm3"] - rows[0]["label_volume_mm3"]
+    assert {c.removeprefix("uncalibrated_") for c in rows[0] if c.startswith("uncalibrated_")} == set(METRICS)
+    assert "uncalibrated" not in summarise(
+        series_table([series_row("a", "a", 1.0, series_metrics(mask(2), mask(2)))]), 0
+    )
+
+
+def test_without_a_known_true_volume():
+    row = series_row("a", "a", 1.0, series_metrics(mask(2), mask(2)))
+    assert "true_volume" not in summarise(series_table([row]), seed=0, resamples=50)
+    assert "true_volume" not in summarise(pd.DataFrame([{**row, "true_volume_mm3": None}]), seed=0, resamples=50)
+
+
+def test_files_round_trip_with_names_that_look_like_numbers(table, tmp_path):
+    table["patient_id"] = ["001", "002", "003", "003"]
+    summary = summarise(table, seed=0, resamples=50, split="test", threshold=0.42)
+    write_series_table(table, tmp_path / "test.csv")
+    write_summary(summary, tmp_path / "test.json")
+    assert (summary["split"], summary["threshold"]) == ("test", 0.42)
+    pd.testing.assert_frame_equal(read_series_table(tmp_path / "test.csv"), table, check_dtype=False)
+    assert json.loads((tmp_path / "test.json").read_text()) == summary
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "test.json"]
+
+
+def test_reading_a_foreign_table_names_the_columns(tmp_path):
+    (tmp_path / "x.csv").write_text("series_id,patient_id\na,b\n")
+    with pytest.raises(UserError, match=r"x\.csv.*slice_thickness_mm.*dice"):
+        read_series_table(tmp_path / "x.csv")
+
+
+def test_no_series_and_repeated_series_are_refused(table):
+    with pytest.raises(UserError, match="no series"):
+        series_table([])
+    with pytest.raises(UserError, match="empty"):
+        summarise(table.iloc[:0], seed=0)
+    with pytest.raises(UserError, match="a1"):
+        series_table([row._asdict() for row in pd.concat([table, table[:1]]).itertuples(index=False)])
+
+
+def test_example_series(make_table):
+    rows = make_table(0.7, 0)
+    chosen = example_series(rows)
+    dice = rows[rows["has_lesion"]].set_index("series_id")["dice"]
+    assert dice[chosen["best"]] == dice.max()
+    assert dice[chosen["worst"]] == dice.min()
+    rank = (dice > dice[chosen["median"]]).sum()
+    assert rank == len(dice) // 2
+    assert example_series(rows[~rows["has_lesion"]]) == {}
+    assert list(example_series(rows[rows["has_lesion"]][:2])) == ["best", "worst"]

@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from torch.utils.data import DataLoader
+
+from data_modules.errors import UserError
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import Run, open_run
+from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking import spool as tracking_spool
+from iac_lightning.tracking import store as tracking_store
+from iac_lightning.tracking.logger import (
+    RunLogger,
+    finish,
+    log_figure,
+    log_files,
+    log_summary,
+    serve_command,
+    start_logger,
+    tracking_uri,
+)
+from iac_lightning.tracking.spool import Spool, spool_file
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(autouse=True)
+def _first_process(monkeypatch, tmp_path):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)  # MLflow must not leave an `mlruns` here
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory) -> Path:
+    """One store for all tests of the module: creating it takes seconds."""
+    return tmp_path_factory.mktemp("tracked") / "runs"
+
+
+def config_of(runs_dir: Path, name: str, *overrides: str) -> ExperimentConfig:
+    return load_experiment(None, [f"name={name}", f"runs_dir={runs_dir}", *overrides])
+
+
+def stored(run: Run) -> Any:
+    return MlflowClient(tracking_uri(run.config)).get_run(run.mlflow_run_id)
+
+
+def artifacts(run: Run, folder: str | None = None) -> list[str]:
+    client = MlflowClient(tracking_uri(run.config))
+    return sorted(a.path for a in client.list_artifacts(run.mlflow_run_id, folder))
+
+
+class Tiny(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.save_hyperparameters({"lr": 0.1 + torch.rand(1).item()})  # MLflow would refuse its change on resuming
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = (self.layer(batch) - 1).square().mean()
+        self.log("train/loss", loss, batch_size=4)
+        self.log("broken", torch.tensor(float("nan")), batch_size=4)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def fit(run: Run, logger: object, epochs: int) -> None:
+    L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=logger or False,  # type: ignore[arg-type]
+        log_every_n_steps=1,
+        default_root_dir=run.directory,
+        callbacks=[LearningRateMonitor()] if logger else [],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(Tiny(), DataLoader(torch.arange(8.0).reshape(8, 1), batch_size=4))
+
+
+def test_one_mlflow_run_through_interruption_and_end(runs_dir, tmp_path, capfd):
+    config = config_of(runs_dir, "demo/whole", "data.cohort=" + "x" * 300 + ".csv")
+    with open_run(config) as run:
+        run.write_provenance("f1")
+        logger = start_logger(run)
+        assert isinstance(logger, RunLogger)
+        fit(run, logger, 1)
+        first = stored(run)
+        assert first.info.status == "RUNNING"  # `fit` ended, the run did not; a killed one stays like this
+        (run.checkpoints_dir / "last.ckpt").touch()
+    with open_run(config) as run:
+        logger = start_logger(run)
+        fit(run, logger, 2)
+        run.write_provenance("f1")
+        finish(logger, "FINISHED")
+    last = stored(run)
+    assert last.info.run_id == first.info.run_id == run.mlflow_run_id
+    assert last.info.status == "FINISHED"
+    assert last.info.run_name == "demo/whole"
+    assert last.data.params == first.data.params
+    assert last.data.params["model.vit.patch_size"] == "[8, 8, 8]"
+    assert last.data.params["data.cohort"] == "x" * 250
+    assert last.data.tags["task"] == "segment"
+    assert last.data.tags["data_fingerprint"] == "f1"
+    assert "train/loss" in last.data.metrics
+    assert "broken" not in last.data.metrics
+    assert artifacts(run) == ["config.yaml", "provenance.json"]
+    client = MlflowClient(tracking_uri(config))
+    assert len(client.get_metric_history(run.mlflow_run_id, "train/loss")) == 4  # the first two were there
+    provenance = Path(client.download_artifacts(run.mlflow_run_id, "provenance.json", str(tmp_path)))
+    assert '"continued"' in provenance.read_text()  # the one stored at the end, not the one from the beginning
+    assert (runs_dir / "mlartifacts").is_dir()
+    assert not (tmp_path / "mlruns").exists()
+    chatter = capfd.readouterr()
+    assert "alembic" not in chatter.err
+    assert "database tables" not in chatter.err
+
+
+def test_a_run_that_vanished_from_the_store_starts_anew(runs_dir, caplog):
+    with open_run(config_of(runs_dir, "vanished")) as run:
+        run.mlflow_run_id = "0" * 32
+        with caplog.at_level(logging.WARNING):
+            assert start_logger(run) is not None
+        assert run.mlflow_run_id != "0" * 32
+        assert stored(run).data.params["seed"] == "0"
+        (message,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+        assert message == (
+            f"tracking: the MLflow run {'0' * 32} of vanished is not in the store any more; a new one continues"
+        )
+        MlflowClient(tracking_uri(run.config)).delete_run(run.mlflow_run_id)
+        deleted = run.mlflow_run_id
+        assert start_logger(run) is not None
+        assert run.mlflow_run_id != deleted
+
+
+def test_parameters_are_logged_by_the_next_start_where_a_crash_came_between(runs_dir, monkeypatch):
+    with open_run(config_of(runs_dir, "between")) as run:
+        monkeypatch.setattr(tracking, "_log_parameters", lambda *a: (_ for _ in ()).throw(OSError("crash")))
+        start_logger(run)
+        assert stored(run).data.params == {}
+        monkeypatch.undo()
+        before = run.mlflow_run_id
+        start_logger(run)
+        assert run.mlflow_run_id == before
+        assert stored(run).data.params["seed"] == "0"
+
+
+def test_figures(runs_dir, tmp_path):
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    with open_run(config_of(runs_dir, "figures")) as run:
+        logger = start_logger(run)
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, figure, path)
+        log_figure(logger, path, path)
+        log_figure(logger, path, run.directory / "figures" / "copy.png")
+        assert artifacts(run, "figures") == ["figures/copy.png", "figures/curve.png"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.with_name("copy.png").read_bytes() == path.read_bytes()
+    log_figure(None, figure, tmp_path / "alone.svg")
+    assert b"<svg" in (tmp_path / "alone.svg").read_bytes()
+
+
+def test_summary_of_an_evaluation(runs_dir, caplog):
+    with open_run(config_of(runs_dir, "summary")) as run:
+        log_summary(run, {"a": 1})  # never tracked: nothing to do
+        assert run.mlflow_run_id is None
+        finish(start_logger(run), "FINISHED")
+        log_summary(
+            run,
+            {"dice": {"mean": np.float64(0.5), "ci": [0.1, 0.9]}, "n (%)": np.int64(3), "ok": True, "nan": np.nan},
+            "test",
+        )
+        assert stored(run).data.metrics == {"test/dice/mean": 0.5, "test/n ___": 3.0}
+        log_summary(run, {"a": 1.0})
+        assert stored(run).data.metrics["a"] == 1.0
+        assert stored(run).info.status == "FINISHED"
+        run.mlflow_run_id = "0" * 32
+        log_summary(run, {"a": 1.0})
+    assert "the summary of summary was not stored" in caplog.text
+
+
+def test_tracking_can_be_off_and_only_the_first_process_tracks(runs_dir, monkeypatch):
+    with open_run(config_of(runs_dir, "untracked", "tracking.enabled=false")) as run:
+        assert start_logger(run) is None
+    with open_run(config_of(runs_dir, "rank")) as run:
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert start_logger(run) is None
+        assert run.mlflow_run_id is None
+    finish(None, "FINISHED")
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
+
+
+def steps(run: Run, name: str) -> list[tuple[int, float]]:
+    history = MlflowClient(tracking_uri(run.config)).get_metric_history(run.mlflow_run_id, name)
+    return sorted((m.step, m.value) for m in history)
+
+
+def test_a_server_that_is_away_costs_one_line_and_the_next_start_stores_everything(
+    runs_dir, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with open_run(config_of(tmp_path / "away", "a", "tracking.uri=http://127.0.0.1:9")) as run:
+        logger = start_logger(run)
+        fit(run, logger, 1)
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, Figure(), path)
+        (message,) = messages(caplog)
+        assert message.startswith("tracking: opening MLflow failed (")
+        assert "\n" not in message
+        finish(logger, "FINISHED")
+        run.mark_finished({})
+        assert messages(caplog)[1:] == [
+            f"tracking: {len(logger.spool)} values and files of a wait for MLflow in its run directory; the same "
+            "command stores them"
+        ]
+    back = Run(run.directory, config_of(runs_dir, "a"))  # the same run with a store that answers
+    tracking.catch_up(back)
+    assert [step for step, _ in steps(back, "train/loss")] == [0, 1]
+    assert artifacts(back, "figures") == ["figures/curve.png"]
+    assert stored(back).info.status == "FINISHED"
+    assert not spool_file(back.directory).exists()
+    monkeypatch.setattr(tracking, "RunLogger", lambda run: pytest.fail("nothing waits"))
+    tracking.catch_up(back)
+
+
+def test_a_store_that_fails_later_is_left_alone_and_gets_everything_when_it_is_back(runs_dir, monkeypatch, caplog):
+    with open_run(config_of(runs_dir, "fails")) as run:
+        logger = start_logger(run)
+        assert logger is not None
+        calls = []
+
+        def gone(*args: object, **kwargs: object) -> None:
+            calls.append(1)
+            raise ConnectionError("the server is gone\nwith details")
+
+        client = type(logger.experiment)
+        with monkeypatch.context() as broken:
+            broken.setattr(client, "log_batch", gone)
+            fit(run, logger, 2)
+            assert len(calls) == 1
+            logger._quiet_until = 0.0
+            before = int(time.time() * 1000)
+            logger.log_metrics({"x": 1.0}, 1)
+            after = int(time.time() * 1000)
+            assert len(calls) == 2
+        assert messages(caplog) == [
+            "tracking: logging metrics failed (ConnectionError: the server is gone); training goes on, and what is to "
+            "be stored waits until MLflow is back"
+        ]
+        logger.log_metrics({"x": 2.0}, 2)  # still quiet
+        logger.log_metrics({"nan": float("nan")}, 2)
+        path = run.directory / "figures" / "curve.png"
+        log_figure(logger, Figure(), path)
+        assert "x" not in stored(run).data.metrics
+        kept = Spool(run.directory)  # what a process started after a kill would find
+        assert [(m.step, m.value) for m in kept.metrics if m.name == "x"] == [(1, 1.0), (2, 2.0)]
+        assert kept.files == {"figures/curve.png": "figures"}
+        logger._quiet_until = 0.0
+        logger.log_metrics({"x": 3.0}, 3)
+        count = len(kept) + 1
+        assert messages(caplog)[1:] == [f"tracking: MLflow is back; {count} values and files that waited are stored"]
+        assert steps(run, "x") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+        (first, *_) = MlflowClient(tracking_uri(run.config)).get_metric_history(run.mlflow_run_id, "x")
+        assert before <= first.timestamp <= after  # when it was measured, not when it was stored
+        assert [step for step, _ in steps(run, "train/loss")] == [0, 1, 2, 3]
+        assert artifacts(run, "figures") == ["figures/curve.png"]
+        assert not spool_file(run.directory).exists()
+        logger._quiet_until = float("inf")
+        finish(logger, "KILLED")  # is not held back
+        assert stored(run).info.status == "KILLED"
+
+
+def test_a_process_killed_before_it_notes_its_mlflow_run_finds_it_again(runs_dir):
+    with open_run(config_of(runs_dir, "orphan")) as run:
+        start_logger(run)
+        first = run.mlflow_run_id
+        (run.directory / "mlflow_run_id").unlink()
+        start_logger(run)
+        assert run.mlflow_run_id == first
+        assert stored(run).data.params["seed"] == "0"
+
+
+def test_a_killed_process_leaves_what_waits_to_the_next_and_nothing_comes_twice(runs_dir, monkeypatch, caplog):
+    config = config_of(runs_dir, "killed")
+    with open_run(config) as run:
+        logger = start_logger(run)
+        logger.log_metrics({"x": 0.5, "y_step": 1.0}, 0)
+        with monkeypatch.context() as broken:
+            broken.setattr(type(logger.experiment), "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+            logger.log_metrics({"x": 0.6}, 1)
+        with spool_file(run.directory).open("a") as file:
+            file.write('{"metrics": {"x": 0.')  # the kill
+        again = start_logger(run)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6)]
+        again.log_metrics({"x": 0.6}, 1)  # steps since the last checkpoint are made again
+        again.log_metrics({"x": 0.7}, 2)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6), (2, 0.7)]
+        # an epoch whose line was written before the kill, and whose means were not logged
+        rows = [{"epoch": 0, "step": 2, "seconds": 1.0, "x": 0.6, "y": 3.0}, {"epoch": 1, "step": 4, "x": 0.9}]
+        for _ in range(2):
+            start_logger(run).restore(rows)
+        assert steps(run, "x") == [(0, 0.5), (1, 0.6), (2, 0.7), (3, 0.9)]
+        assert steps(run, "y_epoch") == [(1, 3.0)]
+        assert "seconds" not in stored(run).data.metrics
+
+
+def test_a_process_killed_after_the_end_and_before_mlflow_knows(runs_dir):
+    with open_run(config_of(runs_dir, "end")) as run:
+        logger = start_logger(run)
+        tracking.announce_finish(logger)
+        run.mark_finished({})
+        assert stored(run).info.status == "RUNNING"
+        tracking.catch_up(run)
+        assert stored(run).info.status == "FINISHED"
+        assert not spool_file(run.directory).exists()
+        tracking.announce_finish(start_logger(run))  # killed before the end was noted: it goes on
+        start_logger(run)
+        assert stored(run).info.status == "RUNNING"
+
+
+def test_a_full_disk_leaves_out_figures_and_keeps_what_waits_in_memory(runs_dir, monkeypatch, caplog):
+    with open_run(config_of(runs_dir, "full")) as run:
+        logger = start_logger(run)
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(type(logger.experiment), "log_batch", full)
+            broken.setattr(Path, "open", full)
+            broken.setattr(Figure, "savefig", full)
+            logger.log_metrics({"x": 1.0}, 1)
+            log_figure(logger, Figure(), run.directory / "figures" / "curve.png")
+        assert "figure left out: " in messages(caplog)[1]
+        assert not spool_file(run.directory).exists()
+        finish(logger, "FINISHED")
+        assert steps(run, "x") == [(1, 1.0)]
+
+
+def test_what_waits_has_a_limit(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking_spool, "LIMIT", 2)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    logger = RunLogger(Run(tmp_path, config_of(tmp_path, "a", "tracking.uri=http://127.0.0.1:9")))
+    for step in range(4):
+        logger.log_metrics({"x": 1.0}, step)
+    assert [m.step for m in logger.spool.metrics] == [0, 1]
+    assert sum("more waits for MLflow than is kept" in m for m in messages(caplog)) == 1
+
+
+def test_a_long_absence_is_made_up_for_in_portions(tmp_path):
+    class Client:
+        sizes: ClassVar[list[int]] = []
+
+        def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+            self.sizes.append(len(metrics))
+
+    spool = Spool(tmp_path)
+    for step in range(1200):
+        spool.add_metrics({"x": 1.0}, step)
+    assert spool.send(Client(), "id", seconds=-1) == 0
+    assert spool.send(Client(), "id") == 1200
+    assert Client.sizes == [500, 500, 200]
+
+
+def test_an_experiment_that_another_process_creates_first(monkeypatch):
+    from mlflow import MlflowException
+
+    class Client:
+        asked = 0
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            self.asked += 1
+            return type("Found", (), {"experiment_id": 7}) if self.asked == 2 else None
+
+        def create_experiment(self, name: str, artifact_location: str | None) -> str:
+            raise MlflowException("exists")
+
+    client = Client()
+    monkeypatch.setattr(tracking_store, "client_of", lambda uri: client)
+    assert tracking_store._experiment_id("http://x", "iac", None) == "7"
+    client.asked = 5
+    with pytest.raises(MlflowException):
+        tracking_store._experiment_id("http://x", "iac", None)
+
+
+def test_serve_command(tmp_path):
+    with pytest.raises(UserError, match=r"mlflow\.db: there is no tracking database yet"):
+        serve_command(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    command = serve_command(tmp_path)
+    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
+    assert f"sqlite:///{tmp_path}/mlflow.db" in command
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "5000"
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    code = "import sys, iac_lightning.tracking.logger\nassert 'mlflow' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+COLD_START = """
+import os, sys
+import mlflow.store.tracking.sqlalchemy_store
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.runs.directory import open_run
+from iac_lightning.tracking.logger import finish, start_logger
+gate, opened = os.pipe()
+children = []
+for i in range(8):
+    if (pid := os.fork()) == 0:
+        os.close(opened)
+        os.read(gate, 1)  # returns for all of them at once, when the other end is closed
+        try:
+            with open_run(load_experiment(None, [f"name=run{i}", f"runs_dir={sys.argv[1]}"])) as run:
+                logger = start_logger(run)
+                for step in range(20):
+                    logger.log_metrics({"x": step / 8 + i, "y": -1.0}, step)
+                finish(logger, "FINISHED")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    children.append(pid)
+os.close(opened)
+sys.exit(sum(os.waitpid(pid, 0)[1] for pid in children) != 0)
+"""
+
+
+@pytest.mark.slow
+def test_eight_cold_starts_on_one_database(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", COLD_START, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("iac")
+    found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert sorted(found) == [f"run{i}" for i in range(8)]
+    for i in range(8):
+        run = found[f"run{i}"]
+        assert (run.info.status, len(run.data.params) > 50) == ("FINISHED", True)
+        history = client.get_metric_history(run.info.run_id, "x")
+        assert [(m.step, m.value) for m in history] == [(step, step / 8 + i) for step in range(20)]
+        assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+    assert not list(tmp_path.glob("run*/logs/tracking_spool.jsonl"))
+
+
+def test_files_keep_their_folders(runs_dir, tmp_path, caplog, monkeypatch):
+    page, table = tmp_path / "page/index.html", tmp_path / "page/tables/models.csv"
+    table.parent.mkdir(parents=True)
+    page.write_text("page")
+    table.write_text("table")
+    with open_run(config_of(runs_dir, "files")) as run:
+        log_files(run, [page], tmp_path / "page", "report/test")  # never tracked: nothing to do
+        start_logger(run)
+        log_files(run, [page, table], tmp_path / "page", "report/test")
+        assert artifacts(run, "report/test") == ["report/test/index.html", "report/test/tables"]
+        assert artifacts(run, "report/test/tables") == ["report/test/tables/models.csv"]
+        monkeypatch.setattr(tracking, "client_of", lambda uri: 1 / 0)
+        with caplog.at_level(logging.WARNING):
+            log_files(run, [page, table], tmp_path / "page", "report/test")
+        assert [r.message for r in caplog.records if "report/test of files was not stored" in r.message]
+        assert len(caplog.records) == 1

@@ -1,0 +1,254 @@
+"""What a report refuses, what it calls the models, and when it analyses them."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_modules.cohort.look import TestSetGuardError
+from data_modules.errors import UserError
+from iac_lightning.config.schema import CNNConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from iac_lightning.evaluation.clinical.analysis import analyse
+from iac_lightning.evaluation.tables.summary import COLUMNS, summarise, write_series_table, write_summary
+from iac_lightning.report.page import ExtraFigure
+from iac_lightning.runs.directory import Run
+from iac_lightning.runs.looks import looks
+from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.reports import model_results as report_models
+from iac_lightning.workflows.reports import models as workflow
+from iac_lightning.workflows.reports.evaluated import evaluation, look_at, model_labels
+from iac_lightning.workflows.reports.models import report
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / folder, ExperimentConfig(name=name)) for folder, name in (("a", "vit"), ("b", "vit"))]
+    with pytest.raises(UserError, match="more than one run is called vit"):
+        report(runs, tmp_path / "page", "test")
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_run_without_evaluation_is_told_how(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="iac evaluate …/a --split dev"):
+        report([Run(tmp_path / "a", ExperimentConfig(name="vit"))], tmp_path / "page", "dev")
+
+
+def test_models_of_one_kind_are_told_apart_by_name() -> None:
+    vit = ExperimentConfig(name="one", init_from="runs/mae")
+    other = ExperimentConfig(name="two", init_from="runs/mae")
+    scratch = ExperimentConfig(name="three")
+    cnn = ExperimentConfig(name="four", model=ModelConfig(name="cnn", cnn=CNNConfig(encoder="residual")))
+    assert model_labels([vit, other, scratch, cnn]) == [
+        "ViT, MAE pre-trained (one)",
+        "ViT, MAE pre-trained (two)",
+        "ViT, from scratch",
+        "CNN (residual, nnU-Net-style)",
+    ]
+
+
+def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
+    """Two scans a patient, thin and thick; volumes 0, 10, … mm³, predicted too large by `gain`."""
+    n = np.arange(2 * patients)
+    label = np.where(n // 2 % 4 == 0, 0.0, 10.0 * (n // 2))
+    table = pd.DataFrame(0.5, index=n, columns=list(COLUMNS))
+    return table.assign(
+        series_id=[f"{split}{k:03d}" for k in n],
+        patient_id=[f"{split}{k // 2:03d}" for k in n],
+        slice_thickness_mm=np.where(n % 2, 5.0, 0.8),
+        has_lesion=label > 0,
+        label_volume_mm3=label,
+        volume_mm3=label * gain,
+        dice=np.where(n % 2, 0.6, 0.8) + 0.01 * (n % 3),
+        both_empty=label == 0,
+        n_lesions=1,
+    )
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
+    """Two models evaluated on the test split; their scans are not at hand."""
+    series = [SimpleNamespace(patient_id="a", split="test", slice_thickness_mm=0.8)]
+    monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
+    monkeypatch.setattr(report_models, "overlays", lambda *_: [])
+    monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
+    monkeypatch.setattr(workflow, "analyse", partial(analyse, resamples=50))
+    found = [
+        ExternalModel(tmp_path / name, name, {"test": tmp_path / name}, tmp_path / "cohort.csv", None)
+        for name in ("good", "large")
+    ]
+    for entry in found:
+        evaluated(entry, "test", 20)
+    return found
+
+
+def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float | None = None) -> None:
+    """What `iac evaluate` leaves."""
+    table = hand_made(split, patients, {"good": 1.05, "large": 1.6}[entry.label])
+    folder = entry.directory / "evaluation"
+    write_series_table(table, folder / f"{split}.csv")
+    summary = summarise(table, 0, resamples=20, split=split, threshold=threshold)
+    write_summary({**summary, "prior_threshold": None}, folder / f"{split}.json")
+
+
+def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
+    for entry in entries:
+        evaluated(entry, "dev", 24)
+    page = report(entries, tmp_path / "page", "test").read_text()
+    for title in ("Slice thickness", "Risk groups", "Volume intervals", "Detection per patient"):
+        assert f"<h2>{title}</h2>" in page
+    assert "are left out" not in page
+    analysis = json.loads((tmp_path / "page/analysis.json").read_text())
+    assert list(analysis["models"]) == ["good", "large"]
+    assert [(c["model"], c["baseline"]) for c in analysis["comparisons"]] == [("good", "large")]
+    labels = hand_made("dev", 24, 1.0).drop_duplicates("patient_id")["label_volume_mm3"]
+    low, medium = np.quantile(labels[labels > 0], [1 / 3, 2 / 3])
+    assert analysis["cutoffs"]["low_mm3"] == pytest.approx(low)
+    assert analysis["cutoffs"]["medium_mm3"] == pytest.approx(medium)
+    wrong = {name: model["risk"]["misclassified"] for name, model in analysis["models"].items()}
+    assert wrong["large"] > wrong["good"]
+    assert f"{wrong['good']} against {wrong['large']}" in page
+
+    (entries[0].directory / "evaluation/dev.csv").unlink()
+    again = report(entries, tmp_path / "page", "test").read_text()
+    assert "<h2>Risk groups</h2>" not in again
+    assert "<h2>Slice thickness</h2>" in again
+    assert json.loads((tmp_path / "page/analysis.json").read_text())["cutoffs"] is None
+
+
+@pytest.mark.parametrize(
+    ("dev", "threshold", "expected", "commands"),
+    [
+        ((), None, "left out until good and large are evaluated on the development split", 2),
+        (("good",), None, "left out until large is evaluated on the development split", 1),
+        (
+            ("good", "large"),
+            0.4,
+            "until good and large are evaluated",
+            2,
+        ),  # masks on one split, probabilities on the other
+        (("good", "large"), None, "because of only 8 development patients", 2),
+    ],
+)
+def test_without_development_tables_the_page_says_how_to_make_them(
+    entries: list[ExternalModel],
+    tmp_path: Path,
+    dev: tuple[str, ...],
+    threshold: float | None,
+    expected: str,
+    commands: int,
+) -> None:
+    for entry in entries:
+        if entry.label in dev:
+            evaluated(entry, "dev", 8, threshold)
+    page = report(entries, tmp_path / "page", "test").read_text()
+    assert expected in page
+    assert page.count("<code>iac evaluate --predictions DIR") == commands
+    assert "--split dev --out …/large</code>" in page
+    assert str(tmp_path) not in page
+    assert "<h2>Risk groups</h2>" not in page
+    assert "<h2>Slice thickness</h2>" in page
+
+
+def test_a_page_about_the_development_split_has_no_analysis(entries: list[ExternalModel], tmp_path: Path) -> None:
+    for entry in entries:
+        evaluated(entry, "dev", 24)
+    page = report(entries, tmp_path / "page", "dev").read_text()
+    assert "Risk groups" not in page
+
+
+def test_a_run_evaluated_before_it_was_trained_on_is_not_analysed(tmp_path: Path) -> None:
+    for split, weights in (("dev", "old"), ("test", "new")):
+        (tmp_path / f"{split}.csv").touch()
+        (tmp_path / f"{split}.json").write_text(json.dumps({"checkpoint_sha256": weights, "threshold": 0.5}))
+    assert not workflow.has_development(tmp_path, "test")
+    (tmp_path / "dev.json").write_text((tmp_path / "test.json").read_text())
+    assert workflow.has_development(tmp_path, "test")
+    run = Run(tmp_path / "vit", ExperimentConfig(name="vit"))
+    missing = workflow.development({"vit": run}, "test", EvaluationConfig())
+    assert missing[2] == ("iac evaluate …/vit --split dev",)
+
+
+def test_every_page_about_the_test_split_is_a_look(entries: list[ExternalModel], tmp_path: Path) -> None:
+    report(entries, tmp_path / "page", "test")
+    report([replace(e, evaluation=EvaluationConfig(coverage=0.8)) for e in entries], tmp_path / "page", "test")
+    for entry in entries:
+        assert [look["what"] for look in looks(entry.directory)] == ["report", "report"]
+        evaluated(entry, "dev", 10)
+    assert pd.read_csv(tmp_path / "page/tables/models_more.csv")["looks (at the test split)"].tolist() == [
+        "2 (2 settings)",
+        "2 (2 settings)",
+    ]
+    page = report(entries, tmp_path / "dev", "dev").read_text()
+    assert "at the test split" not in page
+    assert len(looks(entries[0].directory)) == 2
+
+
+def test_without_a_look_there_are_no_figures(entries: list[ExternalModel]) -> None:
+    with pytest.raises(TestSetGuardError, match="evaluation of the split 'test'"):
+        evaluation(entries[0], "test", None)
+    table, _ = evaluation(entries[0], "test", look_at(entries[0], "compare", "test"))
+    assert len(table) == 40
+
+
+def test_settings_of_the_evaluation_decide_strata_groups_and_intervals(
+    entries: list[ExternalModel], tmp_path: Path
+) -> None:
+    for entry in entries:
+        evaluated(entry, "dev", 24)
+    settings = EvaluationConfig(thickness_edges_mm=(3.0,), risk_cutoffs_mm3=(0.0, 30.0, 90.0), coverage=0.8)
+    page = report([replace(entry, evaluation=settings) for entry in entries], tmp_path / "page", "test").read_text()
+    analysis = json.loads((tmp_path / "page/analysis.json").read_text())
+    assert analysis["settings"]["coverage"] == 0.8
+    assert (analysis["cutoffs"]["low_mm3"], analysis["cutoffs"]["source"]) == (30.0, "fixed in the settings")
+    assert [s["stratum"] for s in analysis["models"]["good"]["thickness"]["ppv"]["strata"]] == ["≤ 3 mm", "> 3 mm"]
+    table = pd.read_csv(tmp_path / "page/tables/thickness_dice.csv")
+    thin = hand_made("test", 20, 1.05).query("has_lesion and slice_thickness_mm < 3")["dice"].mean()
+    assert table.filter(like="≤ 3 mm (15 scans").iloc[0, 0] == pytest.approx(thin, abs=5e-4)
+    command = "evaluation.thickness_edges_mm=[3.0] evaluation.risk_cutoffs_mm3=[0.0,30.0,90.0] evaluation.coverage=0.8"
+    assert f"iac report …/good …/large --out …/page --split test {command}" in page
+    assert "Weakest on slices of &gt; 3 mm" in page
+    with pytest.raises(UserError, match=r"different settings of evaluation \(thickness_edges_mm, .*coverage=…"):
+        report([entries[0], replace(entries[1], evaluation=settings)], tmp_path / "page", "test")
+
+
+def test_a_fixed_cut_off_needs_no_development_split(entries: list[ExternalModel], tmp_path: Path) -> None:
+    settings = EvaluationConfig(risk_cutoffs_mm3=(0.0, 30.0, 90.0))
+    page = report([replace(entry, evaluation=settings) for entry in entries], tmp_path / "page", "test").read_text()
+    assert "<h2>Risk groups</h2>" in page
+    assert "<h2>Volume intervals</h2>" not in page
+    assert "Volume intervals are left out until good and large" in page
+
+
+def test_page_tables_and_figures_go_to_each_run(
+    entries: list[ExternalModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: dict[str, Any] = {}
+    run = Run(tmp_path / "good", ExperimentConfig(name="vit"))
+    model = report_models.external_result(entries[0], "test", look_at(entries[0], "report", "test"))
+    monkeypatch.setattr(workflow, "model_result", lambda *_: model)
+    monkeypatch.setattr(workflow, "training_curves", lambda *_: ExtraFigure(title="T", caption="c", png=dot()))
+    monkeypatch.setattr(workflow.tracking, "log_summary", lambda run, figures, prefix: stored.update({prefix: figures}))
+    monkeypatch.setattr(
+        workflow.tracking, "log_files", lambda run, paths, root, folder: stored.update(paths=paths, folder=folder)
+    )
+    report([run], tmp_path / "page", "test")
+    assert stored["folder"] == "report/test"
+    names = {str(path.relative_to(tmp_path / "page")) for path in stored["paths"]}
+    assert {"index.html", "analysis.json", "models.csv", "tables/models.tex", "figures/dice.png"} <= names
+    assert stored["report/test"]["dice"] == model.summary["dice"]["mean"]
+    assert stored["report/test"]["looks"] == 1
+
+
+def dot() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2)).save(buffer, format="PNG")
+    return buffer.getvalue()
