@@ -85,7 +85,7 @@ types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev ## the documentation, as pages in site/ (ARGS=serve shows them while you write)
-	$(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 
 test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
