@@ -96,19 +96,24 @@ def generate(name: str, arguments: Iterable[str] = ()) -> str:
 def definitions(meanings: Mapping[str, str], leave_out: Iterable[str] = ()) -> str:
     """A definition list; `leave_out` names tables whose entries stand elsewhere on the page."""
     hidden = {name for table in leave_out for name in _from(*TABLES[table])}
-    return "\n".join(f"`{name}`\n:   {prose(text)}\n" for name, text in meanings.items() if name not in hidden)
+    return "\n".join(f"`{name}`\n:   {safe(text)}\n" for name, text in meanings.items() if name not in hidden)
+
+
+def safe(text: str) -> str:
+    """A description on one line, safe in Markdown and in HTML; code stands between backticks."""
+    parts = " ".join(text.split()).split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*").replace("|", "&#124;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def prose(text: str, words: Iterable[str] = ()) -> str:
-    """A description as a sentence, safe in Markdown and in HTML.
+    """A description as a sentence.
 
     Args:
-        text: in plain words, code between backticks.
+        text: in plain words.
         words: that keep their small letter at the beginning, for they are what one writes.
     """
-    parts = " ".join(text.split()).split("`")
-    parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*").replace("|", "&#124;") for part in parts[::2]]
-    joined = "`".join(parts)
+    joined = safe(text)
     first = joined.partition(" ")[0].rstrip(":,")
     joined = joined if first in words or "`" in first else joined[:1].upper() + joined[1:]
     return joined + ("" if joined.endswith((".", "…")) else ".")
