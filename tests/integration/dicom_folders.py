@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -19,13 +18,20 @@ def write_folders(cohort: Path, out: Path) -> None:
     for series in read_cohort(cohort).series:
         write_dicom(series, out / "dicom" / series.series_id)
         if series.label is not None:
-            shutil.copy(series.label, out / "labels" / f"{series.series_id}.nii.gz")
+            nib.save(in_dicom_order(series.label), out / "labels" / f"{series.series_id}.nii.gz")
+
+
+def in_dicom_order(path: Path) -> nib.Nifti1Image:
+    """An image with its voxels as DICOM has them (to the left, to the back, upwards), as ITK-SNAP saves a mask."""
+    image = nib.load(path)
+    wanted = nib.orientations.axcodes2ornt(("L", "P", "S"))
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
 
 
 def write_dicom(series: Series, folder: Path) -> None:
     """One CT file a slice, with the geometry of the series' NIfTI file."""
     folder.mkdir(parents=True)
-    image = nib.load(series.image)
+    image = in_dicom_order(series.image)
     hu = np.asarray(image.dataobj).astype("<i2")
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
