@@ -230,8 +230,8 @@ def bench_scan(folder: Path, scan: Path, template: Path | None, run: Path | None
         predict += ["--template", str(template)]
     cohort = folder / "scan.csv"
     cohort.write_text(
-        "patient_id,series_id,image,label,split,slice_thickness_mm,spacing_x_mm,spacing_y_mm,spacing_z_mm,kernel,"
-        f"manufacturer\nA,A_1,{scan.absolute()},,pretrain,5,0.5,0.5,5,,\n"
+        "patient_id,series_id,image,label,split,slice_thickness_mm,kernel,manufacturer\n"
+        f"A,A_1,{scan.absolute()},,pretrain,5,,\n"
     )
     prepare = ["prepare", "experiments/demo/mae.yaml", f"data.cohort={cohort}", "data.prepare_workers=1"]
     if template:

@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--bundle", type=Path, help="folder that `iac export` wrote; needs no run")
     predict.add_argument("--template", type=Path, help="CT head template (NIfTI, HU) to find the region of interest")
     predict.add_argument("--series", help="which series of a DICOM folder")
-    predict.add_argument("--slice-thickness-mm", type=float, help="for NIfTI, which does not know it")
+    predict.add_argument("--slice-thickness-mm", type=float, help="counts only where the file has none")
     predict.set_defaults(command="predict")
 
     report = commands.add_parser("report", help="evaluated runs in one HTML page")

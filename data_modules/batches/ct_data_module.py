@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.batches.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
 from data_modules.cohort.look import GUARDED
-from data_modules.cohort.table import Cohort, check_leakage, check_trains_on, read_cohort
+from data_modules.cohort.table import Cohort, check_leakage, check_trains_on
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store, prepare_cohort
@@ -63,7 +63,6 @@ class CTDataModule(L.LightningDataModule):
         self.seed = seed
         self.restrict_hu = restrict_hu
         self.needs_dev = needs_dev
-        self._cohort: Cohort | None = None
         self._store: PreparedStore | None = None
         self._train_series: tuple[PreparedSeries, ...] = ()
 
@@ -77,10 +76,9 @@ class CTDataModule(L.LightningDataModule):
         Raises:
             UserError: when the cohort leaks between splits, has nothing to train or to validate on, or lacks labels.
         """
-        cohort = read_cohort(self.config.cohort)
-        check_leakage(cohort)
         assert GUARDED not in self._splits, "training never opens the test split"
         store = open_store(self.config, self._splits)
+        check_leakage(store.cohort)
         train = store.split(*TRAINS_ON[self.task])
         dev = store.split("dev")
         for split, found, needed in ((" or ".join(TRAINS_ON[self.task]), train, True), ("dev", dev, self.needs_dev)):
@@ -95,7 +93,7 @@ class CTDataModule(L.LightningDataModule):
         check_trains_on([p.series for p in train], TRAINS_ON[self.task])
         shared = {p.series.patient_id for p in train} & {p.series.patient_id for p in dev}
         assert not shared, "a patient of both splits has passed the leakage check"
-        self._cohort, self._store, self._train_series = cohort, store, train
+        self._store, self._train_series = store, train
 
     def train_dataloader(self) -> PatchLoader:
         """Random patches; `sampling.samples_per_epoch` of them in one epoch over all devices."""
@@ -141,8 +139,7 @@ class CTDataModule(L.LightningDataModule):
     @property
     def cohort(self) -> Cohort:
         """The cohort table; after `setup`."""
-        assert self._cohort is not None, "setup() comes first"
-        return self._cohort
+        return self.store.cohort
 
     @property
     def store(self) -> PreparedStore:

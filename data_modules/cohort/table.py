@@ -26,6 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_modules.errors import UserError
+from data_modules.scan.sidecar import read_sidecar
 
 SPLITS = ("pretrain", "finetune", "dev", "test")
 """Every patient belongs to one of these, or, before `assign_splits`, to none."""
@@ -36,16 +37,17 @@ COLUMNS = {
     "image": "NIfTI file or DICOM folder, relative to the table (or absolute)",
     "label": "NIfTI mask on the image's grid; may be empty",
     "split": "pretrain, finetune, dev or test; may be empty until splits are assigned",
-    "slice_thickness_mm": "how thick a slab one slice averages; above 0",
-    "spacing_x_mm": "voxel size along x; above 0",
-    "spacing_y_mm": "voxel size along y; above 0",
-    "spacing_z_mm": "voxel size along z; above 0",
+    "slice_thickness_mm": "how thick a slab one slice averages; above 0; may be empty where the file says it",
     "kernel": "convolution kernel; may be empty",
     "manufacturer": "maker of the scanner; may be empty",
 }
 """Columns that every cohort table has, and what they hold. Further columns are kept in `Series.extra`."""
 
+SPACING = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+"""All three or none; checked against the file."""
+
 OPTIONAL_COLUMNS = {
+    **dict.fromkeys(SPACING, "voxel size along one axis; above 0; may be empty, else checked against the file"),
     "true_volume_mm3": "calcium volume known by construction (phantom); may be empty",
     "label_volume_mm3": "calcium volume of the label; may be empty; stratifies splits where no true volume is known",
     "dicom_series": "SeriesInstanceUID, where a DICOM folder holds several series; may be empty",
@@ -56,7 +58,7 @@ SALT_FILE = "split_salt"
 """Beside the cohort table; created once, travels with the table, and is never put into a checkpoint."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_POSITIVE = ("slice_thickness_mm", "spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+_POSITIVE = ("slice_thickness_mm", *SPACING)
 _VOLUMES = ("true_volume_mm3", "label_volume_mm3")
 _LISTED_PROBLEMS = 20
 
@@ -69,8 +71,10 @@ class Series:
         image: absolute path of the NIfTI file or DICOM folder.
         label: absolute path of the mask, None where there is none. A mask may be empty of voxels.
         split: one of `SPLITS`, or "" where none is assigned yet.
-        slice_thickness_mm: how thick a slab one slice averages.
-        spacing_mm: voxel size along the x, y and z axes of the image as the table gives it.
+        slice_thickness_mm: how thick a slab one slice averages as the table gives it; None where it is empty. What
+            counts is `PreparedSeries.slice_thickness_mm` (without a region: of `cohort.series.read_series`).
+        spacing_mm: voxel size along the x, y and z axes of the image as the table gives it, None where it does not;
+            nothing goes by it, but a warning says where the file has another.
         true_volume_mm3: calcium volume known by construction, None on real scans.
         extra: all further columns, as strings.
     """
@@ -80,8 +84,8 @@ class Series:
     image: Path
     label: Path | None
     split: str
-    slice_thickness_mm: float
-    spacing_mm: tuple[float, float, float]
+    slice_thickness_mm: float | None
+    spacing_mm: tuple[float, float, float] | None = None
     kernel: str = ""
     manufacturer: str = ""
     true_volume_mm3: float | None = None
@@ -178,9 +182,10 @@ def assign_splits(table: pd.DataFrame, fractions: Mapping[str, float], seed: int
     """Give every patient without a split one, so that patients per split come as near to `fractions` as can be.
 
     Patients are stratified by burden (no calcium, then tertiles of the positive volumes, or unknown) times tertiles
-    of slice thickness, both the median over the patient's series. Each stratum is shared out by largest remainder;
-    then the totals are made exact by the moves that disturb the strata least. The result depends on ids, values and
-    `seed`, not on the order of rows. Splits that are already assigned stay, and count towards the fractions.
+    of slice thickness (or unknown), both the median over the patient's series where the table gives them. Each stratum
+    is shared out by largest remainder; then the totals are made exact by the moves that disturb the strata least. The
+    result depends on ids, values and `seed`, not on the order of rows. Splits that are already assigned stay, and count
+    towards the fractions.
     Where some patients have labels and others have none, those without go to `pretrain`.
 
     Args:
@@ -336,17 +341,17 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, list[str]]]:
 
 
 def _series(record: dict[str, str], folder: Path) -> Series:
-    known = {*COLUMNS, "true_volume_mm3"}
+    known = {*COLUMNS, *SPACING, "true_volume_mm3"}
     true_volume = record.get("true_volume_mm3", "")
-    x, y, z = (float(record[f"spacing_{axis}_mm"]) for axis in "xyz")
+    x, y, z = (float(record.get(column) or math.nan) for column in SPACING)
     return Series(
         patient_id=record["patient_id"],
         series_id=record["series_id"],
         image=folder / record["image"],
         label=folder / record["label"] if record["label"] else None,
         split=record["split"],
-        slice_thickness_mm=float(record["slice_thickness_mm"]),
-        spacing_mm=(x, y, z),
+        slice_thickness_mm=float(thickness) if (thickness := record["slice_thickness_mm"]) else None,
+        spacing_mm=None if math.isnan(x) else (x, y, z),
         kernel=record["kernel"],
         manufacturer=record["manufacturer"],
         true_volume_mm3=float(true_volume) if true_volume else None,
@@ -374,8 +379,13 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
     split = record.get("split", "")
     if split and split not in SPLITS:
         yield "split", f"{split!r} is unknown; use {', '.join(SPLITS)} or leave it empty{_nearest(split, SPLITS)}"
+    if record.get("slice_thickness_mm") == "" and (problem := _thickness_problem(folder / record.get("image", ""))):
+        yield "slice_thickness_mm", problem
+    given = [column for column in SPACING if record.get(column)]
+    if 0 < len(given) < len(SPACING):
+        yield given[0], f"is given without {' and '.join(c for c in SPACING if c not in given)}; give all three or none"
     for column in _POSITIVE:
-        if column in record and not _number(record[column]) > 0:
+        if record.get(column) and not _number(record[column]) > 0:
             yield column, f"{record[column]!r}; expected a number of millimetres above 0"
     for column in _VOLUMES:
         if record.get(column) and not _number(record[column]) >= 0:
@@ -384,6 +394,18 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
         yield "image", f"{record['image']!r} does not exist; paths are relative to the table's folder"
     if record.get("label") and not (folder / record["label"]).is_file():
         yield "label", f"{record['label']!r} does not exist; paths are relative to the table's folder; empty: no label"
+
+
+def _thickness_problem(image: Path) -> str:
+    """Why the thickness may not be left to the file; empty where it may (DICOM headers are read in preparation)."""
+    if not image.is_file():
+        return ""
+    try:
+        known = read_sidecar(image).get("SliceThickness")
+    except UserError as error:
+        return f"'', and the file beside the image does not help: {error}"
+    needed = "'' and no JSON file beside the NIfTI gives SliceThickness; expected a number of millimetres above 0"
+    return "" if known is not None else needed
 
 
 def _repeated_values(records: list[tuple[int, dict[str, str]]]) -> list[str]:
@@ -469,17 +491,18 @@ def _patient_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         raise UserError(f"unknown split {unknown[0]!r}; use {', '.join(SPLITS)}{_nearest(unknown[0], SPLITS)}")
     facts = {}
     for patient, rows in filled.groupby("patient_id"):
-        thickness = [_number(cell) for cell in rows["slice_thickness_mm"]]
+        thickness = [_number(cell) for cell in rows["slice_thickness_mm"] if cell]
         if not all(value > 0 for value in thickness):
             raise UserError(
-                f"patient {patient!r} has a slice_thickness_mm that is not a number above 0; mend the table"
+                f"patient {patient!r} has a slice_thickness_mm that is neither empty nor a number above 0; "
+                "mend the table"
             )
         burden = [_number(row[_VOLUMES[0]] or row[_VOLUMES[1]]) for _, row in rows.iterrows()]
         known = [value for value in burden if not math.isnan(value)]
         facts[str(patient)] = {
             "split": max(rows["split"]),
             "labelled": any(rows["label"]),
-            "thickness": float(np.median(thickness)),
+            "thickness": float(np.median(thickness)) if thickness else math.nan,
             "burden": float(np.median(known)) if known else math.nan,
         }
     return facts
@@ -489,12 +512,13 @@ def _strata(facts: dict[str, dict[str, Any]], free: list[str]) -> list[list[str]
     """The free patients by burden class and thickness class; classes are cut over all patients."""
     burden = np.array([f["burden"] for f in facts.values()])
     thickness = np.array([f["thickness"] for f in facts.values()])
-    burden_cuts, thickness_cuts = _tertiles(burden[burden > 0]), _tertiles(thickness)
+    burden_cuts, thickness_cuts = _tertiles(burden[burden > 0]), _tertiles(thickness[thickness > 0])
     strata: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for patient in free:
         volume, thick = facts[patient]["burden"], facts[patient]["thickness"]
         volume_class = -1 if math.isnan(volume) else 0 if volume == 0 else 1 + int((volume > burden_cuts).sum())
-        strata[volume_class, int((thick > thickness_cuts).sum())].append(patient)
+        thickness_class = -1 if math.isnan(thick) else int((thick > thickness_cuts).sum())
+        strata[volume_class, thickness_class].append(patient)
     return [strata[key] for key in sorted(strata)]
 
 

@@ -38,6 +38,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
+from data_modules.cohort.series import known_thickness_mm, read_series, spacing_remark, thickness_remark
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
@@ -45,7 +46,9 @@ from data_modules.prepare.common_grid import on_common_grid, surroundings, to_in
 from data_modules.prepare.roi import region_of_interest
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.resampling import resample_occupancy
-from data_modules.scan.scan import read_mask, read_scan
+from data_modules.scan.scan import read_mask
+from data_modules.scan.sidecar import sidecar_path
+from data_modules.scan.slices import THICKNESS_UNKNOWN
 
 PREPARATION_VERSION = 1
 """Raised whenever the code prepares volumes differently, so that old ones are not taken for new ones."""
@@ -63,10 +66,11 @@ class PreparedSeries:
         directory: where its arrays lie.
         grid: the common grid, of `hu` and `occupancy`.
         native_grid: the region of interest on the scan's own voxels, of `native_hu` and `native_label`.
-        slice_thickness_mm: how thick a slab a slice of the scan averages.
+        slice_thickness_mm: how thick a slab a slice of the region averages: the one that everything goes by, whatever
+            the table says.
         slice_axis: array axis of the native grid across slices.
         source_sha256: content of the files it was made from.
-        warnings: remarks of reading and preparing, readable.
+        warnings: remarks of reading and preparing, and where the table contradicts the file; readable.
     """
 
     series: Series
@@ -108,6 +112,7 @@ class PreparedStore:
     Attributes:
         directory: folder of the settings they were prepared with.
         fingerprint: of the settings and of every series' id, split and source content; the same on every machine.
+        cohort: the whole table.
         series: what could be prepared; without a look on record, the test split is left out.
         failed: reason by series id, of what could not.
         look: at the test split, that it was opened for.
@@ -116,6 +121,7 @@ class PreparedStore:
 
     directory: Path
     fingerprint: str
+    cohort: Cohort
     series: tuple[PreparedSeries, ...]
     failed: dict[str, str] = field(default_factory=dict)
     look: RecordedLook | None = None
@@ -213,9 +219,16 @@ def _todo(directory: Path, series: Sequence[Series], root: Path, retry_failed: b
     for item in series:
         state = _source_state(item, root)
         meta = _read_meta(directory / item.series_id)
-        if (meta is None or meta["source_state"] != state) and failed.get(item.series_id, ("", ""))[1] != state:
+        is_ready = meta is not None and meta["source_state"] == state and not _guessed(meta, item)
+        if not is_ready and failed.get(item.series_id, ("", ""))[1] != state:
             todo.append((item, state))
     return todo
+
+
+def _guessed(meta: dict[str, Any], series: Series) -> bool:
+    """Whether a thickness was taken from the spacing though the table knows it, as was done with DICOM once."""
+    before = "thickness_from" not in meta and any(w.startswith(THICKNESS_UNKNOWN) for w in meta["warnings"])
+    return before and series.slice_thickness_mm is not None
 
 
 def _prepare_all(directory: Path, todo: list[tuple[Series, str]], cohort: Cohort, config: DataConfig) -> None:
@@ -278,11 +291,7 @@ def _prepare_guarded(job: Job) -> str | None:
 
 def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Path) -> None:
     """Read, crop and resample one series, and move it to its place once it is whole."""
-    scan = read_scan(
-        series.image,
-        series=series.extra.get("dicom_series") or None,
-        slice_thickness_mm=None if series.image.is_dir() else series.slice_thickness_mm,  # DICOM says it per slice
-    )
+    scan = read_series(series)
     roi = region_of_interest(scan, grid)
     image = on_common_grid(scan, roi, grid)
     common = image.grid
@@ -303,10 +312,11 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
     meta = {
         "series_id": series.series_id,
         "source_state": state,
-        "source_sha256": _source_sha256(series),
+        "source_sha256": _source_sha256(series, scan.thickness_from),
         "grid": common.to_dict(),
         "native_grid": roi.grid.to_dict(),
         "slice_thickness_mm": roi.slice_thickness_mm,
+        "thickness_from": scan.thickness_from,
         "slice_axis": roi.slice_axis,
         "warnings": warnings,
     }
@@ -371,19 +381,24 @@ def _open_store(
     described = sorted((p.series.series_id, p.series.split, p.source_sha256) for p in prepared)
     shown = tuple(p for p in prepared if p.series.split != GUARDED or (look is not None and look.is_on_record))
     fingerprint = _digest([_settings(grid), described])
-    return PreparedStore(directory, fingerprint, shown, failed, look, len(prepared) - len(shown))
+    return PreparedStore(directory, fingerprint, cohort, shown, failed, look, len(prepared) - len(shown))
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:
+    native_grid = Grid.from_dict(meta["native_grid"])
+    remarks = [  # of the table as it is now, which may be mended without preparing again
+        thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table"),
+        spacing_remark(series, native_grid.spacing_mm),
+    ]
     return PreparedSeries(
         series=series,
         directory=directory,
         grid=Grid.from_dict(meta["grid"]),
-        native_grid=Grid.from_dict(meta["native_grid"]),
+        native_grid=native_grid,
         slice_thickness_mm=meta["slice_thickness_mm"],
         slice_axis=meta["slice_axis"],
         source_sha256=meta["source_sha256"],
-        warnings=tuple(meta["warnings"]),
+        warnings=(*meta["warnings"], *(remark for remark in remarks if remark)),
     )
 
 
@@ -398,23 +413,26 @@ def _source_files(series: Series) -> list[Path]:
     if series.image.is_dir():
         files = sorted(path for path in series.image.rglob("*") if path.is_file())
     else:
-        sidecar = series.image.with_name(series.image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+        sidecar = sidecar_path(series.image)
         files = [series.image, *([sidecar] if sidecar.is_file() else [])]
     return files + ([series.label] if series.label else [])
 
 
 def _source_state(series: Series, root: Path) -> str:
     """Digest of the names, sizes and times of the source files: cheap, and changed whenever they are written."""
-    state: list[Any] = [series.slice_thickness_mm, series.extra.get("dicom_series", ""), series.label is not None]
+    state: list[Any] = [known_thickness_mm(series), series.extra.get("dicom_series", ""), series.label is not None]
     for path in _source_files(series):
         facts = path.stat()
         state.append([os.path.relpath(path, root), facts.st_size, facts.st_mtime_ns])
     return _digest(state)
 
 
-def _source_sha256(series: Series) -> str:
+def _source_sha256(series: Series, thickness_from: str = "file") -> str:
     """Digest of what the source files hold, wherever they lie."""
-    digest = hashlib.sha256(repr((series.slice_thickness_mm, series.extra.get("dicom_series", ""))).encode())
+    facts: tuple[Any, ...] = (known_thickness_mm(series), series.extra.get("dicom_series", ""))
+    if series.image.is_dir() and thickness_from != "file":
+        facts = (*facts, thickness_from)
+    digest = hashlib.sha256(repr(facts).encode())
     for path in _source_files(series):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

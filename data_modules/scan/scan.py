@@ -6,7 +6,6 @@ Reads NIfTI files and folders of DICOM, reads masks, and writes NIfTI.
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from data_modules.errors import UserError
 from data_modules.scan.dicom import read_dicom, whole_hu
 from data_modules.scan.geometry import AIR_HU, Grid, Volume, canonical, crop_box
-from data_modules.scan.slices import SliceStack, StraightStack, straighten
+from data_modules.scan.sidecar import read_sidecar
+from data_modules.scan.slices import THICKNESS_UNKNOWN, SliceStack, StraightStack, straighten
 
 _CLEARLY_LARGER = 1.2
 _PLAUSIBLE_SPACING_MM = (0.1, 20.0)
@@ -40,6 +40,8 @@ class Scan:
         slice_thickness_mm: how thick a slab a slice averages; the median over the slices where it changes.
         slice_axis: array axis across the slices.
         slice_thicknesses_mm: thickness of each slice along `slice_axis` where it changes, else None.
+        thickness_from: where the thickness comes from: "file" (header or sidecar), "given" (by the caller, for slices
+            of which the file says nothing) or "spacing" (a guess, for lack of both).
         kernel: convolution kernel, empty where unknown.
         manufacturer: of the scanner, empty where unknown.
         gantry_tilt_deg: tilt of the gantry, signed as in the header. The grid stands at right angles all the same.
@@ -51,6 +53,7 @@ class Scan:
     slice_thickness_mm: float
     slice_axis: int = 2
     slice_thicknesses_mm: tuple[float, ...] | None = None
+    thickness_from: str = "file"
     kernel: str = ""
     manufacturer: str = ""
     gantry_tilt_deg: float = 0.0
@@ -93,8 +96,9 @@ def canonical_scan(scan: Scan) -> Scan:
 def read_scan(path: Path, series: str | None = None, slice_thickness_mm: float | None = None) -> Scan:
     """A CT scan from a NIfTI file or a folder of DICOM.
 
-    NIfTI holds no slice thickness: it comes from `slice_thickness_mm`, else from a BIDS-style JSON file of the same
-    name beside it (`SliceThickness`, `ConvolutionKernel`, `Manufacturer`), else it is taken to be the spacing.
+    The slice thickness is what the file says: a DICOM header, slice by slice; for NIfTI, which holds none, a BIDS-style
+    JSON file of the same name beside it (`SliceThickness`, `ConvolutionKernel`, `Manufacturer`). Where it says nothing
+    `slice_thickness_mm` counts, and without that the thickness is taken to be the spacing.
     The grid of a NIfTI file is kept exactly as it is, unless it is sheared; DICOM slices that do not form a regular
     grid, and sheared NIfTI, are brought onto one (`slices.straighten`), which is the scan's native grid
     from then on. HU below −1024 (padding) become −1024.
@@ -102,7 +106,7 @@ def read_scan(path: Path, series: str | None = None, slice_thickness_mm: float |
     Args:
         path: `.nii` or `.nii.gz` file, or a folder with one CT series.
         series: which series of a DICOM folder (see `data_modules.scan.dicom.read_dicom`).
-        slice_thickness_mm: overrides what headers and sidecars say.
+        slice_thickness_mm: for slices of which neither header nor sidecar gives the thickness.
 
     Raises:
         UserError: the file is missing, damaged, not CT in HU, not 3D, or without usable geometry.
@@ -123,8 +127,13 @@ def _read_dicom_scan(folder: Path, series: str | None, slice_thickness_mm: float
     source = read_dicom(folder, series)
     remarks = [*source.warnings, *_check_hu(source.stack.planes, folder)]
     stack = source.stack
-    if slice_thickness_mm is not None:
-        stack = replace(stack, thicknesses_mm=np.full(len(stack.planes), float(slice_thickness_mm)))
+    unknown = ~np.isfinite(stack.thicknesses_mm)
+    thickness_from = "file"
+    if unknown.any():
+        thickness_from = "spacing"
+        if slice_thickness_mm is not None:
+            thickness_from = "given"
+            stack = replace(stack, thicknesses_mm=np.where(unknown, slice_thickness_mm, stack.thicknesses_mm))
     straight = straighten(stack)
     header_tilt = source.gantry_tilt_deg or 0.0
     if abs(abs(header_tilt) - straight.tilt_deg) > 1 and _is_axial(stack):
@@ -134,6 +143,7 @@ def _read_dicom_scan(folder: Path, series: str | None, slice_thickness_mm: float
         )
     return _scan_of(
         straight,
+        thickness_from=thickness_from,
         kernel=source.kernel,
         manufacturer=source.manufacturer,
         gantry_tilt_deg=header_tilt or straight.tilt_deg,
@@ -160,7 +170,7 @@ def _scan_of(straight: StraightStack, **facts: Any) -> Scan:
 
 def _read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
     image = _load_nifti(path)
-    sidecar = _read_sidecar(path)
+    sidecar = read_sidecar(path)
     remarks = _check_geometry(image, path)
     raw, slope, intercept = _stored(image, path)
     hu, lower = _hu_of(raw, slope, intercept, path)
@@ -170,12 +180,15 @@ def _read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
         remarks.append(f"{lower} voxels below −1024 HU set to −1024 (padding)")
     grid = Grid(hu.shape, image.affine)
     axis = _slice_axis(image, grid)
-    thickness = slice_thickness_mm if slice_thickness_mm is not None else sidecar.get("SliceThickness")
+    thickness, thickness_from = sidecar.get("SliceThickness"), "file"
     if thickness is None:
-        thickness = grid.spacing_mm[axis]
-        remarks.append(f"slice thickness unknown, taken to be the spacing between slices ({thickness:.2f} mm)")
+        thickness, thickness_from = slice_thickness_mm, "given"
+    if thickness is None:
+        thickness, thickness_from = grid.spacing_mm[axis], "spacing"
+        remarks.append(f"{THICKNESS_UNKNOWN}, taken to be the spacing between slices ({thickness:.2f} mm)")
     tilt = float(sidecar.get("GantryDetectorTilt", 0.0))
     facts: dict[str, Any] = {
+        "thickness_from": thickness_from,
         "kernel": str(sidecar.get("ConvolutionKernel", "")),
         "manufacturer": str(sidecar.get("Manufacturer", "")),
     }
@@ -460,28 +473,6 @@ def _sheared_stack(hu: NDArray[Any], grid: Grid, axis: int, thickness_mm: float,
         pixel_mm=(grid.spacing_mm[x], grid.spacing_mm[y]),
         thicknesses_mm=np.full(grid.shape[candidate], thickness_mm),
     )
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    """The JSON file beside a NIfTI file, empty where there is none."""
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    if not sidecar.is_file():
-        return {}
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{sidecar}: not valid JSON ({error}). Mend it, or remove it to go on without.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{sidecar}: expected a JSON object with keys such as SliceThickness")
-    if content.get("Modality", "CT") != "CT":
-        raise UserError(f"{sidecar}: Modality is {content['Modality']!r}, expected 'CT'. Give a CT scan.")
-    for key in ("SliceThickness", "GantryDetectorTilt"):
-        value = content.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise UserError(f"{sidecar}: {key} is {value!r}, expected a number")
-    if not content.get("SliceThickness", 1.0) > 0:
-        raise UserError(f"{sidecar}: SliceThickness is {content['SliceThickness']!r}, expected a positive number of mm")
-    return content
 
 
 def _describe(grid: Grid) -> str:

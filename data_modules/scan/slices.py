@@ -20,6 +20,8 @@ from data_modules.scan.geometry import AIR_HU, Grid, Volume
 
 SAME_PLACE_MM = 0.02
 """Slices nearer to each other than this lie at one position."""
+THICKNESS_UNKNOWN = "slice thickness unknown"
+"""How the remark begins that a thickness is a guess."""
 _TOLERANCE_MM = 0.1  # headers often round positions to 0.1 mm
 _TOLERANCE = 0.05  # of the spacing between slices
 _SNAP_PIXELS = 0.02  # in-plane shifts this near to whole pixels are not interpolated
@@ -98,7 +100,7 @@ def straighten(stack: SliceStack) -> StraightStack:
     thicknesses = stack.thicknesses_mm
     spacing, first, regular = _spacing(height, thicknesses)
     if not np.isfinite(thicknesses).all():
-        warnings.append(f"slice thickness unknown, taken to be the spacing between slices ({spacing:.2f} mm)")
+        warnings.append(f"{THICKNESS_UNKNOWN}, taken to be the spacing between slices ({spacing:.2f} mm)")
         thicknesses = np.where(np.isfinite(thicknesses), thicknesses, spacing)
     counts = Counter(round(float(t), 2) for t in thicknesses)
     if len(counts) > 1:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
+from data_modules.cohort.table import seen_patients, split_salt
 from data_modules.files import on_disk, write_text_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
@@ -24,7 +25,29 @@ from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import masking_noise
 from iac_lightning.runs.directory import Run
+from iac_lightning.tracking import logger as tracking
 from iac_lightning.tracking.logger import RunLogger, log_figure
+
+
+class RunRecord(Callback):
+    """Once the data are set up: notes in every checkpoint whom it trains on, in the run which data; begins tracking."""
+
+    def __init__(self, run: Run, logger: object) -> None:
+        self.run = run
+        self.logger = logger
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Runs after the data module's own `setup` and before a checkpoint is read.
+
+        Raises:
+            UserError: when a run would go on with other data than it began with.
+        """
+        assert isinstance(pl_module, ExperimentModule)
+        data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        record = seen_patients(data.trained_patients, split_salt(self.run.config.data.cohort))
+        pl_module.trained_on = [*(r for r in pl_module.trained_on if r != record), record]
+        self.run.write_provenance(data.fingerprint)
+        tracking.begin(self.logger)
 
 
 class EpochHistory(Callback):

@@ -28,6 +28,7 @@ from iac_lightning.tracking.store import client_of, create_store, import_mlflow,
 __all__ = [
     "RunLogger",
     "announce_finish",
+    "begin",
     "catch_up",
     "create_store",
     "finish",
@@ -38,6 +39,7 @@ __all__ = [
     "serve_command",
     "start_logger",
     "tracking_uri",
+    "waiting_logger",
 ]
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class RunLogger(Logger):
         self._quiet_until = 0.0
         self._away = False
         self._full = False
+        self.has_begun = False
 
     @property
     def name(self) -> str:
@@ -162,20 +165,29 @@ class RunLogger(Logger):
 
 
 def start_logger(run: Run) -> RunLogger | None:
-    """The logger of a run: a new MLflow run, or the one it had before it was interrupted.
-
-    Where the store cannot be reached, one warning says so, and what is logged waits.
+    """The logger of a run, begun (`begin`): of a new MLflow run, or the one it had before it was interrupted.
 
     Returns:
         None where tracking is off, and off the first process.
     """
-    if not run.config.tracking.enabled or not is_main_process():
-        return None
-    logger = RunLogger(run)
+    logger = waiting_logger(run)
+    begin(logger)
+    return logger
+
+
+def waiting_logger(run: Run) -> RunLogger | None:
+    """The same before it begins: the store knows nothing of it yet, so that a mistake in the data leaves no run."""
+    return RunLogger(run) if run.config.tracking.enabled and is_main_process() else None
+
+
+def begin(logger: object) -> None:
+    """Open the run in MLflow; where the store cannot be reached, one warning says so, and what is logged waits."""
+    if not isinstance(logger, RunLogger):
+        return
+    logger.has_begun = True
     if logger.spool.status is not None:  # of a process that was killed at its very end
         logger.spool.set_status(None)
     logger.send("opening MLflow")
-    return logger
 
 
 def announce_finish(logger: object) -> None:
@@ -186,8 +198,11 @@ def announce_finish(logger: object) -> None:
 
 
 def finish(logger: object, status: str) -> None:
-    """Set the final status (`FINISHED`, `FAILED`, `KILLED`) and store what was written meanwhile."""
-    if not isinstance(logger, RunLogger):
+    """Set the final status (`FINISHED`, `FAILED`, `KILLED`) and store what was written meanwhile.
+
+    Of a run that never began nothing is stored.
+    """
+    if not isinstance(logger, RunLogger) or not logger.has_begun:
         return
     spool = logger.spool
     spool.set_status(status)
@@ -209,7 +224,9 @@ def finish(logger: object, status: str) -> None:
 def catch_up(run: Run) -> None:
     """Store what an earlier process of a finished run could not."""
     if spool_file(run.directory).exists() and run.config.tracking.enabled and is_main_process():
-        finish(RunLogger(run), "FINISHED")
+        logger = RunLogger(run)
+        logger.has_begun = True
+        finish(logger, "FINISHED")
 
 
 def log_figure(logger: object, figure: Figure | Path, path: Path) -> None:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_modules.cohort.look import read_label
+from data_modules.cohort.series import read_series
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.prepare.store import PreparedSeries, PreparedStore, prepare_cohort
 from data_modules.scan.geometry import Volume, place
-from data_modules.scan.scan import read_scan
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability, voxels_on_disk
 from iac_lightning.evaluation.calibration.scaling import (
@@ -135,10 +135,19 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
 
 
 def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> dict[str, Any]:
-    """Which weights, settings and data a calibration belongs to."""
+    """Which weights, settings and data a calibration belongs to.
+
+    Thresholds by thickness went by the table's once: a calibration of that time stands where it is the scans' own.
+    """
+    depends_on: list[Any] = [prediction_key(model, item) for item in series]
+    corrected = {
+        item.series.series_id: item.slice_thickness_mm
+        for item in series
+        if item.slice_thickness_mm != item.series.slice_thickness_mm
+    }
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
-        "depends_on": digest([prediction_key(model, item) for item in series]),
+        "depends_on": digest([*depends_on, corrected] if corrected else depends_on),
         "thickness_edges_mm": list(model.run.config.evaluation.thickness_edges_mm),
     }
 
@@ -166,7 +175,7 @@ def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], sca
         lesions.append(bool(label.any()) or outside > 0)
         unseen += outside + int(np.count_nonzero(label & (raw.data == 0)))
     patients = [item.series.patient_id for item in series]
-    thickness = [item.series.slice_thickness_mm for item in series]
+    thickness = [item.slice_thickness_mm for item in series]
     strata = strata_from_edges(model.run.config.evaluation.thickness_edges_mm)
     result: dict[str, Any] = {}
     for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
@@ -184,8 +193,7 @@ def development_probability(model: TrainedModel, item: PreparedSeries) -> Volume
     if saved is not None:
         return place(saved, item.native_grid, 0.0)
     probability = native_probability(model, item)
-    scan = read_scan(item.series.image, series=item.series.extra.get("dicom_series") or None)
-    write_prediction(place(probability, scan.grid, 0.0), path, key)
+    write_prediction(place(probability, read_series(item.series).grid, 0.0), path, key)
     return probability
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from data_modules.cohort.look import GUARDED, RecordedLook, read_label
+from data_modules.cohort.series import read_series
 from data_modules.prepare.store import PreparedSeries, prepare_cohort
 from data_modules.scan.geometry import Grid, Volume, place
-from data_modules.scan.scan import read_scan, write_nifti
+from data_modules.scan.scan import write_nifti
 from iac_lightning.cluster import sharding
 from iac_lightning.config.reading import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for
@@ -119,22 +120,22 @@ def evaluate_series(
     series = item.series
     folder = model.run.directory / "predictions" / split
     stem = folder / series.series_id
-    scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
+    scan = read_series(series)
     label = read_label(series, like=scan.grid, look=look)
     probability = calibrated_probability(model, item, Path(f"{stem}_probability.nii.gz"), scan.grid, calibration)
-    threshold = threshold_for(calibration, series.slice_thickness_mm)
+    threshold = threshold_for(calibration, item.slice_thickness_mm)
     prediction = probability.with_data(probability.data >= threshold)
     write_nifti(prediction, Path(f"{stem}_mask.nii.gz"))
     prior = None
     if model.run.config.inference.protocol_prior:
-        prior_threshold = threshold_for(calibration, series.slice_thickness_mm, prior=True)
+        prior_threshold = threshold_for(calibration, item.slice_thickness_mm, prior=True)
         bright = probability.with_data(probability.data >= prior_threshold)
         prior = series_metrics(protocol_prior(bright, scan.volume), label, scan)
     half = calibrated_half(calibration["temperature"], calibration["bias"])
     return series_row(
         series.series_id,
         series.patient_id,
-        series.slice_thickness_mm,
+        item.slice_thickness_mm,
         series_metrics(prediction, label, scan),
         prior,
         series.true_volume_mm3,

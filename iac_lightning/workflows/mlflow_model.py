@@ -41,7 +41,7 @@ class ScanModel:
 
         Args:
             table: `path` (NIfTI file or folder of a DICOM series, on the machine that predicts), and optionally
-                `slice_thickness_mm` (for NIfTI, which does not know it), `series` (of a DICOM folder) and `out`
+                `slice_thickness_mm` (where the file has none), `series` (of a DICOM folder) and `out`
                 (a folder for what `iac predict` writes: masks, probabilities, overlay).
             params: `template`, a CT template to find the region with, for whole heads.
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import SALT_FILE, SPLITS, hash_patients, read_cohort, seen_patients
+from data_modules.config import DataConfig
 from data_modules.errors import UserError
+from data_modules.prepare.store import open_store
 from iac_lightning.config.reading import config_hash
 from iac_lightning.models.build import count_parameters
 from iac_lightning.report.words import estimate, interval
@@ -96,11 +99,12 @@ def training_data(run: Run, model: CalibratedModel) -> str:
         f"Data fingerprint `{run.provenance.get('data_fingerprint', 'unknown')}`; seed {run.config.seed}.",
         f"Learnt from {learnt}; nobody of development and test.",
     ]
-    return "\n".join([*lines, *cohort_facts(Path(run.config.data.cohort), model.trained_on)])
+    return "\n".join([*lines, *cohort_facts(run.config.data, model.trained_on)])
 
 
-def cohort_facts(path: Path, trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the cohort table says of the patients that were learnt from, and of the splits; a sentence without it."""
+def cohort_facts(config: DataConfig, trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the cohort says of the patients that were learnt from, and of the splits; a sentence without its table."""
+    path = Path(config.cohort)
     missing = ["The cohort table was not at hand at export: slice thickness and splits are not stated."]
     try:
         salt = path.with_name(SALT_FILE).read_text(encoding="ascii").strip()
@@ -114,15 +118,24 @@ def cohort_facts(path: Path, trained_on: Sequence[Mapping[str, Any]]) -> list[st
     series = [s for s in cohort.series if s.patient_id in learnt]
     if not series:
         return missing
-    thickness = [s.slice_thickness_mm for s in series]
     rows = [
-        f"Their {len(series)} series: slices of {min(thickness):g} to {max(thickness):g} mm, "
+        f"Their {len(series)} series: {thickness_range(config, [s.series_id for s in series])}"
         f"{len({s.kernel for s in series})} convolution kernels, {len({s.manufacturer for s in series})} manufacturers",
         "",
         "| split | patients | series |",
         "|---|---|---|",
     ]
     return rows + [f"| {name} | {len(cohort.patients(name))} | {len(cohort.split(name))} |" for name in SPLITS]
+
+
+def thickness_range(config: DataConfig, series_ids: Sequence[str]) -> str:
+    """Such as "slices of 1 to 5 mm, ", of those of the series that are prepared as for this run; else nothing."""
+    try:
+        prepared = open_store(config, [split for split in SPLITS if split != GUARDED]).series
+    except UserError:
+        return ""
+    thickness = [p.slice_thickness_mm for p in prepared if p.series.series_id in set(series_ids)]
+    return f"slices of {min(thickness):g} to {max(thickness):g} mm, " if thickness else ""
 
 
 def metrics(run: Run, model: CalibratedModel) -> str:

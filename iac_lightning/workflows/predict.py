@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from data_modules.cohort.series import thickness_remark
 from data_modules.files import write_json_atomic
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
@@ -85,7 +86,8 @@ def predict(
         model: of a run or a bundle.
         template: CT template to find the region of interest; without it the scan must be a region already.
         series: which series, where a DICOM folder holds several.
-        slice_thickness_mm: for NIfTI, which does not know it.
+        slice_thickness_mm: where the file does not say it (NIfTI without a JSON file beside it). A file's own counts
+            all the same, as in every evaluation; where the two differ by more than 10 % a warning says so.
 
     Returns:
         What `result.json` holds.
@@ -124,6 +126,7 @@ def segment(
     """Segment one scan and write nothing; arguments and errors as `predict`."""
     scan = read_scan(source, series=series, slice_thickness_mm=slice_thickness_mm)
     region, registration = find_region(scan, model.config, template)
+    remark = thickness_remark(slice_thickness_mm, region.slice_thickness_mm, "the option slice_thickness_mm")
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
     probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
@@ -146,7 +149,7 @@ def segment(
         "registration": registration_facts(registration),
         "run": model.config.name,
         "checkpoint_sha256": model.checkpoint_sha256,
-        "warnings": list(region.warnings),
+        "warnings": [*region.warnings, *([remark] if remark else [])],
         "note": "Research software: not a medical device.",
     }
     return Segmentation(scan, region, probability, mask, protocol, result)

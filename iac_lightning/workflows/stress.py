@@ -152,7 +152,7 @@ def thinnest(store: PreparedStore, split: str) -> tuple[PreparedSeries, ...]:
     """
     found: dict[str, PreparedSeries] = {}
     series = [item for item in store.split(split) if item.series.label is not None]
-    for item in sorted(series, key=lambda item: (item.series.slice_thickness_mm, item.series.series_id)):
+    for item in sorted(series, key=lambda item: (item.slice_thickness_mm, item.series.series_id)):
         found.setdefault(item.series.patient_id, item)
     return labelled(tuple(found[patient] for patient in sorted(found)), split)
 

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from data_modules.cohort.look import RecordedLook, read_label
+from data_modules.cohort.series import read_series
 from data_modules.prepare.store import PREPARATION_VERSION, PreparedSeries
 from data_modules.scan.geometry import Volume, place
 from data_modules.scan.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
-from data_modules.scan.scan import Scan, canonical_scan, read_scan
+from data_modules.scan.scan import Scan, canonical_scan
 from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.evaluation.metrics.agatston import agatston
@@ -55,13 +56,15 @@ def stress_series(
         look: needed for a series of the test split.
     """
     path = folder / f"{item.series.series_id}.csv"
-    own_mm = item.series.slice_thickness_mm
+    own_mm = item.slice_thickness_mm
     settings = {
         **prediction_key(model, item),
         "calibration": {key: calibration[key] for key in ("temperature", "bias")},
         "true_volume_mm3": item.series.true_volume_mm3,
         "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
     }
+    if own_mm != item.series.slice_thickness_mm:  # rows were kept with the table's once
+        settings["native_thickness_mm"] = own_mm
 
     def key(thickness_mm: float) -> str:
         thresholds = [threshold_for(calibration, thickness_mm, prior=prior) for prior in (False, True)]
@@ -94,13 +97,8 @@ def read_thin(item: PreparedSeries, look: RecordedLook | None = None) -> tuple[S
     Where the slice thickness changes within the scan, it is that of the region: its median for the profile, and each
     slice's for what may be made of it.
     """
-    series = item.series
-    scan = read_scan(
-        series.image,
-        series=series.extra.get("dicom_series") or None,
-        slice_thickness_mm=None if series.image.is_dir() else series.slice_thickness_mm,
-    )
-    label = read_label(series, like=scan.grid, look=look)
+    scan = read_series(item.series)
+    label = read_label(item.series, like=scan.grid, look=look)
     center_ras_mm = item.native_grid.center_ras_mm
     region = canonical_scan(scan).crop(center_ras_mm, item.native_grid.size_mm)
     if region.slice_thicknesses_mm is not None:
@@ -142,7 +140,7 @@ def measure(
     """
     series, config = item.series, model.run.config
     is_native = scan is thin
-    thickness_mm = series.slice_thickness_mm if is_native else scan.slice_thickness_mm
+    thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
     raw = place(predict_scan(model.network, scan, region, config, model.device), scan.grid, 0.0)
     probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
@@ -158,7 +156,7 @@ def measure(
     row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, prior, series.true_volume_mm3)
     return {
         **row,
-        "native_thickness_mm": float(series.slice_thickness_mm),
+        "native_thickness_mm": float(item.slice_thickness_mm),
         "is_native": is_native,
         "ceiling_dice": dice(on_thin_slices(ceiling, thin.grid, thin.slice_axis).data, label.data),
         "bound_dice": bound_dice(label, scan.grid, thin.slice_axis),

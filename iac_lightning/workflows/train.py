@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
-from data_modules.cohort.table import seen_patients, split_salt
 from data_modules.errors import UserError
 from data_modules.files import write_text_atomic
 from iac_lightning.cluster.slurm import RequeuedError, slurm_job
@@ -28,6 +27,7 @@ from iac_lightning.modules.callbacks import (
     OverlayFigure,
     ReconstructionFigure,
     RequeueCallback,
+    RunRecord,
     read_history,
 )
 from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint
@@ -70,13 +70,9 @@ def train(config: ExperimentConfig) -> Run:
         module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
         if config.init_from:
             start_from_pretraining(module, Path(config.init_from), run)
-        data.prepare_data()
-        data.setup("fit")
-        remember_patients(module, data)
         if config.trainer.compile:
             module.model.compile()  # in place: names in the state stay, which `torch.compile` would prefix
-        run.write_provenance(data.fingerprint)
-        logger = tracking.start_logger(run)
+        logger = tracking.waiting_logger(run)
         trainer = build_trainer(config, run, logger)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
@@ -113,6 +109,7 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
     monitor, mode = ("dev/loss", "min") if config.task == "pretrain" else ("dev/dice", "max")
     checkpoints = run.checkpoints_dir
     callbacks: list[Callback] = [
+        RunRecord(run, logger),
         ModelCheckpoint(dirpath=checkpoints, filename="best", monitor=monitor, mode=mode, enable_version_counter=False),
         ModelCheckpoint(
             dirpath=checkpoints,
@@ -155,12 +152,6 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-
-
-def remember_patients(module: ExperimentModule, data: CTDataModule) -> None:
-    """Write into the module (and so into every checkpoint) whom it trains on, beside whom its encoder has seen."""
-    record = seen_patients(data.trained_patients, split_salt(module.config.data.cohort))
-    module.trained_on = [*(r for r in module.trained_on if r != record), record]
 
 
 def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> None:

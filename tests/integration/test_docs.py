@@ -236,7 +236,6 @@ def test_descriptions_are_safe_in_markdown(generated: ModuleType) -> None:
     assert generated.prose("adamw: decoupled", ["adamw"]) == "adamw: decoupled."
 
 
-@pytest.mark.skipif("spacing_x_mm" in COHORT_COLUMNS, reason="the tutorial's table leaves the spacing to the files")
 def test_your_own_scans_end_in_a_report(workplace: Path, phantom_cohort: Path) -> None:
     """The tutorial's blocks that are marked to run, on phantoms as folders of DICOM, at a small size."""
     write_folders(phantom_cohort, workplace / "my")

@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_modules.cohort.look import read_label
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Volume
-from data_modules.scan.scan import read_scan
+from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability
 from iac_lightning.evaluation.calibration.scaling import THRESHOLDS, Scaling, apply, thresholds_by_thickness
 from iac_lightning.evaluation.calibration.threshold import choose_threshold, dice_at_thresholds
 from iac_lightning.evaluation.metrics.lesions import protocol_prior_probability
+from iac_lightning.evaluation.statistics.strata import EDGES_MM, Stratum, strata_from_edges
 from iac_lightning.workflows.external.predictions import (
     DEFAULT_THRESHOLD,
     Prediction,
@@ -46,7 +48,14 @@ DOMAIN_HU = 100.0
 
 
 def calibrate_predictions(
-    folder: Path, series: Sequence[Series], directory: Path, *, label: str, seed: int, workers: int
+    folder: Path,
+    series: Sequence[Series],
+    directory: Path,
+    *,
+    label: str,
+    seed: int,
+    workers: int,
+    edges_mm: Sequence[float] = EDGES_MM,
 ) -> dict[str, Any]:
     """Write `calibration.json` (in the form of a run's) and `figures/reliability.png`.
 
@@ -60,6 +69,7 @@ def calibrate_predictions(
         label: name of the model, for the figure.
         seed: of the sample that is fitted and of the bootstrap.
         workers: processes.
+        edges_mm: where the strata part that may have a threshold of their own (`evaluation.thickness_edges_mm`).
 
     Returns:
         What `calibration.json` holds (`workflows.calibrate.calibrate`).
@@ -91,9 +101,10 @@ def calibrate_predictions(
             raise UserError(f"{folder}: the development split cannot calibrate this model: {error}") from None
     result = {
         **fitted,
-        **choose_thresholds(found, scaling, seed, workers),
+        **choose_thresholds(found, scaling, seed, workers, strata_from_edges(edges_mm)),
         "domain": f"voxels of the whole scan with an uncalibrated probability above 0 and {DOMAIN_HU:g} HU and more",
         "checkpoint_sha256": None,
+        "thickness_edges_mm": list(edges_mm),
         "depends_on": fingerprint(found),
     }
     source = (
@@ -111,48 +122,53 @@ def save_domain(item: tuple[Path, Prediction]) -> str:
     """Write probability and label of one series' domain as `<path>_p.npy` and `_y.npy`; what is wrong, or nothing."""
     path, prediction = item
     try:
-        probability, label, hu = development_volumes(prediction)
+        probability, label, scan = development_volumes(prediction)
     except UserError as error:
         return str(error)
-    domain = (probability.data > 0) & (hu.data >= DOMAIN_HU)
+    domain = (probability.data > 0) & (scan.hu >= DOMAIN_HU)
     np.save(f"{path}_p.npy", probability.data[domain])
     np.save(f"{path}_y.npy", label.data[domain])
     return ""
 
 
-def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Volume]:
-    """Uncalibrated probability, label and HU of a series on its native grid."""
-    series = prediction.series
-    scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
-    return read_probabilities(prediction, scan.grid), read_label(series, like=scan.grid), scan.volume
+def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
+    """Uncalibrated probability and label of a series on its native grid, and its scan."""
+    scan = read_series(prediction.series)
+    return read_probabilities(prediction, scan.grid), read_label(prediction.series, like=scan.grid), scan
 
 
-def choose_thresholds(found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int) -> dict[str, Any]:
+def choose_thresholds(
+    found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int, strata: Sequence[Stratum]
+) -> dict[str, Any]:
     """Thresholds of calibrated probability with the best mean Dice, for the plain mask and after the protocol prior."""
     function = partial(development_dice, scaling=scaling)
     steps = tqdm(mapped(function, found, workers), total=len(found), desc="dev: thresholds", unit="scan", disable=None)
-    plain, prior, lesions, unseen = (list(column) for column in zip(*steps, strict=True))
+    plain, prior, lesions, unseen, thickness = (list(column) for column in zip(*steps, strict=True))
     patients = [p.series.patient_id for p in found]
-    thickness = [p.series.slice_thickness_mm for p in found]
     result: dict[str, Any] = {}
     for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
         result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
-        result[f"{prefix}thickness"] = thresholds_by_thickness(scores, lesions, patients, thickness, seed)
+        result[f"{prefix}thickness"] = thresholds_by_thickness(scores, lesions, patients, thickness, seed, strata)
     return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": sum(unseen)}
 
 
 def development_dice(
     prediction: Prediction, scaling: Scaling
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool, int]:
-    """Dice of a series at each of `THRESHOLDS`, plain and after the protocol prior; lesions; labelled voxels unseen."""
-    raw, label, hu = development_volumes(prediction)
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool, int, float]:
+    """Dice of a series at each of `THRESHOLDS`, plain and after the protocol prior; what else decides thresholds.
+
+    Returns:
+        Both Dice `[len(THRESHOLDS)]`, whether it has lesions, labelled voxels unseen, slice thickness in mm.
+    """
+    raw, label, scan = development_volumes(prediction)
     probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
-    outside = label.data & ((raw.data == 0) | (hu.data < DOMAIN_HU))
+    outside = label.data & ((raw.data == 0) | (scan.hu < DOMAIN_HU))
     return (
         dice_at_thresholds(probability, label, THRESHOLDS),
-        dice_at_thresholds(protocol_prior_probability(probability, hu), label, THRESHOLDS),
+        dice_at_thresholds(protocol_prior_probability(probability, scan.volume), label, THRESHOLDS),
         bool(label.data.any()),
         int(np.count_nonzero(outside)),
+        scan.slice_thickness_mm,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from iac_lightning.runs.looks import count_looks, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (
     DEFAULT_THRESHOLD,
-    calibrated,
     find_predictions,
     measure,
     raise_all,
@@ -129,8 +128,9 @@ def evaluate_predictions(
             label=model.label,
             seed=SEED,
             workers=workers,
+            edges_mm=model.evaluation.thickness_edges_mm,
         )
-        found = [calibrated(prediction, calibration) for prediction in found]
+        found = [replace(prediction, calibration=calibration) for prediction in found]
     rows = mapped(partial(measure, look=look), found, workers)
     results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)

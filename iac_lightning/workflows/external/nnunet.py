@@ -18,11 +18,12 @@ from pathlib import Path
 import nibabel as nib
 from tqdm import tqdm
 
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, write_json_atomic
 from data_modules.scan.geometry import Grid
-from data_modules.scan.scan import read_mask, read_scan, write_nifti
+from data_modules.scan.scan import read_mask, write_nifti
 
 FOLDERS = {"finetune": ("imagesTr", "labelsTr"), "dev": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 """Where the images and labels of each split go."""
@@ -135,7 +136,7 @@ def _export_series(item: Series, directory: Path, copy: bool) -> None:
     sources = (item.image, item.label)
     if _is_done(image, item.image, linked) and all(_is_newer(label, source) for source in sources):
         return
-    scan = read_scan(item.image, series=item.extra.get("dicom_series") or None)
+    scan = read_series(item)
     mask = read_mask(item.label, like=scan.grid)
     if linked:
         temporary = image.with_name(f".{image.name}.{secrets.token_hex(4)}.tmp")

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from data_modules.cohort.look import RecordedLook, TestSetGuardError, read_label
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import read_mask, read_probability, read_scan
+from data_modules.scan.scan import Scan, read_mask, read_probability
 from iac_lightning.evaluation.calibration.record import threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
@@ -54,18 +55,15 @@ class Prediction:
         path: NIfTI of a mask or a probability map; for nnU-Net's `.npz`, the mask beside it.
         threshold: from which probability on a voxel is predicted; None for a mask.
         npz: nnU-Net's probabilities, where these are to be used.
-        temperature: of the logits, applied before the threshold (`evaluation.calibration.apply`); None: as they are.
-        bias: likewise.
-        prior_threshold: that of the mask which the protocol prior is applied to; None: the same.
+        calibration: whose temperature, bias and thresholds (by the scan's thickness) take the place of `threshold`, as
+            in `calibration.json`; None: probabilities as they are.
     """
 
     series: Series
     path: Path
     threshold: float | None
     npz: Path | None = None
-    temperature: float | None = None
-    bias: float = 0.0
-    prior_threshold: float | None = None
+    calibration: dict[str, Any] | None = None
 
 
 def find_predictions(
@@ -112,18 +110,6 @@ def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) 
     if len(problems) > _LISTED:
         lines.append(f"  … and {len(problems) - _LISTED} more")
     raise UserError("\n".join(lines))
-
-
-def calibrated(prediction: Prediction, calibration: dict[str, Any]) -> Prediction:
-    """The same probabilities, with temperature, bias and thresholds of a calibration (`calibration.json`)."""
-    thickness_mm = prediction.series.slice_thickness_mm
-    return replace(
-        prediction,
-        temperature=calibration["temperature"],
-        bias=calibration["bias"],
-        threshold=threshold_for(calibration, thickness_mm),
-        prior_threshold=threshold_for(calibration, thickness_mm, prior=True),
-    )
 
 
 def _files_by_series(folder: Path, names: set[str]) -> tuple[dict[str, dict[str, Path]], list[str]]:
@@ -213,16 +199,16 @@ def _npz_shape(path: Path) -> tuple[int, ...]:
         raise UserError(f"{path.name}: not an archive with 'probabilities' ({error})") from None
 
 
-def read_prediction(prediction: Prediction, like: Grid) -> Volume:
+def read_prediction(prediction: Prediction, scan: Scan) -> Volume:
     """The predicted mask, bool, on the scan's grid.
 
     Raises:
         UserError: when it cannot be read, does not fit, or nnU-Net's probabilities contradict its mask.
     """
-    return read_masks(prediction, like)[0]
+    return read_masks(prediction, scan)[0]
 
 
-def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume, Volume | None]:
+def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volume | None]:
     """The predicted mask, the one that the protocol prior is applied to, and the uncalibrated one, on the scan's grid.
 
     The first two are the same but for a calibrated model, which has a threshold for each; only such a model has the
@@ -232,17 +218,16 @@ def read_masks(prediction: Prediction, like: Grid) -> tuple[Volume, Volume, Volu
         UserError: as `read_prediction`.
     """
     if prediction.threshold is None:
-        mask = read_mask(prediction.path, like=like)
+        mask = read_mask(prediction.path, like=scan.grid)
         return mask, mask, None
-    probability = read_probabilities(prediction, like)
-    uncalibrated = None
-    if prediction.temperature is not None:
-        uncalibrated = probability.with_data(probability.data >= DEFAULT_THRESHOLD)
-        probability = probability.with_data(apply(probability.data, prediction.temperature, prediction.bias))
-    mask = probability.with_data(probability.data >= prediction.threshold)
-    if prediction.prior_threshold is None or prediction.prior_threshold == prediction.threshold:
-        return mask, mask, uncalibrated
-    return mask, probability.with_data(probability.data >= prediction.prior_threshold), uncalibrated
+    raw, calibration = read_probabilities(prediction, scan.grid), prediction.calibration
+    if calibration is None:
+        mask = raw.with_data(raw.data >= prediction.threshold)
+        return mask, mask, None
+    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
+    thresholds = [threshold_for(calibration, scan.slice_thickness_mm, prior=prior) for prior in (False, True)]
+    mask, before_prior = (probability.with_data(probability.data >= threshold) for threshold in thresholds)
+    return mask, before_prior, raw.with_data(raw.data >= DEFAULT_THRESHOLD)
 
 
 def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
@@ -278,15 +263,17 @@ def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[str, Any] | str:
     """The row of one series (`series_row`), or what is wrong with its files.
 
+    Its slice thickness is the whole scan's: which region the program looked at is not known.
+
     Args:
         prediction: of the series.
         look: needed for a series of the test split.
     """
     series = prediction.series
     try:
-        scan = read_scan(series.image, series=series.extra.get("dicom_series") or None)
+        scan = read_series(series)
         label = read_label(series, like=scan.grid, look=look)
-        mask, before_prior, uncalibrated = read_masks(prediction, scan.grid)
+        mask, before_prior, uncalibrated = read_masks(prediction, scan)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -294,7 +281,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[st
     return series_row(
         series.series_id,
         series.patient_id,
-        series.slice_thickness_mm,
+        scan.slice_thickness_mm,
         series_metrics(mask, label, scan),
         series_metrics(protocol_prior(before_prior, scan.volume), label, scan),
         series.true_volume_mm3,

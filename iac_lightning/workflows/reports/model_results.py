@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data_modules.cohort.look import RecordedLook, read_label
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
-from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import read_mask, read_scan
+from data_modules.scan.geometry import Volume
+from data_modules.scan.scan import Scan, read_mask
 from iac_lightning.evaluation.tables.summary import example_series
 from iac_lightning.figures import figures
 from iac_lightning.modules.callbacks import read_history
@@ -22,12 +24,7 @@ from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
 from iac_lightning.workflows.calibrate import read_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
-from iac_lightning.workflows.external.predictions import (
-    DEFAULT_THRESHOLD,
-    calibrated,
-    find_predictions,
-    read_prediction,
-)
+from iac_lightning.workflows.external.predictions import DEFAULT_THRESHOLD, find_predictions, read_prediction
 from iac_lightning.workflows.reports.evaluated import evaluate_command, evaluation
 
 
@@ -54,7 +51,7 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
         overlays=overlays(
             Path(run.config.data.cohort),
             table,
-            lambda series, grid: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=grid),
+            lambda series, scan: read_mask(predictions / f"{series.series_id}_mask.nii.gz", like=scan.grid),
             look,
         ),
         looks=count_looks(run.directory) if look else None,
@@ -73,14 +70,14 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
     """What the page needs of another program's predictions; arguments as for `model_result`."""
     table, summary = evaluation(model, split, look)
 
-    def mask(series: Series, grid: Grid) -> Volume:
+    def mask(series: Series, scan: Scan) -> Volume:
         calibration = summary["calibration"]
         threshold = DEFAULT_THRESHOLD if calibration else model.threshold
         found, problems = find_predictions(model.predictions[split], [series], threshold)
         if not found:
             again = evaluate_command(model, split)
             raise UserError(f"{model.predictions[split]}: {problems[0]}; evaluate the predictions again: {again}")
-        return read_prediction(calibrated(found[0], calibration) if calibration else found[0], grid)
+        return read_prediction(replace(found[0], calibration=calibration), scan)
 
     return ModelResult(
         name=model.label,
@@ -97,7 +94,7 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
 def overlays(
     cohort: Path,
     table: pd.DataFrame,
-    predicted: Callable[[Series, Grid], Volume],
+    predicted: Callable[[Series, Scan], Volume],
     look: RecordedLook | None,
 ) -> list[Overlay]:
     """Best, median and worst scan of a model, label and prediction outlined.
@@ -112,14 +109,15 @@ def overlays(
     found = []
     for kind, series_id in example_series(table).items():
         item = series[series_id]
-        scan = read_scan(item.image, series=item.extra.get("dicom_series") or None)
-        dice = float(table.loc[table["series_id"] == series_id, "dice"].iloc[0])
+        scan = read_series(item)
+        row = table[table["series_id"] == series_id].iloc[0]
+        dice = float(row["dice"])
         figure = figures.overlay_figure(
             scan.volume,
             label=read_label(item, like=scan.grid, look=look),
-            prediction=predicted(item, scan.grid),
+            prediction=predicted(item, scan),
             probability=None,
-            title=f"{kind}: {series_id}, Dice {dice:.2f}, {item.slice_thickness_mm:g} mm slices",
+            title=f"{kind}: {series_id}, Dice {dice:.2f}, {row['slice_thickness_mm']:g} mm slices",
         )
         found.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=figures.png(figure)))
     return found

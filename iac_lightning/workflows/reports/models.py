@@ -91,6 +91,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         command=command or report_command(entries, out, split, settings),
         missing=(missing, mend),
         labels=labels,
+        evaluated_mm=[float(mm) for model in models.values() for mm in model.table["slice_thickness_mm"]],
     )
     analysis = analyse(
         {name: model.table for name, model in models.items()},
@@ -122,6 +123,7 @@ def describe(
     command: str,
     missing: tuple[str, Sequence[str]],
     labels: Sequence[str],
+    evaluated_mm: Sequence[float],
 ) -> ReportContext:
     """What the page says of data, code and training.
 
@@ -133,6 +135,7 @@ def describe(
         command: what makes the page.
         missing: what the page lacks, and the commands that make it.
         labels: of the runs among the models.
+        evaluated_mm: slice thickness of the evaluated scans.
     """
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
@@ -140,7 +143,7 @@ def describe(
     git = provenance.get("git") or {}
     cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
     sheet = cohort.parent / "contact_sheet.png"
-    about = [cohort_sentence(read_cohort(cohort).series)]
+    about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
     if runs:
         spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
         about.append(
@@ -244,11 +247,13 @@ def has_development(folder: Path, split: str) -> bool:
     return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 
-def cohort_sentence(series: Sequence[Series]) -> str:
-    """Patients and series of each split, and the range of slice thickness."""
+def cohort_sentence(series: Sequence[Series], evaluated_mm: Sequence[float]) -> str:
+    """Patients and series of each split, and the range of slice thickness of the evaluated scans."""
     parts = []
     for split in ("pretrain", "finetune", "dev", "test"):
         rows = [s for s in series if s.split == split]
         parts.append(f"{split} {len({s.patient_id for s in rows})} patients ({len(rows)} series)")
-    thickness = [s.slice_thickness_mm for s in series]
-    return f"Split by patient: {', '.join(parts)}. Slices of {min(thickness):g} to {max(thickness):g} mm."
+    return (
+        f"Split by patient: {', '.join(parts)}. "
+        f"Slices of the evaluated scans: {min(evaluated_mm):g} to {max(evaluated_mm):g} mm."
+    )

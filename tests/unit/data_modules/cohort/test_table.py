@@ -162,6 +162,32 @@ class TestRead:
         assert "did you mean 'slice_thickness'?" in str(caught.value)
         assert "column 'kernel' is missing" in str(caught.value)
 
+    def test_the_voxel_size_may_be_left_out_but_not_in_part(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table.drop(columns=[f"spacing_{axis}_mm" for axis in "xyz"]).to_csv(path, index=False)
+        (found,) = read_cohort(path).series
+        assert (found.spacing_mm, found.extra) == (None, {})
+        table.assign(spacing_x_mm="", spacing_y_mm="", spacing_z_mm="").to_csv(path, index=False)
+        assert read_cohort(path).series == (found,)
+        table.drop(columns="spacing_x_mm").assign(spacing_y_mm="").to_csv(path, index=False)
+        with pytest.raises(UserError, match=r"'spacing_z_mm': is given without spacing_x_mm and spacing_y_mm"):
+            read_cohort(path)
+
+    def test_the_thickness_may_be_left_to_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "dicom").mkdir()
+        path = write(tmp_path, {"slice_thickness_mm": ""}, {"series_id": "b", "image": "images/b.nii.gz"})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        dicom = ROW | {"series_id": "c", "image": "dicom", "label": "", "slice_thickness_mm": ""}
+        pd.concat([table, pd.DataFrame([dicom])]).to_csv(path, index=False)
+        with pytest.raises(UserError, match=r"1 problem (?s:.*)row 2, column 'slice_thickness_mm': ''"):
+            read_cohort(path)
+        (tmp_path / "images/a.json").write_text("{")
+        with pytest.raises(UserError, match=r"1 problem (?s:.*)row 2, (?s:.*)not valid JSON"):
+            read_cohort(path)
+        (tmp_path / "images/a.json").write_text('{"SliceThickness": 3}')
+        assert [s.slice_thickness_mm for s in read_cohort(path).series] == [None, 5.0, None]
+
     def test_a_missing_image_is_a_problem(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"row 2, column 'image': 'images/a.nii.gz' does not exist"):
             read_cohort(write(tmp_path, {"label": ""}, files=False))
@@ -250,6 +276,17 @@ class TestAssignSplits:
             assigned = assign_splits(pd.DataFrame(rows), {"dev": 0.5, "test": 0.5}, seed)
             splits = assigned.drop_duplicates("patient_id")["split"].tolist()
             assert [sorted(splits[i : i + 2]) for i in (0, 2, 4)] == [["dev", "test"]] * 3
+
+    def test_unknown_thickness_is_a_class_of_its_own(self) -> None:
+        """Nine patients, three classes of three (1 mm, 5 mm, unknown): each split gets one of each class."""
+        patients = table(
+            patient_id=[f"p{i}" for i in range(9)],
+            slice_thickness_mm=["1", "5", ""] * 3,
+            true_volume_mm3=["0"] * 9,
+        )
+        assigned = assign_splits(patients, {"finetune": 1 / 3, "dev": 1 / 3, "test": 1 / 3}, seed=0)
+        for k in range(3):
+            assert sorted(assigned["split"][k::3]) == ["dev", "finetune", "test"]
 
     def test_totals_are_exact_though_every_stratum_rounds_the_same_way(self) -> None:
         """Seven strata of one patient: largest remainder alone would put all seven into finetune."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import pickle
 import subprocess
@@ -18,6 +20,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
@@ -26,6 +29,7 @@ from data_modules.prepare.store import PreparedSeries, open_store, prepare_cohor
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.resampling import resample_image
 from data_modules.scan.scan import Scan, read_scan, write_nifti
+from tests.unit.data_modules.scan.test_dicom import START, stepping, write_series
 
 SHAPE = (40, 36, 20)
 SPACING = (1.0, 1.0, 2.0)
@@ -99,11 +103,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that were read."""
     names: list[str] = []
 
-    def recording(path: Path, *args: Any, **kwargs: Any) -> Scan:
-        names.append(path.name.split(".")[0])
-        return read_scan(path, *args, **kwargs)
+    def recording(series: Series) -> Scan:
+        names.append(series.image.name.split(".")[0])
+        return read_series(series)
 
-    monkeypatch.setattr(store_module, "read_scan", recording)
+    monkeypatch.setattr(store_module, "read_series", recording)
     return names
 
 
@@ -267,6 +271,106 @@ class TestContent:
         (place,) = np.argwhere(native)
         np.testing.assert_allclose(prepared.native_grid.to_ras_mm(place), scan.grid.to_ras_mm(middle), atol=1e-6)
         assert prepared.native_hu()[tuple(place)] == round(float(scan.hu[middle]))
+
+
+def write_sidecar(config: DataConfig, name: str, thickness_mm: float) -> None:
+    path = Path(config.cohort).parent / "images" / f"{name}.json"
+    path.write_text(json.dumps({"SliceThickness": thickness_mm}))
+
+
+def change_table(config: DataConfig, **columns: str) -> None:
+    table = pd.read_csv(config.cohort, dtype=str, keep_default_na=False).assign(**columns)
+    table.to_csv(config.cohort, index=False)
+
+
+def change_meta(directory: Path, name: str, **facts: Any) -> None:
+    path = directory / name / "meta.json"
+    meta = json.loads(path.read_text()) | facts
+    path.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))
+
+
+class TestOneThickness:
+    @pytest.mark.parametrize(("table", "told"), [("2.0", False), ("5.4", False), ("5.6", True), ("", False)])
+    def test_the_file_goes_before_the_table(self, config: DataConfig, table: str, told: bool) -> None:
+        write_sidecar(config, "a", 5)
+        change_table(config, slice_thickness_mm=[table, "2.0", "2.0"])
+        told = told or table == "2.0"
+        prepared = prepare_cohort(config)
+        assert [p.slice_thickness_mm for p in prepared.series] == [5.0, 2.0, 2.0]
+        assert [any("cohort table says" in w for w in p.warnings) for p in prepared.series] == [told, False, False]
+
+    def test_where_neither_knows_the_reason_is_given(self, config: DataConfig, tmp_path: Path) -> None:
+        change_table(config, slice_thickness_mm=["", "2.0", "2.0"])
+        with pytest.raises(UserError, match=r"row 2, column 'slice_thickness_mm': '' and no JSON file"):
+            prepare_cohort(config)
+        write_series(tmp_path / "dicom", stepping(START, np.arange(12) * 3.0), SliceThickness=None)
+        change_table(config, image=["dicom", "images/b.nii.gz", "images/c.nii.gz"], label="")
+        assert "fill slice_thickness_mm in the row of a" in prepare_cohort(config).failed["a"]
+        change_table(config, slice_thickness_mm=["4.5", "2.0", "2.0"])
+        mended = prepare_cohort(config)
+        assert (mended.failed, mended.series[0].slice_thickness_mm) == ({}, 4.5)
+
+    def test_a_store_of_the_version_before_is_used_as_it_is(self, config: DataConfig, reads: list[str]) -> None:
+        write_sidecar(config, "a", 2.0)  # as the table
+        first = prepare_cohort(config)
+        root = Path(config.cohort).parent
+        for p in first.series:  # what was written then
+            files = [p.series.image, *([root / "images/a.json"] if p.series.series_id == "a" else [])]
+            files += [p.series.label] if p.series.label else []
+            state: list[Any] = [2.0, "", p.series.label is not None]
+            state += [[os.path.relpath(f, root), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+            digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+            change_meta(first.directory, p.series.series_id, source_state=digest, thickness_from=None)
+        reads.clear()
+        assert prepare_cohort(config).fingerprint == first.fingerprint
+        assert reads == []
+        write_sidecar(config, "a", 3.0)
+        facts = (root / "images/a.json").stat()
+        state = [2.0, "", True]  # prepared by the table's 2 mm, though the file says 3
+        for f in ("images/a.nii.gz", "images/a.json", "labels/a.nii.gz"):
+            facts = (root / f).stat()
+            state.append([f, facts.st_size, facts.st_mtime_ns])
+        digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+        change_meta(first.directory, "a", source_state=digest)
+        assert prepare_cohort(config).series[0].slice_thickness_mm == 3.0
+        assert reads == ["a"]
+
+    def test_dicom_prepared_by_a_guess_though_the_table_knows(
+        self, config: DataConfig, reads: list[str], tmp_path: Path
+    ) -> None:
+        write_series(tmp_path / "dicom", stepping(START, np.arange(12) * 3.0), SliceThickness=None)
+        change_table(config, image=["dicom", "images/b.nii.gz", "images/c.nii.gz"], label="")
+        first = prepare_cohort(config)
+        guess = "slice thickness unknown, taken to be the spacing between slices (3.00 mm)"
+        change_meta(first.directory, "a", slice_thickness_mm=3.0, warnings=[guess], thickness_from=None)
+        reads.clear()
+        for _ in range(2):  # once is enough
+            assert prepare_cohort(config).series[0].slice_thickness_mm == 2.0
+        assert reads == ["dicom"]
+        assert prepare_cohort(config).series[0].source_sha256 != store_module._source_sha256(first.series[0].series)
+
+
+class TestVoxelSize:
+    @pytest.mark.parametrize(
+        ("spacing", "told"),
+        [
+            ((1.0, 1.0, 2.0), False),
+            ((1.005, 0.995, 2.01), False),
+            ((2.0, 1.0, 1.0), False),  # axes in another order
+            ((1.0, 1.0, 2.1), True),
+            ((1.0, 1.03, 2.0), True),
+            (("", "", ""), False),
+        ],
+    )
+    def test_the_table_is_checked_against_the_file(
+        self, config: DataConfig, reads: list[str], spacing: tuple[float, ...], told: bool
+    ) -> None:
+        prepare_cohort(config)
+        reads.clear()
+        columns = {f"spacing_{axis}_mm": str(mm) for axis, mm in zip("xyz", spacing, strict=True)}
+        change_table(config, **columns)
+        assert [[w for w in p.warnings if "voxel size" in w] != [] for p in prepare_cohort(config).series] == [told] * 3
+        assert reads == []
 
 
 class TestWhenToPrepare:

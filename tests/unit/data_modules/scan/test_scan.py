@@ -55,12 +55,15 @@ def test_values_grid_and_sidecar(tmp_path: Path, suffix: str) -> None:
     assert (scan.slice_thickness_mm, scan.slice_axis) == (5.0, 2)
     assert (scan.kernel, scan.manufacturer, scan.gantry_tilt_deg) == ("J40s", "Siemens", -7.5)
     assert scan.warnings == ()
-    assert read_scan(path, slice_thickness_mm=2.5).slice_thickness_mm == 2.5
+    assert scan.thickness_from == "file"
+    assert read_scan(path, slice_thickness_mm=2.5).slice_thickness_mm == 5.0  # the file knows better
+    bare = read_scan(save(tmp_path / f"bare{suffix}", data), slice_thickness_mm=2.5)
+    assert (bare.slice_thickness_mm, bare.thickness_from, bare.warnings) == (2.5, "given", ())
 
 
 def test_thickness_without_sidecar_is_the_spacing_and_said_so(tmp_path: Path) -> None:
     scan = read_scan(save(tmp_path / "a.nii", head()))
-    assert scan.slice_thickness_mm == pytest.approx(3.0)
+    assert (scan.slice_thickness_mm, scan.thickness_from) == (pytest.approx(3.0), "spacing")
     assert "slice thickness unknown" in remarks(scan)
 
 

@@ -322,9 +322,13 @@ def test_a_run_without_calibration_or_given_twice_is_known_before_the_first_scan
 def test_the_thinnest_labelled_series_of_each_patient_is_taken() -> None:
     def item(patient: str, series: str, mm: float, label: bool = True, split: str = "test") -> Any:
         row = SimpleNamespace(
-            patient_id=patient, series_id=series, slice_thickness_mm=mm, label=Path("l") if label else None, split=split
+            patient_id=patient,
+            series_id=series,
+            slice_thickness_mm=9.0,
+            label=Path("l") if label else None,
+            split=split,
         )
-        return SimpleNamespace(series=row)
+        return SimpleNamespace(series=row, slice_thickness_mm=mm)  # the table's says nothing
 
     items = [
         item("B", "B2", 1.0),
@@ -381,7 +385,7 @@ def test_where_thickness_changes_the_region_decides(
         series=SimpleNamespace(image=Path("scan.nii.gz"), label=Path("label"), slice_thickness_mm=4.0, extra={}),
         native_grid=region,
     )
-    monkeypatch.setattr(series_workflow, "read_scan", lambda *_, **__: scan)
+    monkeypatch.setattr(series_workflow, "read_series", lambda _: scan)
     monkeypatch.setattr(series_workflow, "read_label", lambda *_, **__: Volume(hu > 100, scan.grid))
     thin, _, center = series_workflow.read_thin(item)
     assert (thin.slice_thickness_mm, finest_mm(thin)) == (profile_mm, finest)

@@ -16,6 +16,7 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.scan import write_nifti
 from iac_lightning.cli import main
+from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import describe
 from iac_lightning.evaluation.calibration.scaling import THRESHOLDS
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
@@ -145,6 +146,22 @@ def test_neither_workers_nor_the_form_of_the_files_matter(cohort: Path, tmp_path
     known, other = json.loads(one[0]), json.loads(nnunet[0])
     assert known.pop("depends_on") != other.pop("depends_on")
     assert known == other
+
+
+def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Path) -> None:
+    evaluate_predictions(
+        tmp_path / "test",
+        cohort,
+        "test",
+        tmp_path / "out",
+        dev_predictions=tmp_path / "dev",
+        workers=1,
+        evaluation=EvaluationConfig(thickness_edges_mm=(1.5, 3.0)),
+    )
+    found = json.loads((tmp_path / "out/calibration.json").read_text())
+    for name in ("thickness", "prior_thickness"):
+        assert [(s["above_mm"], s["up_to_mm"]) for s in found[name]["strata"]] == [(0, 1.5), (1.5, 3), (3, None)]
+    assert found["thickness_edges_mm"] == [1.5, 3.0]
 
 
 def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> None:

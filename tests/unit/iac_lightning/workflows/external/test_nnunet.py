@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from data_modules.cohort.table import write_cohort
+from data_modules.cohort.table import Series, write_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.scan import write_nifti
@@ -90,16 +90,16 @@ def test_simpleitk_sees_the_same_voxels(cohort: Path, tmp_path: Path, copy: bool
 
 
 def test_goes_on_where_it_was_stopped(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = nnunet.read_scan
+    read = nnunet.read_series
     seen: list[str] = []
 
-    def counted(path: Path, series: str | None = None) -> object:
+    def counted(series: Series) -> object:
         if len(seen) == 2:
             raise KeyboardInterrupt
-        seen.append(path.name)
-        return read(path, series)
+        seen.append(series.image.name)
+        return read(series)
 
-    monkeypatch.setattr(nnunet, "read_scan", counted)
+    monkeypatch.setattr(nnunet, "read_series", counted)
     with pytest.raises(KeyboardInterrupt):
         export_nnunet(cohort, tmp_path / "raw")
     folder = tmp_path / "raw/Dataset501_IAC"

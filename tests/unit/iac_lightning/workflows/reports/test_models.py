@@ -76,7 +76,7 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", split="test", slice_thickness_mm=0.8)]
+    series = [SimpleNamespace(patient_id="a", split="test")]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(report_models, "overlays", lambda *_: [])
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
