@@ -13,9 +13,14 @@ from data_modules.cohort.table import Series, read_cohort
 
 
 def write_folders(cohort: Path, out: Path) -> None:
-    """Write `<out>/dicom/<series>/*.dcm` for each series of a cohort, and `<out>/labels/<series>.nii.gz`."""
+    """Write `<out>/dicom/<series>/*.dcm` for each series of a cohort, and `<out>/labels/<series>.nii.gz`.
+
+    Heads that are known to have no lesion are left out: a development split of one patient needs one with lesions.
+    """
     (out / "labels").mkdir(parents=True)
     for series in read_cohort(cohort).series:
+        if series.label is not None and not np.asarray(nib.load(series.label).dataobj).any():
+            continue
         write_dicom(series, out / "dicom" / series.series_id)
         if series.label is not None:
             nib.save(in_dicom_order(series.label), out / "labels" / f"{series.series_id}.nii.gz")
