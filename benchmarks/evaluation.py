@@ -87,8 +87,8 @@ def seconds_ours(predictions: Sequence[Prediction]) -> float:
     """Seconds for all figures of each series, plain and after the protocol prior, files read."""
     start = time.perf_counter()
     for prediction in predictions:
-        row = measure(prediction)
-        assert not isinstance(row, str), row
+        measured = measure(prediction)
+        assert not isinstance(measured, str), measured
     return time.perf_counter() - start
 
 

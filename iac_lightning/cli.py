@@ -104,10 +104,15 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_prepare(arguments: argparse.Namespace) -> None:
     """`iac prepare`."""
     config = load(arguments)
-    from data_modules.prepare.store import prepare_cohort
+    from data_modules.prepare.store import list_warnings, prepare_cohort
 
     store = prepare_cohort(config.data)
     print(f"{len(store.series) + store.n_withheld} series in {store.directory}")
+    path = list_warnings(store)
+    if store.warnings:
+        print(f"{len(store.warnings)} of them carry warnings: {path}")
+    if store.failed:
+        print(f"{len(store.failed)} more could not be prepared: {path.with_name('failed.csv')}")
 
 
 def run_training(arguments: argparse.Namespace, task: str) -> None:

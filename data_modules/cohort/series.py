@@ -64,8 +64,8 @@ def thickness_remark(given_mm: float | None, own_mm: float, giver: str) -> str |
     if given_mm is None or abs(given_mm - own_mm) <= THICKNESS_TOLERANCE * own_mm:
         return None
     return (
-        f"slice thickness: {giver} says {given_mm:g} mm, the file {own_mm:g} mm in the region of interest; the file's "
-        "counts: see which is right and mend the other"
+        f"slice thickness by {giver} is not that of the file: {given_mm:g} mm, the file {own_mm:g} mm where it is "
+        "looked at; the file's counts; see which is right and mend the other"
     )
 
 
@@ -83,6 +83,21 @@ def spacing_remark(series: Series, own_mm: tuple[float, float, float]) -> str | 
         return None
     given, own = (" × ".join(f"{s:.3g}" for s in spacing) for spacing in (series.spacing_mm, own_mm))
     return (
-        f"voxel size: the cohort table says {given} mm, the file {own} mm; the file's counts: see that the row names "
-        "the right scan"
+        f"voxel size by the cohort table is not that of the file: {given} mm, the file {own} mm; see that the row "
+        "names the right scan"
     )
+
+
+def table_remarks(series: Series, thickness_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[str, ...]:
+    """Where the row of a series contradicts its file.
+
+    Args:
+        series: the row.
+        thickness_mm: of the slices, by the file.
+        spacing_mm: voxel size, by the file.
+    """
+    found = (
+        thickness_remark(series.slice_thickness_mm, thickness_mm, "the cohort table"),
+        spacing_remark(series, spacing_mm),
+    )
+    return tuple(remark for remark in found if remark)

@@ -9,7 +9,8 @@
 
 Other settings lead to another folder. A series is prepared again when the size or time of one of its files changes;
 otherwise the volumes are used as they are, without opening a scan. A series appears whole or not at all: it is
-written to a temporary folder, which is then renamed. Series that fail are listed in `failed.csv`.
+written to a temporary folder, which is then renamed. Series that fail are listed in `failed.csv`, what is remarked on
+the others in `warnings.csv`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
-from data_modules.cohort.series import known_thickness_mm, read_series, spacing_remark, thickness_remark
+from data_modules.cohort.series import known_thickness_mm, read_series, table_remarks
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
@@ -52,6 +53,9 @@ from data_modules.scan.slices import THICKNESS_UNKNOWN
 
 PREPARATION_VERSION = 1
 """Raised whenever the code prepares volumes differently, so that old ones are not taken for new ones."""
+
+WARNINGS_FILE = "warnings.csv"
+"""Beside the prepared series: what was remarked on them."""
 
 _NEW, _OLD = ".new-", ".old-"  # no series id begins with a dot
 _log = logging.getLogger(__name__)
@@ -117,6 +121,7 @@ class PreparedStore:
         failed: reason by series id, of what could not.
         look: at the test split, that it was opened for.
         n_withheld: series of the test split that were left out.
+        warnings: remarks by series id, of those that carry any (of the test split too, as for `failed`).
     """
 
     directory: Path
@@ -126,6 +131,7 @@ class PreparedStore:
     failed: dict[str, str] = field(default_factory=dict)
     look: RecordedLook | None = None
     n_withheld: int = 0
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def split(self, *names: str) -> tuple[PreparedSeries, ...]:
         """The prepared series of the named splits.
@@ -160,13 +166,28 @@ def prepare_cohort(
     """
     cohort, series = _select(config, splits)
     directory = _store_directory(config, cohort)
-    if _todo(directory, series, cohort.path.parent, retry_failed):
+    todo = _todo(directory, series, cohort.path.parent, retry_failed)
+    if todo:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock"):
             todo = _todo(directory, series, cohort.path.parent, retry_failed)  # another process may have done it
             if todo:
                 _prepare_all(directory, todo, cohort, config)
-    return _open_store(directory, cohort, series, config.grid, look)
+                _write_warnings(directory, cohort)
+    store = _open_store(directory, cohort, series, config.grid, look)
+    if todo and store.warnings:
+        n = len(store.series) + store.n_withheld
+        _log.warning("%d of %d series carry warnings; see %s", len(store.warnings), n, directory / WARNINGS_FILE)
+    return store
+
+
+def list_warnings(store: PreparedStore) -> Path:
+    """Bring `warnings.csv` up to date, a row a warning, where the table has been changed since; returns its path."""
+    path = store.directory / WARNINGS_FILE
+    if (path.read_text(encoding="utf-8") if path.exists() else "") != _warnings_text(store.directory, store.cohort):
+        with FileLock(store.directory / ".lock"):
+            _write_warnings(store.directory, store.cohort)
+    return path
 
 
 def open_store(
@@ -379,17 +400,16 @@ def _open_store(
     if not prepared:
         raise UserError(f"{directory}: no series is prepared with these settings yet; prepare the cohort first")
     described = sorted((p.series.series_id, p.series.split, p.source_sha256) for p in prepared)
+    warnings = {p.series.series_id: p.warnings for p in prepared if p.warnings}
     shown = tuple(p for p in prepared if p.series.split != GUARDED or (look is not None and look.is_on_record))
     fingerprint = _digest([_settings(grid), described])
-    return PreparedStore(directory, fingerprint, cohort, shown, failed, look, len(prepared) - len(shown))
+    return PreparedStore(directory, fingerprint, cohort, shown, failed, look, len(prepared) - len(shown), warnings)
 
 
 def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> PreparedSeries:
     native_grid = Grid.from_dict(meta["native_grid"])
-    remarks = [  # of the table as it is now, which may be mended without preparing again
-        thickness_remark(series.slice_thickness_mm, meta["slice_thickness_mm"], "the cohort table"),
-        spacing_remark(series, native_grid.spacing_mm),
-    ]
+    # of the table as it is now, which may be mended without preparing again
+    remarks = table_remarks(series, meta["slice_thickness_mm"], native_grid.spacing_mm)
     return PreparedSeries(
         series=series,
         directory=directory,
@@ -398,7 +418,7 @@ def _prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> P
         slice_thickness_mm=meta["slice_thickness_mm"],
         slice_axis=meta["slice_axis"],
         source_sha256=meta["source_sha256"],
-        warnings=(*meta["warnings"], *(remark for remark in remarks if remark)),
+        warnings=(*meta["warnings"], *remarks),
     )
 
 
@@ -460,16 +480,39 @@ def _read_failed(directory: Path) -> dict[str, tuple[str, str]]:
         return {}
 
 
+def _write_warnings(directory: Path, cohort: Cohort) -> None:
+    """Keep `warnings.csv`; no file where there is no warning. Only under the store's lock."""
+    if text := _warnings_text(directory, cohort):
+        _write_text(directory / WARNINGS_FILE, text)
+    else:
+        (directory / WARNINGS_FILE).unlink(missing_ok=True)
+
+
+def _warnings_text(directory: Path, cohort: Cohort) -> str:
+    """Every warning of every prepared series of the table, as CSV; empty where there is none."""
+    rows = []
+    for item in sorted(cohort.series, key=lambda item: item.series_id):
+        meta = _read_meta(directory / item.series_id)
+        if meta is not None:
+            found = _prepared_series(item, directory / item.series_id, meta).warnings
+            rows += [(item.series_id, warning) for warning in found]
+    return _csv_text(("series_id", "warning"), rows) if rows else ""
+
+
+def _csv_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *rows])
+    return text.getvalue()
+
+
 def _write_failed(directory: Path, failed: dict[str, tuple[str, str]]) -> None:
     path = directory / "failed.csv"
     if not failed:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["series_id", "reason", "source_state"])
-    writer.writerows([name, reason, state] for name, (reason, state) in sorted(failed.items()))
-    _write_text(path, text.getvalue())
+    rows = [(name, reason, state) for name, (reason, state) in sorted(failed.items())]
+    _write_text(path, _csv_text(("series_id", "reason", "source_state"), rows))
 
 
 def _write_text(path: Path, text: str) -> None:

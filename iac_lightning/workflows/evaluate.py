@@ -9,7 +9,9 @@ import torch
 
 from data_modules.cohort.look import GUARDED, RecordedLook, read_label
 from data_modules.cohort.series import read_series
+from data_modules.files import write_json_atomic
 from data_modules.prepare.store import PreparedSeries, prepare_cohort
+from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.scan import write_nifti
 from iac_lightning.cluster import sharding
@@ -31,6 +33,7 @@ from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.runs.looks import count_looks, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
+from iac_lightning.workflows.reports.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
@@ -97,6 +100,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     folder = run.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
     write_summary(summary, folder / f"{split}.json")
+    write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
     tracking.log_summary(run, summary, split)
     return summary
 

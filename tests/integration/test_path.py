@@ -227,6 +227,10 @@ def test_a_pretraining_cannot_predict(runs: Path, phantom_cohort: Path, tmp_path
 
 
 def test_the_report_shows_both(runs: Path, tmp_path: Path) -> None:
+    for name in ("vit_mae", "cnn"):
+        remarks = json.loads((runs / name / "evaluation/test_warnings.json").read_text())
+        table = pd.read_csv(runs / name / "evaluation/test.csv")
+        assert remarks["n_series"] == len(table)
     page = tmp_path / "report"
     before = [len(looks(runs / name)) for name in ("vit_mae", "cnn")]
     models = [str(runs / "vit_mae"), str(runs / "cnn")]

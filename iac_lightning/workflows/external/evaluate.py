@@ -16,6 +16,7 @@ from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
+from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import EvaluationConfig
@@ -33,6 +34,9 @@ from iac_lightning.workflows.external.predictions import (
 
 MODEL_FILE = "model.json"
 """In a folder of evaluated predictions: what `iac report` needs to know of the model."""
+
+WARNINGS_ENDING = "_warnings.json"
+"""Beside the table of an evaluation: which warnings its scans carry (`data_modules.prepare.warnings`)."""
 
 SEED = 0
 """Of the bootstrap."""
@@ -134,7 +138,8 @@ def evaluate_predictions(
     rows = mapped(partial(measure, look=look), found, workers)
     results = list(tqdm(rows, total=len(found), desc=split, unit="scan", disable=None))
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
-    table = series_table([r for r in results if not isinstance(r, str)])
+    measured = [r for r in results if not isinstance(r, str)]
+    table = series_table([row for row, _ in measured])
 
     used = sorted({p.threshold for p in found if p.threshold is not None})
     general = calibration["threshold"] if calibration else used[0] if used else None
@@ -162,6 +167,8 @@ def evaluate_predictions(
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
+    remarks = summarise_warnings([warnings for _, warnings in measured])
+    write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
     known = load_external(directory).predictions if is_external(directory) else {}
     write_json_atomic(
         directory / MODEL_FILE,

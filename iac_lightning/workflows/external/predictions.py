@@ -26,7 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from data_modules.cohort.look import RecordedLook, TestSetGuardError, read_label
-from data_modules.cohort.series import read_series
+from data_modules.cohort.series import read_series, table_remarks
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
@@ -260,8 +260,8 @@ def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return foreground
 
 
-def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[str, Any] | str:
-    """The row of one series (`series_row`), or what is wrong with its files.
+def measure(prediction: Prediction, look: RecordedLook | None = None) -> tuple[dict[str, Any], tuple[str, ...]] | str:
+    """The row of one series (`series_row`) and warnings of its scan, or what is wrong with its files.
 
     Its slice thickness is the whole scan's: which region the program looked at is not known.
 
@@ -278,7 +278,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[st
         raise
     except UserError as error:
         return str(error)
-    return series_row(
+    row = series_row(
         series.series_id,
         series.patient_id,
         scan.slice_thickness_mm,
@@ -287,3 +287,4 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> dict[st
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )
+    return row, (*scan.warnings, *table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm))

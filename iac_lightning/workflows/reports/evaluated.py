@@ -21,7 +21,7 @@ from iac_lightning.runs import directory as runs
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE
-from iac_lightning.workflows.external.evaluate import ExternalModel, is_external, load_external
+from iac_lightning.workflows.external.evaluate import WARNINGS_ENDING, ExternalModel, is_external, load_external
 
 Entry = Run | ExternalModel
 
@@ -130,6 +130,16 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
             if variant in summary:
                 summary[variant]["thickness"] = by_thickness(table, prefix, *draws, strata)
     return table, summary
+
+
+def warnings_file(folder: Path, split: str) -> Path:
+    """Where an evaluation says which warnings its scans carry; earlier ones have none.
+
+    Args:
+        folder: `evaluation/` of a model.
+        split: that was evaluated.
+    """
+    return folder / f"{split}{WARNINGS_ENDING}"
 
 
 def evaluate_command(entry: Entry, split: str) -> str:

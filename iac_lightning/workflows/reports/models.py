@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import write_json_atomic
+from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -33,6 +34,7 @@ from iac_lightning.workflows.reports.evaluated import (
     named,
     shared_settings,
     shown_path,
+    warnings_file,
 )
 from iac_lightning.workflows.reports.model_results import (
     external_result,
@@ -144,6 +146,7 @@ def describe(
     cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
     sheet = cohort.parent / "contact_sheet.png"
     about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
+    about += preparation_sentences(entries, split)
     if runs:
         spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
         about.append(
@@ -171,6 +174,18 @@ def describe(
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
     )
+
+
+def preparation_sentences(entries: Sequence[Entry], split: str) -> list[str]:
+    """Which warnings the evaluated scans carry: once where all models say the same; nothing of earlier evaluations."""
+    found: dict[str, list[str]] = {}
+    for name, entry in named(entries).items():
+        path = warnings_file(entry.directory / "evaluation", split)
+        if path.exists():
+            found.setdefault(warnings_sentence(json.loads(path.read_text(encoding="utf-8"))), []).append(name)
+    if len(found) < 2:
+        return list(found)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in found.items()]
 
 
 def report_command(entries: Sequence[Entry], out: Path, split: str, settings: EvaluationConfig) -> str:

@@ -24,8 +24,9 @@ def test_monai_finds_the_same_figures(tmp_path: Path) -> None:
         assert not problems
         assert {p.threshold for p in found} == ({None} if model == "model0" else {0.5})
         for prediction in found:
-            row = measure(prediction)
-            assert isinstance(row, dict)
+            measured = measure(prediction)
+            assert not isinstance(measured, str)
+            row, _ = measured
             for prefix, peer in zip(("", "prior_"), monai_figures(prediction), strict=True):
                 for name, value in peer.items():
                     if not isnan(value):  # of empty masks, where conventions differ

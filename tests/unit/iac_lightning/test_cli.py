@@ -212,11 +212,19 @@ def test_training_gets_the_checked_experiment(monkeypatch: pytest.MonkeyPatch) -
 def test_prepare_prepares_the_experiments_cohort(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare = Recorder(SimpleNamespace(series=(1, 2), n_withheld=1, directory=Path("prepared/abc")))
+    store = SimpleNamespace(series=(1, 2), n_withheld=1, directory=Path("prepared/abc"), failed={"d": "damaged"})
+    store.warnings = {"a": ("odd", "tilted"), "b": ("odd",)}
+    prepare, listed = Recorder(store), Recorder(Path("prepared/abc/warnings.csv"))
     monkeypatch.setattr("data_modules.prepare.store.prepare_cohort", prepare)
+    monkeypatch.setattr("data_modules.prepare.store.list_warnings", listed)
     assert main(["prepare", MAE, "data.cohort=mine.csv"]) == 0
     assert prepare.calls[0][0].cohort == "mine.csv"
-    assert "3 series in prepared/abc" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == [
+        "3 series in prepared/abc",
+        "2 of them carry warnings: prepared/abc/warnings.csv",
+        "1 more could not be prepared: prepared/abc/failed.csv",
+    ]
+    assert listed.calls == [(store,)]
 
 
 # --- the other commands -----------------------------------------------------------------------------------------

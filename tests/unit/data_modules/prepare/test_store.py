@@ -25,7 +25,7 @@ from data_modules.cohort.table import Series
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
 from data_modules.prepare import store as store_module
-from data_modules.prepare.store import PreparedSeries, open_store, prepare_cohort
+from data_modules.prepare.store import PreparedSeries, list_warnings, open_store, prepare_cohort
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.resampling import resample_image
 from data_modules.scan.scan import Scan, read_scan, write_nifti
@@ -45,7 +45,9 @@ def affine(*spacing: float) -> NDArray[np.float64]:
 
 def save(path: Path, data: NDArray[Any], matrix: NDArray[np.float64] | None = None) -> None:
     path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(data, affine(*SPACING) if matrix is None else matrix), path)
+    found = nib.Nifti1Image(data, affine(*SPACING) if matrix is None else matrix)
+    found.header.set_xyzt_units("mm")
+    nib.save(found, path)
 
 
 def image(seed: int) -> NDArray[np.int16]:
@@ -297,7 +299,8 @@ class TestOneThickness:
         told = told or table == "2.0"
         prepared = prepare_cohort(config)
         assert [p.slice_thickness_mm for p in prepared.series] == [5.0, 2.0, 2.0]
-        assert [any("cohort table says" in w for w in p.warnings) for p in prepared.series] == [told, False, False]
+        remarks = ["\n".join(p.warnings) for p in prepared.series]
+        assert ["slice thickness by the cohort table" in text for text in remarks] == [told, False, False]
 
     def test_where_neither_knows_the_reason_is_given(self, config: DataConfig, tmp_path: Path) -> None:
         change_table(config, slice_thickness_mm=["", "2.0", "2.0"])
@@ -371,6 +374,40 @@ class TestVoxelSize:
         change_table(config, **columns)
         assert [[w for w in p.warnings if "voxel size" in w] != [] for p in prepare_cohort(config).series] == [told] * 3
         assert reads == []
+
+
+class TestWarnings:
+    def rows(self, directory: Path) -> list[tuple[str, str]]:
+        with (directory / "warnings.csv").open(newline="") as file:
+            return [(row["series_id"], row["warning"].partition(":")[0]) for row in csv.DictReader(file)]
+
+    def test_they_are_counted_and_listed_a_row_each(
+        self, config: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        change_table(config, spacing_x_mm=["3.0", "1.0", "1.0"], split=["finetune", "dev", "test"])
+        save(tmp_path / "labels" / "a.nii.gz", mask((0, 0, 0)))
+        config.grid = replace(config.grid, roi_mm=(24.0, 20.0, 60.0))  # the scan: 40 mm
+        store = prepare_cohort(config)
+        expected = [("a", 3), ("b", 1), ("c", 1)]
+        assert [(name, len(store.warnings[name])) for name in sorted(store.warnings)] == expected
+        rows = self.rows(store.directory)
+        assert [(name, sum(row[0] == name for row in rows)) for name, _ in expected] == expected
+        assert ("a", "voxel size by the cohort table is not that of the file") in rows
+        assert "3 of 3 series carry warnings" in caplog.text
+        caplog.clear()
+        assert prepare_cohort(config, ["dev"]).warnings.keys() == {"b"}
+        assert caplog.text == ""  # said when it was prepared
+
+    def test_the_list_follows_the_table(self, config: DataConfig) -> None:
+        store = prepare_cohort(config)
+        assert store.warnings == {}
+        assert not (store.directory / "warnings.csv").exists()
+        change_table(config, spacing_x_mm=["1.0", "3.0", "1.0"])
+        list_warnings(prepare_cohort(config))
+        assert self.rows(store.directory) == [("b", "voxel size by the cohort table is not that of the file")]
+        change_table(config, spacing_x_mm="1.0")
+        list_warnings(prepare_cohort(config))
+        assert not (store.directory / "warnings.csv").exists()
 
 
 class TestWhenToPrepare:

@@ -80,8 +80,7 @@ def calibrated_model(model: TrainedModel, calibration: dict[str, Any]) -> Calibr
 def test_prepare_says_that_the_table_differs(item: PreparedSeries) -> None:
     assert item.slice_thickness_mm == 4.0
     (remark,) = (w for w in item.warnings if "cohort table" in w)
-    assert "9 mm" in remark
-    assert "4 mm" in remark
+    assert "9 mm, the file 4 mm" in remark
 
 
 def test_evaluate_predict_and_stress_cut_at_one_threshold(
@@ -97,7 +96,9 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
     ]
     np.testing.assert_array_equal(*masks)
     assert row["volume_mm3"] == pytest.approx(result["volume_mm3"])
-    assert any("option slice_thickness_mm says 9 mm" in w for w in result["warnings"])
+    assert any(
+        "the option slice_thickness_mm is not that of the file: 9 mm, the file 4 mm" in w for w in result["warnings"]
+    )
 
     (own,) = stress_series(model, item, calibration, [], 1.0, tmp_path).to_dict("records")
     assert own["slice_thickness_mm"] == own["native_thickness_mm"] == 4.0
@@ -130,8 +131,10 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     strata = [dict(s, threshold=t) for s, t in zip(calibration["thickness"]["strata"], (0.2, 0.5, 0.8), strict=True)]
     own = {**calibration, **{key: {"used": True, "strata": strata} for key in ("thickness", "prior_thickness")}}
     prediction = Prediction(item.series, tmp_path / "a1_probability.nii.gz", 0.5, calibration=own)
-    row = measure_external(prediction)
-    assert not isinstance(row, str), row
+    measured = measure_external(prediction)
+    assert not isinstance(measured, str), measured
+    row, warnings = measured
+    assert any("9 mm, the file 7 mm" in w for w in warnings)
     assert row["slice_thickness_mm"] == 7.0
     mask = read_masks(prediction, scan)[0].data
     assert row["volume_mm3"] == pytest.approx(mask.sum() * scan.grid.voxel_volume_mm3)

@@ -165,12 +165,16 @@ def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Pat
 
 
 def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> None:
+    write_cohort(cohort, pd.read_csv(cohort, keep_default_na=False).assign(spacing_z_mm=2.5))
     out = tmp_path / "out"
     for split in ("test", "dev"):
         evaluate_predictions(
             tmp_path / split, cohort, split, out, dev_predictions=tmp_path / "dev", label="other", workers=1
         )
     assert has_development(out / "evaluation", "test")
+    remarks = json.loads((out / "evaluation/test_warnings.json").read_text())
+    assert remarks["n_with_warnings"] == remarks["n_series"] == len(TEST)  # the table says 2.5 mm instead of 2
+    assert remarks["kinds"] == [["voxel size by the cohort table is not that of the file", len(TEST)]]
     result = external_result(load_external(out), "test", record_look(out, "report", "test", "", None))
     assert result.threshold == json.loads((out / "calibration.json").read_text())["threshold"]
     assert [o.kind for o in result.overlays] == ["best", "median", "worst"]

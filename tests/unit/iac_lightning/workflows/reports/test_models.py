@@ -17,6 +17,7 @@ from PIL import Image
 
 from data_modules.cohort.look import TestSetGuardError
 from data_modules.errors import UserError
+from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.schema import CNNConfig, EvaluationConfig, ExperimentConfig, ModelConfig
 from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.tables.summary import COLUMNS, summarise, write_series_table, write_summary
@@ -226,6 +227,19 @@ def test_a_fixed_cut_off_needs_no_development_split(entries: list[ExternalModel]
     assert "<h2>Risk groups</h2>" in page
     assert "<h2>Volume intervals</h2>" not in page
     assert "Volume intervals are left out until good and large" in page
+
+
+def test_the_page_says_how_many_scans_carry_warnings(entries: list[ExternalModel], tmp_path: Path) -> None:
+    assert "preparation" not in report(entries, tmp_path / "earlier", "test").read_text()  # of evaluations without
+    for entry, warnings in zip(entries, ([("tilt: 4°",), (), ("tilt: 2°", "odd")], [(), (), ()]), strict=True):
+        path = entry.directory / "evaluation" / "test_warnings.json"
+        path.write_text(json.dumps(summarise_warnings(warnings)))
+    sentence = "2 of the 3 evaluated scans carry warnings of their preparation: tilt (2); odd (1)."
+    page = report(entries, tmp_path / "page", "test").read_text()
+    assert f"<p>good: {sentence}</p>" in page
+    assert "<p>large: None of the 3 evaluated scans carries a warning" in page
+    path.write_text((entries[0].directory / "evaluation" / "test_warnings.json").read_text())
+    assert report(entries, tmp_path / "page", "test").read_text().count(f"<p>{sentence}</p>") == 1
 
 
 def test_page_tables_and_figures_go_to_each_run(
