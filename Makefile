@@ -19,7 +19,7 @@ IAC        := $(BIN)/iac
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types test test-all clean
+.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types docs test test-all clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ format: $(VENV)/.dev ## mend what ruff can mend
 types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev ## the documentation, as pages in site/ (ARGS=serve shows them while you write)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+
 test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
 
@@ -91,5 +94,5 @@ test-all: $(VENV)/.dev ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
 
 clean: ## remove the environment and caches; never runs or data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build dist site *.egg-info
 	find . \( -path ./runs -o -path ./data -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -35,16 +35,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     phantom = commands.add_parser("phantom", help="make a digital cohort from a seed")
-    phantom.add_argument("out", type=Path)
-    phantom.add_argument("--patients", type=int, default=150)
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.add_argument("--workers", type=int, default=2)
+    phantom.add_argument("out", type=Path, help="folder for images, labels and cohort.csv")
+    phantom.add_argument("--patients", type=int, default=150, help="how many")
+    phantom.add_argument("--seed", type=int, default=0, help="decides every head and scan")
+    phantom.add_argument("--workers", type=int, default=2, help="processes")
     phantom.add_argument("--max-series", type=int, default=3, help="most series a patient (1-3)")
     phantom.set_defaults(command="phantom")
 
     split = commands.add_parser("split", help="assign splits by patient to the rows of a cohort table without one")
-    split.add_argument("cohort", type=Path)
-    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("cohort", type=Path, help="cohort table; it is written anew")
+    split.add_argument("--seed", type=int, default=0, help="decides which patients go where")
     split.add_argument(
         "--fractions",
         nargs="+",
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cell = commands.add_parser("cell", help="one cell of a sweep (`iac sweep` starts it)")
     cell.add_argument("sweep", type=Path, help="folder of the sweep")
-    cell.add_argument("name")
+    cell.add_argument("name", help="of the cell")
     cell.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     cell.add_argument("overrides", nargs="*", metavar="key=value", help="settings that do not decide the result")
     cell.set_defaults(command="one_cell")
@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a run, or anybody's predictions, on native grids")
     evaluate.add_argument("run", type=Path, nargs="?", help="run directory, such as runs/vit_mae")
-    evaluate.add_argument("--split", choices=("dev", "test"), default="test")
+    evaluate.add_argument("--split", choices=("dev", "test"), default="test", help="whose scans are measured")
     evaluate.add_argument("--devices", type=int, help="processes that share the scans (default: torchrun's, else 1)")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings of inference and evaluation")
     others = evaluate.add_argument_group("predictions of another program, instead of a run")
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     others.add_argument("--out", type=Path, help="folder for evaluation/ and model.json (default: the predictions')")
     others.add_argument("--label", default="", help="name of the model in reports (default: that of the folder)")
-    others.add_argument("--workers", type=int, default=2)
+    others.add_argument("--workers", type=int, default=2, help="processes that measure")
     evaluate.set_defaults(command="evaluate")
 
     predict = commands.add_parser("predict", help="segment one scan")
@@ -118,14 +118,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="evaluated runs in one HTML page")
     report.add_argument("runs", nargs="+", help="runs, or folders that `iac evaluate --predictions` wrote; or sweeps")
-    report.add_argument("--out", type=Path, required=True)
+    report.add_argument("--out", type=Path, required=True, help="folder of the page, its tables and figures")
     report.add_argument("--split", choices=("dev", "test"), help="default: test; a sweep has its own")
     report.set_defaults(command="report", overrides=[])
 
     compare = commands.add_parser("compare", help="two evaluated runs on the same scans, in the terminal")
     compare.add_argument("runs", nargs="+", metavar="run", help="two of them, the baseline last; evaluation.key=value")
     compare.add_argument("--metric", nargs="+", default=["dice"], help="columns, corrected together (default: dice)")
-    compare.add_argument("--split", choices=("dev", "test"), default="test")
+    compare.add_argument("--split", choices=("dev", "test"), default="test", help="whose scans are compared")
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.set_defaults(command="compare", overrides=[])
 
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     stress.add_argument(
         "--thickness", type=float, nargs="+", metavar="MM", default=[1.0, 2.0, 3.0, 5.0, 8.0], help="slices to make"
     )
-    stress.add_argument("--split", choices=("dev", "test"), default="test")
+    stress.add_argument("--split", choices=("dev", "test"), default="test", help="whose scans are re-imaged")
     stress.add_argument("--out", type=Path, help="folder of the page that compares the runs")
     stress.add_argument(
         "--spacing-ratio", type=float, default=1.0, help="distance of the slices over their thickness (1: they touch)"
@@ -142,10 +142,12 @@ def build_parser() -> argparse.ArgumentParser:
     stress.set_defaults(command="stress")
 
     demo = commands.add_parser("demo", help="the whole path on a phantom cohort")
-    demo.add_argument("--experiments", type=Path, default=Path("experiments/demo"))
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
-    demo.add_argument("--data", type=Path, default=Path("data/demo"))
-    demo.add_argument("--patients", type=int, default=150)
+    demo.add_argument(
+        "--experiments", type=Path, default=Path("experiments/demo"), help="folder of the four experiments"
+    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs and their report")
+    demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder of the phantom cohort")
+    demo.add_argument("--patients", type=int, default=150, help="of the phantom cohort")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every experiment of the demo")
     demo.set_defaults(command="demo")
 
@@ -162,13 +164,13 @@ def build_parser() -> argparse.ArgumentParser:
     nnunet = formats.add_parser("nnunet", help="raw data set of nnU-Net v2, with this project's splits by patient")
     nnunet.add_argument("cohort", type=Path, help="cohort table")
     nnunet.add_argument("out", type=Path, help="folder of the data set, such as nnU-Net's nnUNet_raw")
-    nnunet.add_argument("--dataset-id", type=int, default=501)
-    nnunet.add_argument("--name", default="IAC")
+    nnunet.add_argument("--dataset-id", type=int, default=501, help="nnU-Net's number of the data set")
+    nnunet.add_argument("--name", default="IAC", help="of the data set")
     nnunet.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     nnunet.set_defaults(command="export_nnunet")
 
     bench = commands.add_parser("bench", help="speed and memory against peers, as ratios in one run")
-    bench.add_argument("--out", type=Path, default=Path("bench.json"))
+    bench.add_argument("--out", type=Path, default=Path("bench.json"), help="where the figures go")
     bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
     bench.add_argument("--template", type=Path, help="template for that scan")
     bench.add_argument("--run", type=Path, help="run that predicts it")
@@ -181,10 +183,10 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     training.add_argument("--patches", nargs="+", type=int, default=[8, 4], help="edges of the ViT's patches")
     training.add_argument("--peak-tflops", type=float, help="of the device at this precision: H100 SXM, bf16: 989")
-    training.add_argument("--out", type=Path, default=Path("bench_training.json"))
+    training.add_argument("--out", type=Path, default=Path("bench_training.json"), help="where the figures go")
     training.set_defaults(command="bench_training")
 
     ui = commands.add_parser("ui", help="show tracked runs in the browser (127.0.0.1)")
-    ui.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    ui.add_argument("--runs-dir", type=Path, default=Path("runs"), help="whose MLflow database is shown")
     ui.set_defaults(command="ui")
     return parser

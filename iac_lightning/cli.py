@@ -321,7 +321,8 @@ def run_export_nnunet(arguments: argparse.Namespace) -> None:
 
     data = export_nnunet(arguments.cohort, arguments.out, arguments.dataset_id, arguments.name, arguments.copy)
     print(f"{data.directory}: {data.n_train} series to train on, {data.n_val} to validate, {data.n_test} to predict")
-    print("splits_final.json goes into the data set's folder of nnUNet_preprocessed; see docs/nnunet.md")
+    print("splits_final.json goes into the data set's folder of nnUNet_preprocessed;")
+    print("the recipe: docs/how-to/calibrate-another-model.md")
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

@@ -26,6 +26,26 @@ from iac_lightning.workflows.trained import CalibratedModel
 
 OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
 
+RESULT = {
+    "volume_mm3": "volume of `mask.nii.gz`",
+    "n_lesions": "its 26-connected components",
+    "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`",
+    "volume_protocol_mm3": "volume of `mask_protocol.nii.gz`",
+    "slice_thickness_mm": "of the region of interest; decides the threshold",
+    "spacing_mm": "voxel size of the scan along its axes",
+    "roi_center_lps_mm": "centre of the region of interest, in DICOM's coordinates",
+    "roi_size_mm": "size of the region of interest",
+    "threshold": "of the calibrated probability, for the plain mask",
+    "prior_threshold": "the same for the mask after the annotation protocol",
+    "calibration": "`temperature` and `bias` that were applied, and the `n_series` and `n_patients` they come from",
+    "registration": "`similarity` to the template and `template_to_scan_ras`; null without a template",
+    "run": "name of the run that the model comes from",
+    "checkpoint_sha256": "first 16 hexadecimal digits: which weights",
+    "warnings": "what a reader of the result should know about this scan",
+    "note": "that this is research software",
+}
+"""Keys of `result.json`, and what they hold."""
+
 
 @dataclass(frozen=True)
 class Segmentation:

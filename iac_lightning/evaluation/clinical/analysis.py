@@ -65,13 +65,13 @@ def analyse(
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
         - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks,
-          coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups each),
-          `thickness` (by measure: slope and within-patient slope per mm, strata), `detection` (AUC over patients);
+            coverage by stratum, share of scans whose interval lies in one group, `scans` with interval and groups
+            each), `thickness` (by measure: slope and within-patient slope per mm, strata), `detection` (AUC over
+            patients);
         - `comparisons`: each other model against the baseline: `metrics` (difference, Wilcoxon, effect sizes, wins,
-          ties, losses), `thickness` (by measure: differences of slopes and of strata), `risk` (relative change,
-          McNemar, sign test over patients).
-          `holm_p` corrects Wilcoxon's p over all models and metrics of the table, and each test of risk groups over the
-          models.
+            ties, losses), `thickness` (by measure: differences of slopes and of strata), `risk` (relative change,
+            McNemar, sign test over patients). `holm_p` corrects Wilcoxon's p over all models and metrics of the
+            table, and each test of risk groups over the models.
 
     Raises:
         UserError: when models were evaluated on different series, a patient is in development and test, or the

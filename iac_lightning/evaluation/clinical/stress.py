@@ -37,6 +37,15 @@ over the scans with lesions."""
 SHARED = ("ceiling_dice", "bound_dice")
 """Of these, what scans and labels alone decide, the same for every model."""
 
+COLUMNS = {
+    "native_thickness_mm": "slice thickness of the scan as it came",
+    "is_native": "whether this row is the scan as it came; otherwise it was re-imaged at `slice_thickness_mm`",
+    "ceiling_dice": "Dice, on the thin slices, of the label that the annotation protocol makes of the thick ones",
+    "bound_dice": "highest Dice that any mask of the thick voxels can have",
+    "ceiling_volume_mm3": "volume of the label that the annotation protocol makes of the thick slices",
+}
+"""Columns of a table of re-imaged series beside those of `summary.COLUMNS`, and what they hold."""
+
 VOLUME_RATIOS = {
     "volume_ratio": ("volume_mm3", "label_volume_mm3"),
     "ceiling_volume_ratio": ("ceiling_volume_mm3", "label_volume_mm3"),
@@ -80,8 +89,8 @@ def summarise_stress(
 
         - `native`: means of the scans as they are, with `thickness_mm` (thinnest, median, thickest);
         - `thickness`: for each, its means, `n_patients`, `n_native` (of these, scans that are so by nature) and
-          `n_thicker` (patients whose scan is thicker, of whom nothing was made), and `difference_from_native` over the
-          re-imaged heads (mean difference, Wilcoxon p, wins, ties, losses);
+            `n_thicker` (patients whose scan is thicker, of whom nothing was made), and `difference_from_native` over
+            the re-imaged heads (mean difference, Wilcoxon p, wins, ties, losses);
         - `slope_within_patients_per_mm` of each metric.
 
     Raises:

@@ -14,6 +14,21 @@ from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.tables.model_result import ModelResult
 
+COLUMNS = {
+    "variant": "plain, or protocol prior",
+    "first": "label of the first model",
+    "second": "label of the second model",
+    "difference": "mean Dice of the first − that of the second, over the scans with lesions",
+    "low": "lower end of its 95 % interval over patients",
+    "high": "upper end of its 95 % interval over patients",
+    "p": "Wilcoxon signed-rank test over patients, two-sided",
+    "p_holm": "the same after Holm's correction over the pairs of the variant",
+    "wins": "scans where the first is higher",
+    "ties": "scans where both are equal",
+    "losses": "scans where the first is lower",
+}
+"""Columns of the table of pairs (`comparison_rows`), and what they hold."""
+
 SIGNIFICANT = 0.05
 """A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
 
@@ -109,14 +124,13 @@ def check_same_series(models: Mapping[str, ModelResult]) -> None:
 
 def comparison_rows(plain: Sequence[Comparison], prior: Sequence[Comparison]) -> pd.DataFrame:
     """One row a pair and variant, with full precision."""
-    columns = ["variant", "first", "second", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses"]
     rows = []
     for variant, comparisons in (("plain", plain), ("protocol prior", prior)):
         for c in comparisons:
             paired, d = c.paired, c.paired.difference
             estimate = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)
             rows.append((variant, c.first, c.second, *estimate, paired.wins, paired.ties, paired.losses))
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _identity(model: ModelResult) -> set[tuple[str, str, float]]:

@@ -8,6 +8,42 @@ from typing import Any
 
 import pandas as pd
 
+_MEANS = {
+    "dice": "mean Dice over the scans with lesions",
+    "sensitivity": "mean sensitivity over the scans with lesions",
+    "ppv": "mean positive predictive value over the scans with a prediction",
+    "lesion_f1": "mean lesion F1 over the scans with lesions",
+    "dice_all": "mean Dice over every scan; one where label and prediction are both empty counts as 1",
+    "volume_icc": "ICC(2,1) of predicted and labelled volume over all scans",
+}
+
+MODEL_COLUMNS = {
+    "run": "name of the run",
+    "model": "its label in the report",
+    "variant": "plain, or protocol prior (≥ 130 HU, no single voxels)",
+    "threshold": "of the calibrated probability, chosen on the development split",
+    **{
+        column: meaning
+        for name, words in _MEANS.items()
+        for column, meaning in (
+            (name, words),
+            (f"{name}_low", f"lower end of the 95 % interval of `{name}` over patients"),
+            (f"{name}_high", f"upper end of the 95 % interval of `{name}` over patients"),
+        )
+    },
+    "n_both_empty": "scans whose label and prediction are both empty",
+    "n_false_alarm": "lesion-free scans with a prediction",
+    "volume_bias_mm3": "mean of predicted − labelled volume",
+    "volume_median_absolute_error_mm3": "median of |predicted − labelled volume|",
+    "n_series": "scans",
+    "n_with_lesion": "scans with lesions",
+    "n_patients": "patients",
+    "parameters": "trainable numbers of the network; empty where unknown",
+    "train_seconds": "time of training; empty where unknown",
+    "test_looks": "how often the test split was evaluated, reported or compared with this model",
+}
+"""Columns of `models.csv` (`model_rows`), and what they hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
@@ -53,7 +89,7 @@ def model_rows(models: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
         summary = model.summary
         for variant, values, threshold in variants(model):
             row: dict[str, Any] = {"run": name, "model": model.label, "variant": variant, "threshold": threshold}
-            for key in ("dice", "sensitivity", "ppv", "lesion_f1", "dice_all", "volume_icc"):
+            for key in _MEANS:
                 row[key] = values[key].get("mean", values[key].get("value"))
                 row[f"{key}_low"], row[f"{key}_high"] = values[key]["ci95"]
             row |= {

@@ -24,6 +24,23 @@ from iac_lightning.report.sweep.tables import (
 )
 from iac_lightning.report.table_files import NEEDS, table_latex
 
+CELL_COLUMNS = {
+    "sweep": "name of the sweep",
+    "run": "name of the cell, a run below the sweep's folder",
+    "kind": "finetune or pretrain",
+    "seed": "of the training",
+    "state": "evaluated, trained, begun, failed or not run",
+    "reason": "why a cell failed",
+    "split": "that the cells are compared on",
+    "dice": "mean Dice of this training over the scans with lesions",
+    "cell_dice": "the same over all seeds of these levels",
+    "cell_dice_low": "lower end of its 95 % interval over patients and seeds",
+    "cell_dice_high": "upper end of its 95 % interval over patients and seeds",
+    "train_seconds": "time of training",
+    "parameters": "trainable numbers of the network",
+}
+"""Columns of `cells.csv`, and what they hold; between `kind` and `seed` stands one with the level of each axis."""
+
 
 def write_tables(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], where: str, command: str) -> None:
     """Write `cells`, `effects` and `claims`, each `.csv` and `.tex` (booktabs), beside the page."""

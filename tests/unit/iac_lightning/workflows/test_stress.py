@@ -27,6 +27,8 @@ from data_modules.scan.nifti import read_mask
 from data_modules.scan.reimaging import finest_mm, thicker
 from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.clinical.stress import COLUMNS as STRESS_COLUMNS
+from iac_lightning.evaluation.tables.series_table import COLUMNS
 from iac_lightning.report.stress import describe_stress
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks, record_look
@@ -108,6 +110,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     model, _ = done
     table = rows_of(model).set_index("series_id")
     own = table[table["is_native"]]
+    assert [c for c in own.columns if not c.startswith("prior_")] == [*list(COLUMNS)[1:], *STRESS_COLUMNS]
     assert [look["what"] for look in looks(model.run.directory)] == ["stress"]
     look = record_look(model.run.directory, "evaluate", "test", "", None)
     store = prepare_cohort(model.run.config.data, ("test",), look=look)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from iac_lightning.evaluation.statistics.bootstrap import holm
 from iac_lightning.evaluation.tables.measures import MEASURES
+from iac_lightning.evaluation.tables.model_result import MODEL_COLUMNS
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.page import write_report
@@ -88,6 +89,7 @@ def test_csv_beside_the_page_holds_the_same_figures(model_results, tmp_path):
     assert table.loc[("cnn", "protocol prior"), "dice"] == pytest.approx(summary["protocol_prior"]["dice"]["mean"])
     assert table.loc[("cnn", "protocol prior"), "threshold"] == 0.3
     assert table.loc[("cnn", "plain"), "volume_icc_low"] == pytest.approx(summary["volume_icc"]["ci95"][0])
+    assert list(pd.read_csv(tmp_path / "models.csv")) == list(MODEL_COLUMNS)
     comparisons = pd.read_csv(tmp_path / "comparisons.csv")
     assert comparisons["variant"].value_counts().to_dict() == {"plain": 3, "protocol prior": 3}
     assert holm(comparisons["p"][:3]) == pytest.approx(comparisons["p_holm"][:3])

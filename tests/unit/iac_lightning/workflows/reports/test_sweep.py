@@ -14,6 +14,7 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning.cli import main
+from iac_lightning.report.sweep.files import CELL_COLUMNS
 from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.reports import sweep as workflow
 from iac_lightning.workflows.reports.sweep import all_sweeps, sweep_report
@@ -99,6 +100,7 @@ def test_the_page_needs_no_other_file_and_names_its_command(report):
 def test_cells_have_a_row_each(sweep, report):
     cells = pd.read_csv(report / "cells.csv")
     assert len(cells) == 8
+    assert [c for c in cells if c not in ("patch size", "upsampling")] == list(CELL_COLUMNS)
     first = cells.iloc[0]
     table = pd.read_csv(sweep / "cell_00_seed0/evaluation/test.csv")
     assert first["dice"] == pytest.approx(table.loc[table["has_lesion"], "dice"].mean())
