@@ -88,7 +88,7 @@ def run_split(arguments: argparse.Namespace) -> None:
 
 def run_config(arguments: argparse.Namespace) -> None:
     """`iac config`."""
-    from iac_lightning.config.reading import to_yaml
+    from iac_lightning.config.stored import to_yaml
 
     print(to_yaml(load(arguments)), end="")
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from iac_lightning.modules.common import ExperimentModule
 
 
-def masking_noise(seed: int, epoch: int, samples: list[int], tokens: int) -> Tensor:
+def masking_noise(seed: int, epoch: int, samples: list[int], n_tokens: int) -> Tensor:
     """`[B, N]` uniform noise whose order decides which tokens are hidden; depends on the sample, not on its batch."""
     rows = []
     for sample in samples:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 1_000_033 + sample)
-        rows.append(torch.rand(tokens, generator=generator))
+        rows.append(torch.rand(n_tokens, generator=generator))
     return torch.stack(rows)
 
 
@@ -27,8 +27,8 @@ class MAEModule(ExperimentModule):
 
     def _loss(self, network: nn.Module, batch: dict[str, Any], epoch: int) -> Tensor:
         image: Tensor = batch["image"]
-        tokens: int = network.encoder.tokens  # type: ignore[assignment, union-attr]
-        noise = masking_noise(self.config.seed, epoch, batch["sample_index"].tolist(), tokens).to(image.device)
+        n_tokens: int = network.encoder.n_tokens  # type: ignore[assignment, union-attr]
+        noise = masking_noise(self.config.seed, epoch, batch["sample_index"].tolist(), n_tokens).to(image.device)
         loss: Tensor = network(image, noise=noise).loss
         return loss
 

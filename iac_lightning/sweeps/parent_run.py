@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.files import write_text_atomic
-from iac_lightning.config.reading import config_hash
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_hash
 from iac_lightning.sweeps.state import PLAN, Sweep
 from iac_lightning.tracking import logger as tracking
 

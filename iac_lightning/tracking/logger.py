@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from data_modules.files import DiskFull, replacing, write_text_atomic
 from iac_lightning.config.dotted import flat
-from iac_lightning.config.reading import config_dict, config_hash
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_dict, config_hash
 from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.tracking.names import metric_name, numbers_of
 from iac_lightning.tracking.spool import Spool, spool_file, stored_steps

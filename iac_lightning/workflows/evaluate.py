@@ -15,7 +15,7 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.scan import write_nifti
 from iac_lightning.cluster import sharding
-from iac_lightning.config.reading import config_hash
+from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
