@@ -70,7 +70,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
     refuse_known_patients(series, model)
-    rows = sharding.mapped(
+    rows = sharding.share_out(
         lambda item: evaluate_series(model, item, split, calibration, look), series, f"{run.config.name}: {split}"
     )
     if not is_main_process():
