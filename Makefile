@@ -71,7 +71,7 @@ ui: $(VENV)/.runtime ## show tracked runs in the browser, on 127.0.0.1
 	$(IAC) ui $(ARGS)
 
 bench: $(VENV)/.runtime ## speed and memory against peers: bench.json and a table (SCAN=real scan, TEMPLATE=…, ARGS="--models 10 --series 500")
-	$(IAC) bench $(if $(SCAN),--scan $(SCAN)) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
+	$(BIN)/python -m benchmarks bench $(if $(SCAN),--scan $(SCAN)) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

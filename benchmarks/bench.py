@@ -198,7 +198,7 @@ def bench_mae_step(rounds: int = 5, batch: int = 1) -> dict[str, Any]:
         step()
     a, b, ratio = alternate(steps[1], steps[0], rounds)
     return {
-        "tokens": encoder.tokens,
+        "tokens": encoder.n_tokens,
         "batch": batch,
         "threads": torch.get_num_threads(),
         "seconds": statistics.median(b),

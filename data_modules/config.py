@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from data_modules.settings import (
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    LENGTHS,
+    NOT_NEGATIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    SIZES,
+    Rule,
+    choice,
+    setting,
+)
+
+ANGLE_DEG = Rule(lambda v: 0 <= v <= 180, "a number from 0 to 180")
+WINDOW_HU = Rule(lambda v: v[0] < v[1], "[low, high] with low below high")
+THICKNESS_RANGE_MM = Rule(lambda v: 0 < v[0] <= v[1], "[thinnest, thickest], both greater than 0, the thinnest first")
+
 
 @dataclass(kw_only=True)
 class GridConfig:
     """The common grid that networks see, and the region of interest it covers."""
 
-    spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.6)
+    spacing_mm: tuple[float, float, float] = setting((0.8, 0.8, 1.6), LENGTHS)
     """Voxel size along x, y, z."""
-    roi_mm: tuple[float, float, float] = (80.0, 64.0, 48.0)
+    roi_mm: tuple[float, float, float] = setting((80.0, 64.0, 48.0), LENGTHS)
     """Extent of the region of interest around the cavernous sinus (x, y, z)."""
     template: str | None = None
     """CT template (NIfTI, HU) to register each scan to. Without one, scans are taken to be centred on the region."""
-    profile: str = field(default="overlap", metadata={"choices": ("overlap", "gaussian", "linear")})
+    profile: str = choice("overlap", "gaussian", "linear")
     """How voxels are averaged where the common grid is coarser than the scan: exact overlap, a Gaussian of the
     matching variance, or (to measure what that costs) plain linear sampling."""
 
@@ -24,13 +42,13 @@ class GridConfig:
 class SamplingConfig:
     """Where training patches are cut."""
 
-    crop: tuple[int, int, int] = (48, 48, 32)
+    crop: tuple[int, int, int] = setting((48, 48, 32), SIZES)
     """Patch size in voxels of the common grid (x, y, z)."""
-    samples_per_epoch: int = 200
+    samples_per_epoch: int = setting(200, AT_LEAST_ONE)
     """Patches in one epoch, over all devices."""
-    lesion_fraction: float = 0.67
+    lesion_fraction: float = setting(0.67, SHARE)
     """Share of the patches that are placed around a lesion component (where the scan has one)."""
-    jitter: float = 0.8
+    jitter: float = setting(0.8, SHARE)
     """How far the lesion may lie from the patch's centre, as a share of half the patch."""
 
 
@@ -40,31 +58,31 @@ class AugmentationConfig:
 
     enabled: bool = True
     """Switches all augmentation."""
-    flip_probability: float = 0.5
+    flip_probability: float = setting(0.5, SHARE)
     """Mirror left and right (x axis)."""
-    affine_probability: float = 0.2
+    affine_probability: float = setting(0.2, SHARE)
     """Rotate and scale."""
-    rotation_deg: float = 10.0
+    rotation_deg: float = setting(10.0, ANGLE_DEG)
     """Largest rotation about each axis."""
-    scale: float = 0.1
+    scale: float = setting(0.1, SHARE_BELOW_ONE)
     """Largest relative change of size."""
-    thickness_probability: float = 0.3
+    thickness_probability: float = setting(0.3, SHARE)
     """Re-image the patch with thicker slices through a true box profile."""
-    thickness_range_mm: tuple[float, float] = (2.0, 6.0)
+    thickness_range_mm: tuple[float, float] = setting((2.0, 6.0), THICKNESS_RANGE_MM)
     """Range of the thicker slices."""
-    noise_probability: float = 0.3
+    noise_probability: float = setting(0.3, SHARE)
     """Add Gaussian noise."""
-    noise_hu: float = 20.0
+    noise_hu: float = setting(20.0, NOT_NEGATIVE)
     """Largest standard deviation of the noise."""
-    blur_probability: float = 0.1
+    blur_probability: float = setting(0.1, SHARE)
     """Blur (reconstruction kernel)."""
-    blur_mm: float = 0.8
+    blur_mm: float = setting(0.8, NOT_NEGATIVE)
     """Largest standard deviation of the blur."""
-    intensity_probability: float = 0.3
+    intensity_probability: float = setting(0.3, SHARE)
     """Change HU by a gain and an offset (scanner calibration, beam energy)."""
-    gain: float = 0.05
+    gain: float = setting(0.05, SHARE_BELOW_ONE)
     """Largest relative change of HU."""
-    offset_hu: float = 10.0
+    offset_hu: float = setting(10.0, NOT_NEGATIVE)
     """Largest offset."""
 
 
@@ -76,16 +94,16 @@ class DataConfig:
     """Cohort table; paths in it are relative to it."""
     prepared_dir: str | None = None
     """Where prepared volumes are kept; by default `prepared/` beside the cohort table."""
-    prepare_workers: int = 2
+    prepare_workers: int = setting(2, AT_LEAST_ONE)
     """Processes that prepare volumes."""
-    window_hu: tuple[float, float] = (-200.0, 1000.0)
+    window_hu: tuple[float, float] = setting((-200.0, 1000.0), WINDOW_HU)
     """Fixed HU window: clipped to it and scaled to [-1, 1]."""
     grid: GridConfig = field(default_factory=GridConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    batch_size: int = 2
+    batch_size: int = setting(2, AT_LEAST_ONE)
     """Patches a step on one device."""
-    num_workers: int = 0
+    num_workers: int = setting(0, AT_LEAST_ZERO)
     """Loader processes a device; 0 loads in the training process."""
-    labelled_fraction: float = 1.0
+    labelled_fraction: float = setting(1.0, SHARE_ABOVE_ZERO)
     """Share of the fine-tuning patients that is used (for ablations); chosen by the seed."""

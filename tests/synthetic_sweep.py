@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iac_lightning.config.reading import config_hash, load_experiment, to_yaml
+from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_hash, to_yaml
 from iac_lightning.evaluation.tables.series_table import COLUMNS, METRICS
 
 REPOSITORY = Path(__file__).parent.parent

@@ -107,7 +107,7 @@ class CTDataModule(L.LightningDataModule):
             labels=self.task == "segment",
             restrict_hu=self.restrict_hu,
         )
-        _check_even(sampling.samples_per_epoch, self._world, batch_size)
+        _check_even(sampling.samples_per_epoch, self._world)
         sampler = PatchSampler(sampling.samples_per_epoch, batch_size, self._rank, self._world)
         workers = self.config.num_workers
         return PatchLoader(
@@ -201,15 +201,10 @@ def _check_labels(series: tuple[PreparedSeries, ...], cohort: str) -> None:
         )
 
 
-def _check_even(samples: int, world: int, batch_size: int) -> None:
+def _check_even(samples: int, world: int) -> None:
     """Refuse an epoch whose last batch not every device would get alike: some would wait for the others for ever."""
     if samples % world:
-        step = world * batch_size
-        lower, upper = samples // step * step, -(-samples // step) * step
-        raise UserError(
-            f"data.sampling.samples_per_epoch: {samples} cannot be shared evenly by {world} devices; use a multiple of "
-            f"devices × data.batch_size, such as {f'{lower} or ' if lower else ''}{upper}"
-        )
+        raise ValueError(f"{samples} samples of an epoch do not share out over {world} devices")
 
 
 def _one_thread(worker: int) -> None:

@@ -35,18 +35,18 @@ def settings_class() -> type:
     return typing.cast(type, _from("iac_lightning.config.schema", "ExperimentConfig"))
 
 
-def allowed(key: str, field: dataclasses.Field[Any]) -> str:
+def allowed(field: dataclasses.Field[Any]) -> str:
     """What a setting may be, in words; empty where its type says it all."""
-    choices = field.metadata.get("choices") or _from("iac_lightning.config.checks", "WORDS").get(key)
+    choices = field.metadata.get(_from("data_modules.settings", "CHOICES"))
     if choices:
         return "one of " + ", ".join(f"`{choice}`" for choice in choices)
-    rule = _from("iac_lightning.config.checks", "RANGES").get(key)
-    return "" if rule is None else str(rule[1])
+    rule = field.metadata.get(_from("data_modules.settings", "RANGE"))
+    return "" if rule is None else str(rule.expected)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `iac`."""
-    return typing.cast(argparse.ArgumentParser, _from("iac_lightning.arguments", "build_parser")())
+    return typing.cast(argparse.ArgumentParser, _from("iac_lightning.cli", "build_parser")())
 
 
 TABLES: dict[str, tuple[str, str]] = {
@@ -135,7 +135,7 @@ def _section(cls: type, prefix: str, level: int) -> Iterable[str]:
         if dataclasses.is_dataclass(hint):
             nested.append((key, typing.cast(type, hint)))
             continue
-        rule = allowed(key, field)
+        rule = allowed(field)
         optional = type(None) in typing.get_args(hint)
         may_be = rule + (", or null" if optional else "") if rule else _words(hint)
         yield f"#### `{key}` {{ #{key} }}\n"

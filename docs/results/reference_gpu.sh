@@ -6,6 +6,7 @@
 #     DEVICE=cpu bash docs/results/reference_gpu.sh                      # tries the path at a small size, in minutes
 set -euo pipefail
 IAC=${IAC:-.venv/bin/iac}
+PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-docs/results}
 WORK=${WORK:-data/reference}
 EPOCHS=${EPOCHS:-20}
@@ -17,7 +18,7 @@ else
 fi
 "$IAC" phantom "$WORK" --patients "$PATIENTS" --seed 0
 for model in mae vit; do
-  "$IAC" bench-training "experiments/sweeps/$FOLDER/$model.yaml" --patches 8 4 --out "$OUT/bench_training.json" \
+  "$PYTHON" -m benchmarks training "experiments/sweeps/$FOLDER/$model.yaml" --patches 8 4 --out "$OUT/bench_training.json" \
     ${PEAK_TFLOPS:+--peak-tflops "$PEAK_TFLOPS"} data.cohort="$WORK/cohort.csv" data.sampling.samples_per_epoch="$SAMPLES"
 done
 "$IAC" sweep "experiments/sweeps/$SWEEP.yaml" name="reference_$SWEEP" seeds="$SEEDS" launcher=local launcher.at_once=1 \

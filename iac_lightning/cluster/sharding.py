@@ -20,7 +20,6 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data_modules.errors import UserError
-from iac_lightning.runs.directory import Run
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,14 +32,14 @@ class ElsewhereError(RuntimeError):
     """Another process has failed, with an error that is not the user's to mend."""
 
 
-def launch(run: Run, devices: int | None = None) -> None:
-    """Go on as one of several processes, which run the same command on a run.
+def launch(accelerator: str, devices: int | None = None) -> None:
+    """Go on as one of several processes, which run the same command.
 
     Under torchrun they are there already. Otherwise Lightning starts `devices` − 1 more. Results are exchanged on the
     CPU (gloo) whatever the accelerator.
 
     Args:
-        run: its `trainer.accelerator` says where networks compute.
+        accelerator: where networks compute, as in `trainer.accelerator`.
         devices: processes on this machine; None: those of torchrun, else one.
 
     Raises:
@@ -62,7 +61,7 @@ def launch(run: Run, devices: int | None = None) -> None:
 
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT)
-    Fabric(accelerator=run.config.trainer.accelerator, devices=count, num_nodes=nodes, strategy=strategy).launch()
+    Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=strategy).launch()
 
 
 def process() -> tuple[int, int]:
@@ -111,7 +110,7 @@ def on_first(action: Callable[[], T]) -> T:
     return exchange(result)[0]  # type: ignore[return-value]
 
 
-def mapped(action: Callable[[T], R], items: Sequence[T], description: str = "") -> list[R]:
+def share_out(action: Callable[[T], R], items: Sequence[T], description: str = "") -> list[R]:
     """`[action(item) for item in items]`; item k is done by process k modulo their number, by no other."""
     rank, world = process()
     mine = tqdm(items[rank::world], desc=description, unit="scan", disable=True if rank else None)

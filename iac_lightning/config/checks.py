@@ -1,150 +1,29 @@
-"""What an experiment's values may be: ranges of single settings and settings that must fit together.
+"""What an experiment's values may be: the rules of single settings (`schema`) and settings that must fit together.
 
-Works on a complete, well-typed `ExperimentConfig`; reading it and saying where a value came from is `config.py`'s.
+Works on a complete, well-typed `ExperimentConfig`; reading it and saying where a value came from is `reading`'s.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig, ViTConfig
-
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is fine, and what is expected in words."""
-
-_positive: Rule = (lambda v: v > 0, "a number greater than 0")
-_not_negative: Rule = (lambda v: v >= 0, "a number of 0 or more")
-_at_least_one: Rule = (lambda v: v >= 1, "a whole number of 1 or more")
-_share: Rule = (lambda v: 0 <= v <= 1, "a number from 0 to 1")
-_share_above_zero: Rule = (lambda v: 0 < v <= 1, "a number above 0 and at most 1")
-_share_below_one: Rule = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
-_share_inside: Rule = (lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
-_sizes: Rule = (lambda v: min(v) >= 1, "three whole numbers of 1 or more")
-_lengths: Rule = (lambda v: min(v) > 0, "three numbers greater than 0")
-_any: Rule = (lambda v: True, "any number")
-
-
-def _rises(values: Sequence[float]) -> bool:
-    return all(a < b for a, b in pairwise(values))
-
-
-RANGES: dict[str, Rule] = {
-    "seed": (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
-    "data.prepare_workers": _at_least_one,
-    "data.window_hu": (lambda v: v[0] < v[1], "[low, high] with low below high"),
-    "data.grid.spacing_mm": _lengths,
-    "data.grid.roi_mm": _lengths,
-    "data.sampling.crop": _sizes,
-    "data.sampling.samples_per_epoch": _at_least_one,
-    "data.sampling.lesion_fraction": _share,
-    "data.sampling.jitter": _share,
-    "data.augmentation.flip_probability": _share,
-    "data.augmentation.affine_probability": _share,
-    "data.augmentation.rotation_deg": (lambda v: 0 <= v <= 180, "a number from 0 to 180"),
-    "data.augmentation.scale": _share_below_one,
-    "data.augmentation.thickness_probability": _share,
-    "data.augmentation.thickness_range_mm": (
-        lambda v: 0 < v[0] <= v[1],
-        "[thinnest, thickest], both greater than 0, the thinnest first",
-    ),
-    "data.augmentation.noise_probability": _share,
-    "data.augmentation.noise_hu": _not_negative,
-    "data.augmentation.blur_probability": _share,
-    "data.augmentation.blur_mm": _not_negative,
-    "data.augmentation.intensity_probability": _share,
-    "data.augmentation.gain": _share_below_one,
-    "data.augmentation.offset_hu": _not_negative,
-    "data.batch_size": _at_least_one,
-    "data.num_workers": (lambda v: v >= 0, "a whole number of 0 or more"),
-    "data.labelled_fraction": _share_above_zero,
-    "model.vit.patch_size": _sizes,
-    "model.vit.dim": _at_least_one,
-    "model.vit.depth": _at_least_one,
-    "model.vit.heads": _at_least_one,
-    "model.vit.mlp_ratio": _positive,
-    "model.vit.drop_path": _share_below_one,
-    "model.mae.mask_ratio": _share_inside,
-    "model.mae.decoder_dim": _at_least_one,
-    "model.mae.decoder_depth": _at_least_one,
-    "model.mae.decoder_heads": _at_least_one,
-    "model.decoder.channels": _at_least_one,
-    "model.decoder.max_channels": _at_least_one,
-    "model.cnn.base_features": _at_least_one,
-    "model.cnn.max_features": _at_least_one,
-    "model.cnn.max_stages": _at_least_one,
-    "model.output_bias": _any,
-    "loss.dice_weight": _not_negative,
-    "loss.ce_weight": _not_negative,
-    "loss.restrict_hu": _any,
-    "optimizer.lr": _positive,
-    "optimizer.lr_batch_size": _at_least_one,
-    "optimizer.weight_decay": _not_negative,
-    "optimizer.betas": (lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1"),
-    "optimizer.momentum": _share_below_one,
-    "optimizer.warmup_fraction": _share_below_one,
-    "optimizer.min_lr_fraction": _share,
-    "optimizer.layer_decay": _share_above_zero,
-    "optimizer.ema_decay": _share_below_one,
-    "trainer.max_epochs": _at_least_one,
-    "trainer.devices": _at_least_one,
-    "trainer.num_nodes": _at_least_one,
-    "trainer.accumulate_grad_batches": _at_least_one,
-    "trainer.global_batch": _at_least_one,
-    "trainer.gradient_clip_val": _positive,
-    "trainer.check_val_every_n_epoch": _at_least_one,
-    "trainer.checkpoint_every_n_steps": _at_least_one,
-    "trainer.log_every_n_steps": _at_least_one,
-    "trainer.threads": _at_least_one,
-    "inference.overlap": _share_below_one,
-    "inference.window_batch": _at_least_one,
-    "launcher.at_once": _at_least_one,
-    "launcher.nodes": _at_least_one,
-    "launcher.gpus_per_node": (lambda v: v >= 0, "a whole number of 0 or more"),
-    "launcher.tasks_per_node": _at_least_one,
-    "launcher.cpus_per_task": _at_least_one,
-    "launcher.mem_gb": _positive,
-    "launcher.time_min": _at_least_one,
-    "launcher.signal_delay_s": _at_least_one,
-    "evaluation.thickness_edges_mm": (
-        lambda v: len(v) > 0 and v[0] > 0 and _rises(v),
-        "one or more rising numbers greater than 0",
-    ),
-    "evaluation.risk_cutoffs_mm3": (
-        lambda v: v[0] >= 0 and _rises(v),
-        "[none, low, medium], three rising numbers of 0 or more",
-    ),
-    "evaluation.coverage": _share_inside,
-}
-"""The rule of every numeric setting; null, where a setting allows it, is always fine."""
-
-WORDS: dict[str, tuple[str, ...]] = {
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "trainer.strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp", "fsdp_cpu_offload"),
-    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
-}
-"""Lightning's words that the project uses: checked here, because Lightning itself is imported only later."""
+from iac_lightning.config.cnn_plan import MIN_EDGE, topology, total_stride, valid_lengths
+from iac_lightning.config.keys import rules, value_at
+from iac_lightning.config.schema import ExperimentConfig, resolved_vit
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+,-]*")
 _STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
 
 
-def resolved_vit(vit: ViTConfig) -> tuple[int, int, int]:
-    """Width, depth and attention heads: the preset's, where the settings do not override them."""
-    dim, depth, heads = VIT_PRESETS[vit.preset]
-    return vit.dim or dim, vit.depth or depth, vit.heads or heads
-
-
 def range_problems(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Settings that are wrong on their own: key, and what is wrong and how to mend it."""
-    for key, (fine, expected) in RANGES.items():
+    for key, rule in rules().items():
         value = value_at(config, key)
-        if value is not None and not fine(value):
-            yield key, f"out of range: expected {expected}"
+        if value is not None and not rule.fine(value):
+            yield key, f"out of range: expected {rule.expected}"
     if not all(_NAME_PART.fullmatch(part) and ".." not in part for part in config.name.split("/")):
         yield (
             "name",
@@ -172,13 +51,7 @@ def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
     if config.model.name == "vit":
         yield from _vit_problems(config)
     else:
-        cnn = config.model.cnn
-        if cnn.base_features > cnn.max_features:
-            yield (
-                ("model.cnn.base_features", "model.cnn.max_features"),
-                f"model.cnn.base_features {cnn.base_features} is above model.cnn.max_features {cnn.max_features}: "
-                "lower the one or raise the other",
-            )
+        yield from _cnn_problems(config)
     yield from _device_problems(config)
     yield from _batch_problems(config)
     if config.trainer.strategy.startswith("fsdp"):
@@ -245,12 +118,49 @@ def _vit_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], s
                 f"{mae.mask_ratio:g} hides {round(tokens * mae.mask_ratio)}, and at least one must be hidden and one "
                 "seen: take a larger crop, smaller patches or another model.mae.mask_ratio",
             )
-    elif config.model.decoder.channels > config.model.decoder.max_channels:
+        return
+    if patch == (1, 1, 1) and config.model.decoder.name != "linear":
+        yield (
+            ("model.vit.patch_size", "model.decoder.name"),
+            f"tokens of one voxel leave model.decoder.name {config.model.decoder.name} nothing to enlarge: take larger "
+            "patches, or model.decoder.name=linear",
+        )
+    if config.model.decoder.channels > config.model.decoder.max_channels:
         channels, most = config.model.decoder.channels, config.model.decoder.max_channels
         yield (
             ("model.decoder.channels", "model.decoder.max_channels"),
             f"model.decoder.channels {channels} is above model.decoder.max_channels {most}: lower the one or raise "
             "the other",
+        )
+
+
+def _cnn_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    cnn, crop, spacing_mm = config.model.cnn, config.data.sampling.crop, config.data.grid.spacing_mm
+    if cnn.base_features > cnn.max_features:
+        yield (
+            ("model.cnn.base_features", "model.cnn.max_features"),
+            f"model.cnn.base_features {cnn.base_features} is above model.cnn.max_features {cnn.max_features}: "
+            "lower the one or raise the other",
+        )
+    keys = ("data.sampling.crop", "data.grid.spacing_mm", "model.cnn.max_stages")
+    strides, _ = topology(crop, spacing_mm, cnn.max_stages)
+    if len(strides) < 2:
+        yield (
+            keys,
+            f"a patch of {list(crop)} voxels with model.cnn.max_stages {cnn.max_stages or 'null'} gives no U-Net of "
+            f"two stages: take at least {2 * MIN_EDGE} voxels along two axes, and two stages or more",
+        )
+    uneven = [
+        f"{axis} {crop[k]} is not a multiple of {total} "
+        f"(use {' or '.join(map(str, valid_lengths(crop, spacing_mm, cnn.max_stages, k)))})"
+        for k, (axis, total) in enumerate(zip("xyz", total_stride(strides), strict=True))
+        if crop[k] % total
+    ]
+    if uneven:
+        yield (
+            keys,
+            f"the CNN planned for a patch of {list(crop)} voxels halves its axes beyond what they divide by: "
+            + "; ".join(uneven),
         )
 
 
@@ -341,10 +251,3 @@ def _nearest_words(value: int, step: int) -> str:
     """The multiples of `step` on both sides of `value`, as words."""
     below = value // step * step
     return f"{below} or {below + step}" if below else str(step)
-
-
-def value_at(config: Any, key: str) -> Any:
-    """The value at a dotted key of nested dataclasses."""
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config

@@ -6,44 +6,71 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from data_modules.config import DataConfig
+from data_modules.settings import (
+    ANY,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    SHARE_INSIDE,
+    SIZES,
+    Rule,
+    choice,
+    rises,
+    setting,
+)
 
 VIT_PRESETS: dict[str, tuple[int, int, int]] = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 """Width of a token, number of blocks and attention heads of each preset."""
+
+SEED = Rule(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+BETAS = Rule(lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1")
+THICKNESS_EDGES_MM = Rule(lambda v: len(v) > 0 and v[0] > 0 and rises(v), "one or more rising numbers greater than 0")
+RISK_CUTOFFS_MM3 = Rule(lambda v: v[0] >= 0 and rises(v), "[none, low, medium], three rising numbers of 0 or more")
 
 
 @dataclass(kw_only=True)
 class ViTConfig:
     """A 3D vision transformer encoder."""
 
-    preset: str = field(default="tiny", metadata={"choices": ("tiny", "small", "base")})
+    preset: str = choice("tiny", "small", "base")
     """Sizes to start from: tiny 192/6/3, small 384/12/6, base 768/12/12 (width / depth / heads)."""
-    patch_size: tuple[int, int, int] = (8, 8, 8)
+    patch_size: tuple[int, int, int] = setting((8, 8, 8), SIZES)
     """Voxels a token covers along x, y, z."""
-    dim: int | None = None
+    dim: int | None = setting(None, AT_LEAST_ONE)
     """Width of a token; overrides the preset."""
-    depth: int | None = None
+    depth: int | None = setting(None, AT_LEAST_ONE)
     """Number of transformer blocks; overrides the preset."""
-    heads: int | None = None
+    heads: int | None = setting(None, AT_LEAST_ONE)
     """Attention heads; overrides the preset."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = setting(4.0, POSITIVE)
     """Width of the MLP over the width of a token."""
-    drop_path: float = 0.0
+    drop_path: float = setting(0.0, SHARE_BELOW_ONE)
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+
+
+def resolved_vit(vit: ViTConfig) -> tuple[int, int, int]:
+    """Width, depth and attention heads: the preset's, where the settings do not override them."""
+    dim, depth, heads = VIT_PRESETS[vit.preset]
+    return vit.dim or dim, vit.depth or depth, vit.heads or heads
 
 
 @dataclass(kw_only=True)
 class MAEConfig:
     """Masked autoencoder: the share that is hidden and the light decoder that restores it."""
 
-    mask_ratio: float = 0.75
+    mask_ratio: float = setting(0.75, SHARE_INSIDE)
     """Share of tokens that are hidden."""
-    decoder_dim: int = 96
+    decoder_dim: int = setting(96, AT_LEAST_ONE)
     """Width of the decoder."""
-    decoder_depth: int = 2
+    decoder_depth: int = setting(2, AT_LEAST_ONE)
     """Blocks of the decoder."""
-    decoder_heads: int = 3
+    decoder_heads: int = setting(3, AT_LEAST_ONE)
     """Attention heads of the decoder."""
     normalise_targets: bool = False
     """Standardise each target patch before the loss (He et al. 2022, norm_pix_loss)."""
@@ -53,18 +80,16 @@ class MAEConfig:
 class DecoderConfig:
     """From the encoder's features to voxel logits."""
 
-    name: str = field(default="unetr", metadata={"choices": ("linear", "progressive", "unetr")})
+    name: str = choice("linear", "progressive", "unetr", default="unetr")
     """linear: one projection to each patch's voxels; progressive: the last feature enlarged step by step;
     unetr: features of several depths and the image itself as skips."""
-    upsampling: str = field(
-        default="interpolation", metadata={"choices": ("transposed", "interpolation", "pixelshuffle")}
-    )
+    upsampling: str = choice("transposed", "interpolation", "pixelshuffle", default="interpolation")
     """How features grow: transposed convolution, interpolation with regular convolution, or pixel shuffle."""
     pyramid: bool = True
     """Features of the image beside the tokens' at every level, not at full resolution alone (progressive, unetr)."""
-    channels: int = 16
+    channels: int = setting(16, AT_LEAST_ONE)
     """Channels at full resolution; each coarser level doubles them, up to `max_channels`."""
-    max_channels: int = 128
+    max_channels: int = setting(128, AT_LEAST_ONE)
     """Most channels of a level."""
 
 
@@ -72,13 +97,13 @@ class DecoderConfig:
 class CNNConfig:
     """nnU-Net-style network; topology is planned from spacing and patch by nnU-Net's rules."""
 
-    encoder: str = field(default="plain", metadata={"choices": ("plain", "residual")})
+    encoder: str = choice("plain", "residual")
     """Plain or residual encoder."""
-    base_features: int = 32
+    base_features: int = setting(32, AT_LEAST_ONE)
     """Features of the first stage; each stage doubles them."""
-    max_features: int = 320
+    max_features: int = setting(320, AT_LEAST_ONE)
     """Most features of a stage."""
-    max_stages: int | None = None
+    max_stages: int | None = setting(None, AT_LEAST_ONE)
     """Upper bound on the planned number of stages."""
     deep_supervision: bool = True
     """A loss at each resolution but the coarsest two."""
@@ -90,13 +115,13 @@ class CNNConfig:
 class ModelConfig:
     """The network."""
 
-    name: str = field(default="vit", metadata={"choices": ("vit", "cnn")})
+    name: str = choice("vit", "cnn")
     """vit: encoder (with an MAE decoder or a segmentation decoder, by task); cnn: nnU-Net-style baseline."""
     vit: ViTConfig = field(default_factory=ViTConfig)
     mae: MAEConfig = field(default_factory=MAEConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     cnn: CNNConfig = field(default_factory=CNNConfig)
-    output_bias: float = -2.0
+    output_bias: float = setting(-2.0, ANY)
     """Start of the output logit's bias: lesions are rare."""
 
 
@@ -104,11 +129,11 @@ class ModelConfig:
 class LossConfig:
     """Segmentation loss: soft-label Dice and cross-entropy."""
 
-    dice_weight: float = 1.0
+    dice_weight: float = setting(1.0, NOT_NEGATIVE)
     """Weight of the soft Dice loss."""
-    ce_weight: float = 1.0
+    ce_weight: float = setting(1.0, NOT_NEGATIVE)
     """Weight of the binary cross-entropy."""
-    restrict_hu: float | None = 100.0
+    restrict_hu: float | None = setting(100.0, ANY)
     """Only voxels at least this bright (before intensity augmentation), or labelled, count (restricted objective,
     Bortsova et al. 2017). null: every voxel counts."""
 
@@ -117,30 +142,30 @@ class LossConfig:
 class OptimizerConfig:
     """Optimiser and schedule."""
 
-    name: str = field(default="adamw", metadata={"choices": ("adamw", "sgd")})
+    name: str = choice("adamw", "sgd")
     """AdamW, or SGD with Nesterov momentum (nnU-Net)."""
-    lr: float = 1e-3
+    lr: float = setting(1e-3, POSITIVE)
     """Peak learning rate; with `lr_scaling`, that of `lr_batch_size` samples an update."""
-    lr_scaling: str = field(default="none", metadata={"choices": ("none", "linear", "sqrt")})
+    lr_scaling: str = choice("none", "linear", "sqrt")
     """How the rate follows the global batch: not at all, in proportion (Goyal et al. 2017, for SGD), or by its square
     root (Krizhevsky 2014; Malladi et al. 2022, for AdamW)."""
-    lr_batch_size: int | None = None
+    lr_batch_size: int | None = setting(None, AT_LEAST_ONE)
     """Global batch that `lr` is stated for; needed by `lr_scaling` linear and sqrt."""
-    weight_decay: float = 0.05
+    weight_decay: float = setting(0.05, NOT_NEGATIVE)
     """Decoupled for AdamW, L2 for SGD; never on biases, norms, position embeddings and tokens."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = setting((0.9, 0.95), BETAS)
     """AdamW's betas."""
-    momentum: float = 0.99
+    momentum: float = setting(0.99, SHARE_BELOW_ONE)
     """SGD's momentum."""
-    schedule: str = field(default="cosine", metadata={"choices": ("cosine", "poly", "constant")})
+    schedule: str = choice("cosine", "poly", "constant")
     """cosine to `min_lr_fraction`, nnU-Net's polynomial decay (power 0.9), or constant; all after the warm-up."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: float = setting(0.05, SHARE_BELOW_ONE)
     """Share of all steps over which the rate rises linearly."""
-    min_lr_fraction: float = 0.01
+    min_lr_fraction: float = setting(0.01, SHARE)
     """Where the cosine ends, relative to `lr`."""
-    layer_decay: float = 1.0
+    layer_decay: float = setting(1.0, SHARE_ABOVE_ZERO)
     """Factor of the learning rate from each encoder layer to the one below (1: none; 0.75 for a pre-trained ViT)."""
-    ema_decay: float = 0.0
+    ema_decay: float = setting(0.0, SHARE_BELOW_ONE)
     """Decay of the exponential moving average of the weights, used for validation and export (0: off)."""
 
 
@@ -148,21 +173,21 @@ class OptimizerConfig:
 class TrainerConfig:
     """Passed to Lightning's Trainer."""
 
-    max_epochs: int = 10
+    max_epochs: int = setting(10, AT_LEAST_ONE)
     """Epochs of `data.sampling.samples_per_epoch` patches."""
-    accelerator: str = "auto"
+    accelerator: str = choice("auto", "cpu", "gpu", "cuda", "mps", "tpu")
     """auto, cpu, gpu, …"""
-    devices: int = 1
+    devices: int = setting(1, AT_LEAST_ONE)
     """Devices (processes) a node."""
-    num_nodes: int = 1
+    num_nodes: int = setting(1, AT_LEAST_ONE)
     """Nodes."""
-    strategy: str = "auto"
+    strategy: str = choice("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp", "fsdp_cpu_offload")
     """auto (ddp for several devices), ddp, or fsdp: weights, gradients and optimiser of a ViT shared out over GPUs."""
-    precision: str = "32-true"
+    precision: str = choice("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
     """32-true, bf16-mixed, 16-mixed, …"""
-    accumulate_grad_batches: int = 1
+    accumulate_grad_batches: int = setting(1, AT_LEAST_ONE)
     """Batches a weight update; follows from `global_batch`, where that is set."""
-    global_batch: int | None = None
+    global_batch: int | None = setting(None, AT_LEAST_ONE)
     """Samples a weight update over all devices, independent of their number: a multiple of `data.batch_size` × devices,
     reached by accumulating batches (see `batching.py` for what stays equal). null: what the other settings give."""
     sync_batchnorm: bool = False
@@ -170,15 +195,15 @@ class TrainerConfig:
     (ViT) and instance norm (CNN, decoders), so it changes nothing in them."""
     compile: bool = False
     """Compile the network with `torch.compile`: minutes at the start, then faster steps. Checkpoints stay the same."""
-    gradient_clip_val: float | None = 1.0
+    gradient_clip_val: float | None = setting(1.0, POSITIVE)
     """Largest gradient norm; null: no clipping."""
-    check_val_every_n_epoch: int = 1
+    check_val_every_n_epoch: int = setting(1, AT_LEAST_ONE)
     """Epochs between validations."""
-    checkpoint_every_n_steps: int | None = None
+    checkpoint_every_n_steps: int | None = setting(None, AT_LEAST_ONE)
     """Also keep a checkpoint inside an epoch, every so many steps."""
-    log_every_n_steps: int = 10
+    log_every_n_steps: int = setting(10, AT_LEAST_ONE)
     """Steps between logged losses."""
-    threads: int | None = None
+    threads: int | None = setting(None, AT_LEAST_ONE)
     """Threads of a CPU process; null: torch's default."""
 
 
@@ -202,19 +227,19 @@ class LauncherConfig:
 
     SHORTHAND: ClassVar[str] = "name"
 
-    name: str = field(default="local", metadata={"choices": ("local", "slurm")})
+    name: str = choice("local", "slurm")
     """local: here and now; slurm: as a batch job, or a job array of a sweep's cells."""
-    at_once: int = 2
+    at_once: int = setting(2, AT_LEAST_ONE)
     """Cells of a sweep that run at the same time."""
-    nodes: int = 1
+    nodes: int = setting(1, AT_LEAST_ONE)
     """Nodes of one job."""
-    gpus_per_node: int = 0
+    gpus_per_node: int = setting(0, AT_LEAST_ZERO)
     """GPUs a node, each with a process of its own (trainer.devices follows)."""
-    tasks_per_node: int | None = None
+    tasks_per_node: int | None = setting(None, AT_LEAST_ONE)
     """Processes a node where there are no GPUs; null: one."""
-    cpus_per_task: int | None = None
+    cpus_per_task: int | None = setting(None, AT_LEAST_ONE)
     """Processor cores a process; null: SLURM's default. Count data.num_workers."""
-    mem_gb: float | None = None
+    mem_gb: float | None = setting(None, POSITIVE)
     """Memory a node; null: SLURM's default."""
     partition: str | None = None
     """SLURM partition; null: SLURM's default."""
@@ -224,9 +249,9 @@ class LauncherConfig:
     """SLURM quality of service."""
     constraint: str | None = None
     """Features that nodes must have."""
-    time_min: int = 1440
+    time_min: int = setting(1440, AT_LEAST_ONE)
     """Time limit of one job in minutes; a run that needs longer is requeued and continues."""
-    signal_delay_s: int = 120
+    signal_delay_s: int = setting(120, AT_LEAST_ONE)
     """How long before the time limit SLURM asks to save and requeue; longer than a training step takes."""
     setup: str | None = None
     """A line of shell before the command, such as `module load cuda`."""
@@ -236,11 +261,11 @@ class LauncherConfig:
 class InferenceConfig:
     """From a region of interest to probabilities on its native grid."""
 
-    overlap: float = 0.5
+    overlap: float = setting(0.5, SHARE_BELOW_ONE)
     """Overlap of neighbouring windows, as a share of the crop."""
     mirror: bool = False
     """Average with the left-right mirrored image."""
-    window_batch: int = 8
+    window_batch: int = setting(8, AT_LEAST_ONE)
     """Windows that go through the network at once."""
     protocol_prior: bool = True
     """Report also the mask restricted by the annotation protocol: ≥ 130 HU and no single voxels."""
@@ -250,11 +275,11 @@ class InferenceConfig:
 class EvaluationConfig:
     """How predictions are judged; `iac evaluate`, `iac report` and `iac compare` take other settings."""
 
-    thickness_edges_mm: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0)
+    thickness_edges_mm: tuple[float, ...] = setting((1.0, 2.0, 4.0, 6.0), THICKNESS_EDGES_MM)
     """Where strata of slice thickness part; an edge belongs to the thinner one."""
-    risk_cutoffs_mm3: tuple[float, float, float] | None = None
+    risk_cutoffs_mm3: tuple[float, float, float] | None = setting(None, RISK_CUTOFFS_MM3)
     """Largest volumes of the risk groups none, low and medium; null: 0, and thirds of the development labels."""
-    coverage: float = 0.9
+    coverage: float = setting(0.9, SHARE_INSIDE)
     """Share of new patients whose volume a conformal interval shall hold."""
 
 
@@ -264,9 +289,9 @@ class ExperimentConfig:
 
     name: str = "???"
     """Run name; results go to `<runs_dir>/<name>/`."""
-    task: str = field(default="segment", metadata={"choices": ("pretrain", "segment")})
+    task: str = choice("pretrain", "segment", default="segment")
     """pretrain: masked autoencoder on unlabelled regions; segment: fine-tuning or baseline."""
-    seed: int = 0
+    seed: int = setting(0, SEED)
     """Every random choice follows from it."""
     runs_dir: str = "runs"
     """Parent of all run directories."""

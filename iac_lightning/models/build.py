@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data_modules.errors import UserError
 from iac_lightning.config.batching import processes
-from iac_lightning.config.checks import resolved_vit
-from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.models.cnn import PlannedUNet, plan_cnn
+from iac_lightning.config.cnn_plan import plan_cnn
+from iac_lightning.config.schema import ExperimentConfig, resolved_vit
+from iac_lightning.models.cnn import PlannedUNet
 from iac_lightning.models.decoders import ViTSegmenter, build_decoder
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import Block, ViTEncoder
@@ -42,12 +41,12 @@ def build_model(config: ExperimentConfig) -> nn.Module:
         at ``model.output_bias``.
 
     Raises:
-        UserError: for settings that do not go together.
+        ValueError: for settings that do not go together, which `config.checks` has refused before.
     """
     model = config.model
     if config.task == "pretrain":
         if model.name != "vit":
-            raise UserError(f"task is pretrain, but model.name is {model.name!r}: only `vit` is pre-trained. Set it.")
+            raise ValueError(f"a {model.name} is not pre-trained")
         return MaskedAutoencoder(
             build_encoder(config),
             mask_ratio=model.mae.mask_ratio,
@@ -84,7 +83,7 @@ def build_model(config: ExperimentConfig) -> nn.Module:
             plan, deep_supervision=cnn.deep_supervision, activation_checkpointing=cnn.activation_checkpointing
         )
     else:
-        raise UserError(f"model.name is {model.name!r}. Choose vit or cnn.")
+        raise ValueError(f"there is no network {model.name!r}")
     set_output_bias(network, model.output_bias)
     return network
 
@@ -112,7 +111,7 @@ def model_summary(config: ExperimentConfig) -> str:
     its part. Workspaces of single operations come on top.
 
     Raises:
-        UserError: as `build_model`.
+        ValueError: as `build_model`.
     """
     mixed = config.trainer.precision.endswith("-mixed")
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
@@ -126,8 +125,8 @@ def model_summary(config: ExperimentConfig) -> str:
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, ViTEncoder):
         grid, patch = (" × ".join(map(str, t)) for t in (encoder.grid, encoder.patch_size))
-        hidden = f", {model.hidden} hidden" if isinstance(model, MaskedAutoencoder) else ""
-        lines.append(f"tokens       {grid} = {encoder.tokens} of {patch} voxels{hidden}")
+        hidden = f", {model.n_hidden} hidden" if isinstance(model, MaskedAutoencoder) else ""
+        lines.append(f"tokens       {grid} = {encoder.n_tokens} of {patch} voxels{hidden}")
     copies = {"adamw": 4, "sgd": 3}[config.optimizer.name] + (config.optimizer.ema_decay > 0)
     state = copies * 4 * count_parameters(model)
     sharded = processes(config) if config.trainer.strategy.startswith("fsdp") else 1

@@ -1,185 +1,18 @@
-"""A convolutional baseline: topology planned from spacing and patch by nnU-Net's rules, and the U-Net it describes.
-
-Isensee et al. 2021 (nnU-Net) and 2024 (residual encoders); the numbers are those of nnU-Net v2's planners.
-"""
+"""The convolutional baseline: the U-Net that a plan describes (`config.cnn_plan`), as nnU-Net builds it."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.errors import UserError
+from iac_lightning.config.cnn_plan import CNNPlan, Triple, triple
 
-MIN_EDGE = 4
-"""Smallest edge of a feature map, in voxels."""
-_AXES = "xyz"
-_PLAIN_CONVS = 2
-_RESIDUAL_BLOCKS = (1, 3, 4, 6)
-"""Residual blocks of the first stages; the last number goes on for all that follow."""
 _SLOPE = 0.01
-
-Triple = tuple[int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CNNPlan:
-    """Topology of a planned U-Net; sequences run from full resolution to the bottleneck.
-
-    Attributes:
-        patch_size: voxels along x, y, z.
-        spacing_mm: voxel size along x, y, z.
-        encoder: ``plain`` or ``residual``.
-        kernels: convolution kernel of each stage.
-        strides: how much each stage shrinks its input.
-        features: channels of each stage.
-        n_conv_per_stage: convolutions (plain) or residual blocks of each encoder stage.
-        n_conv_per_stage_decoder: convolutions of each decoder stage.
-    """
-
-    patch_size: Triple
-    spacing_mm: tuple[float, float, float]
-    encoder: str
-    kernels: tuple[Triple, ...]
-    strides: tuple[Triple, ...]
-    features: tuple[int, ...]
-    n_conv_per_stage: tuple[int, ...]
-    n_conv_per_stage_decoder: tuple[int, ...]
-
-    def shapes(self) -> list[Triple]:
-        """Voxels along x, y, z of each stage's feature maps."""
-        return [_shrink(self.patch_size, _total_stride(self.strides[: i + 1])) for i in range(len(self.strides))]
-
-    def __str__(self) -> str:
-        rows = [["stage", "stride", "kernel", "voxels", "spacing (mm)", "features", "blocks", "decoder"]]
-        for i, shape in enumerate(self.shapes()):
-            total = _total_stride(self.strides[: i + 1])
-            spacing = " ".join(f"{s * t:g}" for s, t in zip(self.spacing_mm, total, strict=True))
-            triples = (" ".join(map(str, t)) for t in (self.strides[i], self.kernels[i], shape))
-            # The plan lists decoder stages from coarse to fine; the bottleneck has none.
-            decoder = str(self.n_conv_per_stage_decoder[-1 - i]) if i < len(self.strides) - 1 else "–"
-            rows.append([str(i), *triples, spacing, str(self.features[i]), str(self.n_conv_per_stage[i]), decoder])
-        widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def plan_cnn(
-    patch_size: Sequence[int],
-    spacing_mm: Sequence[float],
-    base_features: int = 32,
-    max_features: int = 320,
-    max_stages: int | None = None,
-    encoder: str = "plain",
-) -> CNNPlan:
-    """Plan a U-Net by nnU-Net v2's rules.
-
-    A step halves the axes that are long enough to stay at four voxels and whose spacing is less than twice the finest
-    among these; when only one axis is left, it must be at least twelve voxels long. Kernels are 1 along an axis until
-    its spacing is less than twice the finest of all, 3 from then on, and 3 × 3 × 3 in the bottleneck. Features double
-    from stage to stage up to `max_features`.
-
-    Args:
-        patch_size: voxels along x, y, z. (nnU-Net's axes are z, y, x; the rules are the same.)
-        spacing_mm: voxel size along x, y, z.
-        base_features: channels of the first stage.
-        max_features: most channels of a stage.
-        max_stages: upper bound on the number of stages.
-        encoder: ``plain`` (two convolutions a stage) or ``residual`` (1, 3, 4, 6, 6, … blocks a stage; one
-            convolution a decoder stage).
-
-    Raises:
-        UserError: when a patch axis is no multiple of its total stride, with the nearest lengths that are (nnU-Net
-            pads the patch instead), or the patch is too small for two stages.
-    """
-    if encoder not in ("plain", "residual"):
-        raise UserError(f"model.cnn.encoder is {encoder!r}. Choose plain or residual.")
-    patch, spacing = _triple(patch_size), tuple(float(s) for s in spacing_mm)
-    strides, kernels = _topology(patch, spacing, max_stages)
-    if len(strides) < 2:
-        raise UserError(
-            f"a CNN patch of {patch} voxels (data.sampling.crop), with model.cnn.max_stages = {max_stages}, gives no "
-            f"U-Net of two stages. Take at least {2 * MIN_EDGE} voxels along two axes, and two stages or more."
-        )
-    problems = []
-    for axis, total in enumerate(_total_stride(strides)):
-        if patch[axis] % total:
-            nearest = " or ".join(map(str, _valid_lengths(patch, spacing, max_stages, axis)))
-            problems.append(f"{_AXES[axis]}: {patch[axis]} is no multiple of {total} (nearest that work: {nearest})")
-    if problems:
-        raise UserError(
-            f"the CNN planned for a patch of {patch} voxels halves its axes beyond what they divide by; "
-            f"{'; '.join(problems)}. Change data.sampling.crop."
-        )
-    stages = len(strides)
-    residual = encoder == "residual"
-    blocks = [_RESIDUAL_BLOCKS[min(i, len(_RESIDUAL_BLOCKS) - 1)] if residual else _PLAIN_CONVS for i in range(stages)]
-    return CNNPlan(
-        patch_size=patch,
-        spacing_mm=(spacing[0], spacing[1], spacing[2]),
-        encoder=encoder,
-        kernels=kernels,
-        strides=strides,
-        features=tuple(min(max_features, base_features * 2**i) for i in range(stages)),
-        n_conv_per_stage=tuple(blocks),
-        n_conv_per_stage_decoder=(1 if residual else _PLAIN_CONVS,) * (stages - 1),
-    )
-
-
-def _topology(
-    patch: Triple, spacing_mm: Sequence[float], max_stages: int | None
-) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """Strides and kernels of all stages, the bottleneck last."""
-    size, spacing = list(patch), list(spacing_mm)
-    strides: list[Triple] = [(1, 1, 1)]
-    kernels: list[Triple] = []
-    kernel = [1, 1, 1]
-    while max_stages is None or len(strides) < max_stages:
-        long_enough = [a for a in range(3) if size[a] >= 2 * MIN_EDGE]
-        finest = min((spacing[a] for a in long_enough), default=math.inf)
-        halved = [a for a in long_enough if spacing[a] < 2 * finest]
-        if not halved or (len(halved) == 1 and size[halved[0]] < 3 * MIN_EDGE):
-            break
-        kernel = [3 if k == 3 or s < 2 * min(spacing) else 1 for k, s in zip(kernel, spacing, strict=True)]
-        kernels.append(_triple(kernel))
-        strides.append(_triple([2 if a in halved else 1 for a in range(3)]))
-        for axis in halved:
-            size[axis] = math.ceil(size[axis] / 2)
-            spacing[axis] *= 2
-    kernels.append((3, 3, 3))
-    return tuple(strides), tuple(kernels)
-
-
-def _valid_lengths(patch: Triple, spacing_mm: Sequence[float], max_stages: int | None, axis: int) -> list[int]:
-    """The nearest shorter and longer length of an axis that its own plan divides (the other axes as they are)."""
-
-    def divides(length: int) -> bool:
-        trial = _triple([length if a == axis else n for a, n in enumerate(patch)])
-        return length % _total_stride(_topology(trial, spacing_mm, max_stages)[0])[axis] == 0
-
-    shorter = next((n for n in range(patch[axis] - 1, 0, -1) if divides(n)), None)
-    longer = next(n for n in range(patch[axis] + 1, 8 * patch[axis] + 1024) if divides(n))
-    return [longer] if shorter is None else [shorter, longer]
-
-
-def _triple(values: Sequence[int]) -> Triple:
-    x, y, z = (int(v) for v in values)
-    return x, y, z
-
-
-def _total_stride(strides: Sequence[Triple]) -> Triple:
-    return _triple([math.prod(s[a] for s in strides) for a in range(3)])
-
-
-def _shrink(patch: Triple, stride: Triple) -> Triple:
-    return _triple([p // s for p, s in zip(patch, stride, strict=True)])
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: Triple, stride: Triple, bias: bool = True) -> nn.Sequential:
-    padding = _triple([k // 2 for k in kernel])
+    padding = triple([k // 2 for k in kernel])
     return nn.Sequential(
         nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=bias),
         nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True),

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.errors import UserError
 from iac_lightning.models.vit import ViTEncoder, token_grid, unpatchify
 
 DECODERS = ("linear", "progressive", "unetr")
@@ -75,7 +74,7 @@ class Upsample(nn.Module):
         elif upsampling == "pixelshuffle":
             self.grow = nn.Conv3d(in_channels, out_channels * math.prod(factor), 3, padding=1)
         else:
-            raise UserError(f"model.decoder.upsampling is {upsampling!r}. Choose one of {', '.join(UPSAMPLINGS)}.")
+            raise ValueError(f"{upsampling!r} is none of the upsamplings {', '.join(UPSAMPLINGS)}")
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, X, Y, Z]` → `[B, O, X · fx, Y · fy, Z · fz]`."""
@@ -153,7 +152,7 @@ class ConvDecoder(nn.Module):
         steps = upsampling_steps(encoder.patch_size)
         top = len(steps)
         if not steps:
-            raise UserError("model.vit.patch_size is (1, 1, 1): tokens of one voxel leave nothing to enlarge.")
+            raise ValueError("tokens of one voxel leave nothing to enlarge")
         width = [min(channels * 2**level, max_channels) for level in range(top + 1)]
         # Levels from coarse to fine, as the steps: step s leads from level top − s to level top − s − 1.
         self.depths = tuple(max(round(encoder.depth * i / top), 1) for i in range(top - 1, 0, -1)) if skips else ()
@@ -225,10 +224,10 @@ def build_decoder(
         pyramid: features of the image at every level below the tokens', not at full resolution alone.
 
     Raises:
-        UserError: for an unknown name or upsampling.
+        ValueError: for an unknown name or upsampling, and for tokens of one voxel unless the decoder is linear.
     """
     if upsampling not in UPSAMPLINGS:
-        raise UserError(f"model.decoder.upsampling is {upsampling!r}. Choose one of {', '.join(UPSAMPLINGS)}.")
+        raise ValueError(f"{upsampling!r} is none of the upsamplings {', '.join(UPSAMPLINGS)}")
     if name == "linear":
         return LinearDecoder(encoder, out_channels)
     if name in ("progressive", "unetr"):
@@ -241,7 +240,7 @@ def build_decoder(
             skips=name == "unetr",
             pyramid=pyramid,
         )
-    raise UserError(f"model.decoder.name is {name!r}. Choose one of {', '.join(DECODERS)}.")
+    raise ValueError(f"{name!r} is none of the decoders {', '.join(DECODERS)}")
 
 
 class ViTSegmenter(nn.Module):

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.errors import UserError
 from iac_lightning.models.vit import (
     Block,
     ViTEncoder,
-    check_heads,
     gather_tokens,
     initialise_linear,
     patchify,
@@ -55,7 +53,7 @@ class MaskedAutoencoder(nn.Module):
         normalise_targets: standardise each target patch before the loss.
 
     Raises:
-        UserError: when nothing or everything would be hidden, or the heads do not divide the width.
+        ValueError: when nothing or everything would be hidden, or the heads do not divide the width.
     """
 
     def __init__(
@@ -70,14 +68,10 @@ class MaskedAutoencoder(nn.Module):
         normalise_targets: bool = False,
     ) -> None:
         super().__init__()
-        check_heads(decoder_dim, decoder_heads, "model.mae.decoder_dim", "model.mae.decoder_heads")
         self.encoder = encoder
-        self.hidden = round(mask_ratio * encoder.tokens)
-        if not 0 < self.hidden < encoder.tokens:
-            raise UserError(
-                f"model.mae.mask_ratio is {mask_ratio}, which hides {self.hidden} of {encoder.tokens} tokens: at least "
-                "one must be hidden and one visible. Use a ratio nearer to 0.75 or a larger crop (data.sampling.crop)."
-            )
+        self.n_hidden = round(mask_ratio * encoder.n_tokens)
+        if not 0 < self.n_hidden < encoder.n_tokens:
+            raise ValueError(f"a share of {mask_ratio:g} hides {self.n_hidden} of {encoder.n_tokens} tokens")
         self.normalise_targets = normalise_targets
         self.decoder_embedding = nn.Linear(encoder.dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(decoder_dim))
@@ -101,7 +95,7 @@ class MaskedAutoencoder(nn.Module):
         """
         encoder = self.encoder
         patches = patchify(image, encoder.patch_size)
-        if patches.shape[1] != encoder.tokens:
+        if patches.shape[1] != encoder.n_tokens:
             raise ValueError(
                 f"image of {tuple(image.shape[2:])} voxels, but the autoencoder is for {encoder.grid} tokens"
             )
@@ -111,14 +105,14 @@ class MaskedAutoencoder(nn.Module):
         # Tokens go through the decoder in this order, visible first: a transformer does not mind, and the hidden ones
         # are one contiguous block then.
         order = noise.argsort(dim=1)
-        visible = encoder.tokens - self.hidden
-        keep, hidden = order[:, :visible], order[:, visible:]
+        n_visible = encoder.n_tokens - self.n_hidden
+        keep, hidden = order[:, :n_visible], order[:, n_visible:]
 
         encoded, _ = encoder(image, keep)
         x = torch.cat([self.decoder_embedding(encoded), self.mask_token.expand(*hidden.shape, -1)], dim=1)
         x = x + self.decoder_position_embedding[order]
         # The loss looks at hidden tokens only: in training, the last block leaves the visible ones out.
-        first = visible if self.training else 0
+        first = n_visible if self.training else 0
         recompute = encoder.activation_checkpointing and self.training
         x, _ = run_blocks(self.decoder_blocks, x, recompute=recompute, last_from=first)
         prediction = self.head(self.decoder_norm(x))
@@ -126,7 +120,7 @@ class MaskedAutoencoder(nn.Module):
         target = gather_tokens(patches, hidden)
         if self.normalise_targets:
             target = (target - target.mean(-1, keepdim=True)) / _deviation(target)
-        loss = F.mse_loss(prediction[:, visible - first :].float(), target.float())
+        loss = F.mse_loss(prediction[:, n_visible - first :].float(), target.float())
         mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, hidden, True)
         return MAEOutput(loss, None if self.training else self._restore(prediction.detach(), order, patches), mask)
 

@@ -9,27 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.errors import UserError
-
-AXES = "xyz"
-
 
 def token_grid(crop: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int, int]:
     """Tokens along x, y, z.
 
     Raises:
-        UserError: when the patch size does not divide the crop, naming the axes.
+        ValueError: when the patch size does not divide the crop.
     """
-    bad = [
-        f"{a}: {c} is no multiple of {p} (nearest: {max(round(c / p), 1) * p})"
-        for a, c, p in zip(AXES, crop, patch_size, strict=True)
-        if p < 1 or c < p or c % p
-    ]
-    if bad:
-        raise UserError(
-            f"the crop {tuple(crop)} must be whole patches of {tuple(patch_size)} voxels; {'; '.join(bad)}. "
-            "Change data.sampling.crop or model.vit.patch_size."
-        )
+    if any(p < 1 or c < p or c % p for c, p in zip(crop, patch_size, strict=True)):
+        raise ValueError(f"a crop of {tuple(crop)} voxels is not made of whole patches of {tuple(patch_size)}")
     x, y, z = (c // p for c, p in zip(crop, patch_size, strict=True))
     return x, y, z
 
@@ -107,6 +95,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} attention heads do not divide a width of {dim}")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
@@ -198,10 +188,10 @@ class ViTEncoder(nn.Module):
 
     Attributes:
         grid: tokens along x, y, z.
-        tokens: their number.
+        n_tokens: their number.
 
     Raises:
-        UserError: when the patch does not divide the crop or the heads do not divide the width.
+        ValueError: when the patch does not divide the crop or the heads do not divide the width.
     """
 
     def __init__(
@@ -218,10 +208,9 @@ class ViTEncoder(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_heads(dim, heads, "model.vit.dim", "model.vit.heads")
         px, py, pz = patch_size
         self.grid = token_grid(crop, patch_size)
-        self.tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        self.n_tokens = self.grid[0] * self.grid[1] * self.grid[2]
         self.patch_size = (px, py, pz)
         self.in_channels = in_channels
         self.dim = dim
@@ -263,10 +252,3 @@ class ViTEncoder(nn.Module):
         recompute = self.activation_checkpointing and self.training
         x, features = run_blocks(self.blocks, x, recompute=recompute, depths=return_depths)
         return self.norm(x), features
-
-
-def check_heads(dim: int, heads: int, dim_key: str, heads_key: str) -> None:
-    """Raise a UserError when attention heads do not divide the width."""
-    if heads < 1 or dim % heads:
-        options = ", ".join(str(h) for h in range(1, min(dim, 32) + 1) if dim % h == 0)
-        raise UserError(f"{heads_key} is {heads}, which does not divide {dim_key} = {dim}. Use one of {options}.")

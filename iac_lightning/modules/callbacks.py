@@ -218,7 +218,7 @@ class ReconstructionFigure(Callback):
         assert isinstance(pl_module, ExperimentModule)
         model: Any = pl_module.network
         image = batch["image"][:1]
-        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.tokens)
+        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.n_tokens)
         with torch.no_grad():
             output = model(image, noise=noise.to(image.device))
             hidden = model.token_mask_to_voxels(output.mask)

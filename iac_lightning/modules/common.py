@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from iac_lightning.config.batching import batch_weight, learning_rate, training_steps
-from iac_lightning.config.reading import config_dict
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_dict
 from iac_lightning.models.build import build_model
 from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
 from iac_lightning.modules.strategies import whole_state

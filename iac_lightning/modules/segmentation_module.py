@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 
 from data_modules.batches.ct_data_module import CTDataModule
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, dice_at_thresholds
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.losses import SegmentationLoss
+from iac_lightning.modules.metrics import BestDice
 
 
 class SegmentationModule(ExperimentModule):
@@ -26,7 +26,7 @@ class SegmentationModule(ExperimentModule):
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__(config)
         self.loss = SegmentationLoss(config.loss)
-        self._dev_rows: list[tuple[int, bool, list[float]]] = []
+        self.dev_dice = BestDice()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Soft Dice and cross-entropy over the voxels that count."""
@@ -45,19 +45,11 @@ class SegmentationModule(ExperimentModule):
             probability = predict_prepared(self.network, prepared, self.config, self.device)
             label = np.asarray(prepared.native_label()) > 0
             scores = dice_at_thresholds(probability.data, label, DEFAULT_THRESHOLDS)
-            self._dev_rows.append((index, bool(label.any()), scores.tolist()))
+            self.dev_dice.update(index, bool(label.any()), scores)
 
     def on_validation_epoch_end(self) -> None:
         """Best mean Dice over development scans with lesions, and the threshold that reaches it."""
-        rows = self._dev_rows
-        self._dev_rows = []
-        if dist.is_available() and dist.is_initialized():
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
-        by_index = {index: (lesion, scores) for index, lesion, scores in sorted(rows)}
-        lesions = np.array([lesion for lesion, _ in by_index.values()])
-        matrix = np.array([scores for _, scores in by_index.values()])
-        threshold, dice = choose_threshold(matrix, DEFAULT_THRESHOLDS, lesions)
+        threshold, dice = self.dev_dice.compute()
+        self.dev_dice.reset()
         self.log("dev/dice", dice, prog_bar=True, rank_zero_only=False)
         self.log("dev/threshold", threshold)

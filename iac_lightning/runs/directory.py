@@ -25,8 +25,10 @@ from filelock import FileLock, Timeout
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, write_json_atomic, write_text_atomic
 from iac_lightning.cluster.slurm import JOBS
-from iac_lightning.config.reading import ConfigError, diff, is_decisive, load_experiment, to_yaml, value_at
+from iac_lightning.config.keys import value_at
+from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import diff, is_decisive, to_yaml
 
 FOLDERS = ("checkpoints", "logs", "figures", "predictions", "evaluation")
 LOCK_WAIT_S = 8.0

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from iac_lightning.cluster.slurm import ranks_of
-from iac_lightning.config.reading import ConfigError, config_hash, load_experiment
+from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_hash
 from iac_lightning.sweeps.spec import SEGMENTATION, SHARED, SPECIAL, SweepSpec, as_override, slug
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.files import write_text_atomic
-from iac_lightning.config.reading import config_hash
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_hash
 from iac_lightning.sweeps.state import PLAN, Sweep
-from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking.store import create_store, tracking_uri
 
 log = logging.getLogger(__name__)
 _ID = "mlflow_run_id"
@@ -32,7 +32,7 @@ def start_parent(sweep: Sweep, config: ExperimentConfig) -> None:
     if not config.tracking.enabled:
         return
     try:
-        experiment = tracking.create_store(config)
+        experiment = create_store(config)
         client = _client(config)
         known = parent_run_id(sweep.directory)
         if known is not None and client.get_run(known).info.lifecycle_stage == "active":
@@ -63,4 +63,4 @@ def finish_parent(sweep: Sweep, config: ExperimentConfig, status: str, report: P
 def _client(config: ExperimentConfig) -> Any:
     import mlflow
 
-    return mlflow.MlflowClient(tracking.tracking_uri(config))
+    return mlflow.MlflowClient(tracking_uri(config))

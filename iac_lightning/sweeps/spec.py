@@ -17,8 +17,9 @@ import yaml
 
 from data_modules.errors import UserError
 from iac_lightning.config.dotted import flat
-from iac_lightning.config.reading import ConfigError, load_experiment, read_yaml
+from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import LauncherConfig
+from iac_lightning.config.values import read_yaml
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,38 +16,17 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 
-from data_modules.files import DiskFull, replacing, write_text_atomic
-from iac_lightning.config.dotted import flat
-from iac_lightning.config.reading import config_dict, config_hash
-from iac_lightning.config.schema import ExperimentConfig
+from data_modules.files import DiskFull, replacing
 from iac_lightning.runs.directory import Run, is_main_process
+from iac_lightning.tracking.mlflow_run import continue_or_create, log_parameters, log_provenance
 from iac_lightning.tracking.names import metric_name, numbers_of
 from iac_lightning.tracking.spool import Spool, spool_file, stored_steps
-from iac_lightning.tracking.store import client_of, create_store, import_mlflow, serve_command, tracking_uri
-
-__all__ = [
-    "RunLogger",
-    "announce_finish",
-    "begin",
-    "catch_up",
-    "create_store",
-    "finish",
-    "log_figure",
-    "log_files",
-    "log_folder",
-    "log_summary",
-    "serve_command",
-    "start_logger",
-    "tracking_uri",
-    "waiting_logger",
-]
+from iac_lightning.tracking.store import client_of, create_store, tracking_uri
 
 log = logging.getLogger(__name__)
 
 PAUSE_S = 60.0
 """After a failure the store is left alone for at least this long: attempts on a dead server cost training time."""
-_PARAMETER_LENGTH = 250
-_PARAMETERS_AT_ONCE = 100
 SEND_S = 5.0
 """What has waited is sent in portions of about this long while training runs."""
 FINISH_S = 300.0
@@ -94,12 +72,12 @@ class RunLogger(Logger):
     def _connect(self) -> Any:
         """A client, once the run and its settings are in the store."""
         experiment_id = create_store(self.run.config)
-        run_id, is_new = _continue_or_create(self.run, experiment_id)
+        run_id, is_new = continue_or_create(self.run, experiment_id)
         client = client_of(tracking_uri(self.run.config))
         if is_new:
-            _log_parameters(client, run_id, self.run.config)
+            log_parameters(client, run_id, self.run.config)
         client.log_artifact(run_id, str(self.run.directory / "config.yaml"))
-        _log_provenance(client, run_id, self.run)
+        log_provenance(client, run_id, self.run)
         self.spool.stored = stored_steps(client, run_id, list(client.get_run(run_id).data.metrics))
         return client
 
@@ -209,7 +187,7 @@ def finish(logger: object, status: str) -> None:
     spool.set_status(status)
 
     def everything() -> int:
-        _log_provenance(logger.experiment, logger.run.mlflow_run_id, logger.run)
+        log_provenance(logger.experiment, logger.run.mlflow_run_id, logger.run)
         return spool.send(logger.experiment, str(logger.run.mlflow_run_id), FINISH_S)
 
     logger._quiet_until = 0.0  # the last chance, pause or not
@@ -318,78 +296,6 @@ def log_files(run: Run, paths: Sequence[Path], root: Path, folder: str) -> None:
             client.log_artifact(run_id, str(path), folder if below == "." else f"{folder}/{below}")
     except Exception as error:  # see RunLogger.attempt
         log.warning("tracking: %s of %s was not stored in MLflow (%s)", folder, run.config.name, _one_line(error))
-
-
-# --- what a run is in MLflow -----------------------------------------------------------------------------------
-
-
-def _continue_or_create(run: Run, experiment_id: str) -> tuple[str, bool]:
-    """Id of the MLflow run, and whether its parameters are still to be logged."""
-    client = client_of(tracking_uri(run.config))
-    if run.mlflow_run_id is not None:
-        try:
-            found = client.get_run(run.mlflow_run_id)
-        except import_mlflow().MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            found = None
-        if found is not None and found.info.lifecycle_stage == "active":
-            client.update_run(run.mlflow_run_id, status="RUNNING")
-            return run.mlflow_run_id, not found.data.params
-        log.warning(
-            "tracking: the MLflow run %s of %s is not in the store any more; a new one continues",
-            run.mlflow_run_id,
-            run.config.name,
-        )
-    key, is_known = _run_key(run)
-    if is_known:  # a process may have been killed between making the MLflow run and noting its id
-        orphans = client.search_runs([experiment_id], f"tags.run_key = '{key}'", max_results=1)
-        if orphans:
-            found = orphans[0]
-            run.mlflow_run_id = found.info.run_id
-            return found.info.run_id, not found.data.params
-    tags = {"task": run.config.task, "model": run.config.model.name, "config_hash": config_hash(run.config)}
-    tags["run_key"] = key
-    if run.config.tracking.parent_run_id:
-        tags["mlflow.parentRunId"] = run.config.tracking.parent_run_id
-    created = client.create_run(experiment_id, run_name=run.config.name, tags=tags)
-    run.mlflow_run_id = created.info.run_id
-    return created.info.run_id, True
-
-
-def _run_key(run: Run) -> tuple[str, bool]:
-    """What marks the MLflow run of a run directory, and whether an earlier process may have used it."""
-    path = run.directory / "logs" / "mlflow_key"
-    if path.exists():
-        return path.read_text(encoding="ascii").strip(), True
-    key = uuid.uuid4().hex
-    write_text_atomic(path, key + "\n")
-    return key, False
-
-
-def _log_parameters(client: Any, run_id: str, config: ExperimentConfig) -> None:
-    from mlflow.entities import Param
-
-    params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in flat(config_dict(config)).items()]
-    for first in range(0, len(params), _PARAMETERS_AT_ONCE):
-        client.log_batch(run_id, params=params[first : first + _PARAMETERS_AT_ONCE])
-
-
-def _log_provenance(client: Any, run_id: str | None, run: Run) -> None:
-    """provenance.json as an artifact, and what one filters by as tags; the latest code where a run was continued."""
-    record = run.provenance
-    if not record:
-        return
-    client.log_artifact(run_id, str(run.directory / "provenance.json"))
-    git = [record, *record.get("continued", [])][-1].get("git") or {}
-    tags = {
-        "data_fingerprint": record.get("data_fingerprint"),
-        "git_commit": git.get("commit"),
-        "git_dirty": git.get("dirty"),
-    }
-    for key, value in tags.items():
-        if value is not None:
-            client.set_tag(run_id, key, str(value))
 
 
 def _one_line(error: Exception) -> str:

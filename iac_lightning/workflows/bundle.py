@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save
 
 from data_modules.errors import UserError
 from data_modules.files import replacing_folder, write_json_atomic, write_text_atomic
-from iac_lightning.config.reading import ConfigError, config_dict, from_dict
+from iac_lightning.config.reading import ConfigError, from_dict
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_dict
 from iac_lightning.models.build import build_model
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows.calibrate import load_calibrated

@@ -77,7 +77,7 @@ def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object
         series = labelled(store.split("dev"), "dev")
         key = calibration_key(model, series)
         if sharding.on_first(lambda: not belongs_to(read_calibration(model.run), key)):
-            sharding.mapped(keep, series, f"{model.run.config.name}: predicting dev")
+            sharding.share_out(keep, series, f"{model.run.config.name}: predicting dev")
     return sharding.on_first(lambda: calibrate(model, store, logger))
 
 

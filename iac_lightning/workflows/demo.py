@@ -20,7 +20,7 @@ from iac_lightning.config.reading import load_experiment
 from iac_lightning.report.words import estimate, number
 from iac_lightning.runs.directory import load_run
 from iac_lightning.sweeps.local import cores
-from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking.store import create_store
 
 MODELS = ("vit_mae", "vit_scratch", "cnn")
 AT_ONCE = 2
@@ -65,7 +65,7 @@ def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Seq
     config = configs["mae"]
     config.data.prepare_workers = cores()
     prepare_cohort(config.data)
-    tracking.create_store(config)
+    create_store(config)
     stage("training: two models at once", start)
     jobs: dict[str, Future[str | None]] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:

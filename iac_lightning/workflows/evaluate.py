@@ -16,7 +16,7 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cluster import sharding
-from iac_lightning.config.reading import config_hash
+from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for
 from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
@@ -71,7 +71,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
     refuse_known_patients(series, model)
-    rows = sharding.mapped(
+    rows = sharding.share_out(
         lambda item: evaluate_series(model, item, split, calibration, look), series, f"{run.config.name}: {split}"
     )
     if not is_main_process():

@@ -13,7 +13,7 @@ from data_modules.cohort.table import SPLITS, read_cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.store import open_store
-from iac_lightning.config.reading import config_hash
+from iac_lightning.config.stored import config_hash
 from iac_lightning.models.build import count_parameters
 from iac_lightning.report.words import estimate, interval
 from iac_lightning.runs.directory import Run, git_words

@@ -16,7 +16,7 @@ from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, replacing
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
-from iac_lightning.config.reading import config_hash
+from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.clinical.stress import compare_stress, comparison_table, summarise_stress
 from iac_lightning.evaluation.metrics.ceiling import BOUND, CEILING
 from iac_lightning.evaluation.tables.series_table import write_series_table

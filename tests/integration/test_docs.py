@@ -19,8 +19,7 @@ import yaml
 
 from data_modules.cohort.table import COLUMNS as COHORT_COLUMNS
 from data_modules.cohort.table import OPTIONAL_COLUMNS
-from iac_lightning.arguments import build_parser, parse
-from iac_lightning.cli import main
+from iac_lightning.cli import build_parser, main, parse
 from iac_lightning.config.reading import config_dict, load_experiment, read_yaml
 from iac_lightning.evaluation.tables.summary import COLUMNS
 from iac_lightning.sweeps.spec import read_sweep
@@ -79,7 +78,7 @@ def problem_of(words: list[str]) -> str:
     if missing:
         return f"{missing[0]} does not exist"
     try:
-        if arguments.command == "sweep":
+        if arguments.command.name == "sweep":
             read_sweep(arguments.sweep, arguments.overrides)
         else:
             experiment = vars(arguments).get("experiment")

@@ -21,6 +21,7 @@ from iac_lightning.cli import main
 from iac_lightning.modules.callbacks import EpochHistory
 from iac_lightning.runs.directory import load_run
 from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking.store import serve_command
 from tests.integration.settings import experiment, overrides
 
 
@@ -142,7 +143,7 @@ def test_the_page_of_make_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(tracking.serve_command(tmp_path, port), cwd=tmp_path, start_new_session=True)
+    process = subprocess.Popen(serve_command(tmp_path, port), cwd=tmp_path, start_new_session=True)
     try:
         page = wait_for(f"http://127.0.0.1:{port}/").decode()
         assert "<title>MLflow</title>" in page

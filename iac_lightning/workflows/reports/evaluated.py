@@ -13,8 +13,8 @@ import pandas as pd
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
 from data_modules.files import shown_path
-from iac_lightning.config.reading import config_hash
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
+from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table

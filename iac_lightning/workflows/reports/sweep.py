@@ -13,8 +13,9 @@ import pandas as pd
 from data_modules.cohort.look import GUARDED
 from data_modules.errors import UserError
 from data_modules.files import shown_path
-from iac_lightning.config.reading import config_hash, decisive_settings, load_experiment
+from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
+from iac_lightning.config.stored import config_hash, decisive_settings
 from iac_lightning.evaluation.ablation.ablation import Ablation, analyse_ablation
 from iac_lightning.evaluation.ablation.cells import VARIANTS, Training
 from iac_lightning.evaluation.ablation.claims import assess_claims

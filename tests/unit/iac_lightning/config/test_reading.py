@@ -1,57 +1,24 @@
+"""From files and overrides to a checked experiment, and every way in which that fails."""
+
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data_modules.errors import UserError
-from iac_lightning.config import checks
-from iac_lightning.config.reading import (
-    ConfigError,
-    _choices,
-    _leaves,
-    config_dict,
-    config_hash,
-    diff,
-    from_dict,
-    is_decisive,
-    load_experiment,
-    resolved_vit,
-    to_yaml,
-    value_at,
-)
-from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig, ViTConfig
+from iac_lightning.config.reading import from_dict, load_experiment
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.stored import config_dict, to_yaml
+from tests.unit.iac_lightning.config.problems import only, problems
 
 ROOT = Path(__file__).parents[4]
-
-
-FSDP = ("trainer.strategy=fsdp", "trainer.devices=2")
 
 
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
-
-
-def problems(path: Path | None, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_experiment(path, overrides)
-    assert isinstance(caught.value, UserError)
-    head, *lines = str(caught.value).split("\n  ")
-    expected = "1 problem in the settings:" if len(lines) == 1 else f"{len(lines)} problems in the settings:"
-    assert head == expected
-    return lines
-
-
-def only(*overrides: str) -> str:
-    (line,) = problems(None, "name=a", *overrides)
-    return line
 
 
 def test_later_sources_win_and_types_follow_the_schema(tmp_path):
@@ -141,130 +108,6 @@ def test_single_wrong_overrides(override, expected):
     assert expected in only(override)
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("data.window_hu=[100,100]", "[low, high] with low below high"),
-        ("data.augmentation.thickness_range_mm=[6,2]", "the thinnest first"),
-        ("data.sampling.lesion_fraction=1.1", "from 0 to 1"),
-        ("data.augmentation.flip_probability=-0.1", "from 0 to 1"),
-        ("data.labelled_fraction=0", "above 0 and at most 1"),
-        ("data.sampling.crop=[48,0,32]", "three whole numbers of 1 or more"),
-        ("data.grid.spacing_mm=[1,1,0]", "three numbers greater than 0"),
-        ("optimizer.lr=0", "greater than 0"),
-        ("optimizer.betas=[0.9,1]", "two numbers from 0 to below 1"),
-        ("trainer.gradient_clip_val=0", "greater than 0"),
-        ("seed=-1", "from 0 to 4294967295"),
-        ("inference.overlap=1", "from 0 to below 1"),
-        ("name=../up", "not a safe folder name"),
-        ("name=/abs", "not a safe folder name"),
-        ("name=a//b", "not a safe folder name"),
-        ("name=a b", "not a safe folder name"),
-        ("name=a..b", "not a safe folder name"),
-        ("name='a\n'", "not a safe folder name"),
-        ("tracking.uri=./mlruns", "MLflow needs a database or a server"),
-    ],
-)
-def test_ranges(override, expected):
-    assert expected in only(override)
-
-
-def test_ranges_accept_their_edges_and_null():
-    load_experiment(
-        None,
-        [
-            "name=demo/vit_mae-1,x=2",
-            "seed=0",
-            "data.sampling.jitter=0",
-            "data.sampling.lesion_fraction=1",
-            "data.labelled_fraction=1",
-            "trainer.gradient_clip_val=null",
-            "model.vit.dim=null",
-            "loss.restrict_hu=",
-        ],
-    )
-
-
-def test_a_password_is_refused_and_not_repeated():
-    line = only("tracking.uri=http://me:secret@host:5000")
-    assert "MLFLOW_TRACKING_PASSWORD" in line
-    assert "secret" not in line
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (
-            ["data.sampling.crop=[50,48,33]"],
-            "data.sampling.crop = [50, 48, 33]: data.sampling.crop [50, 48, 33] does not divide into "
-            "model.vit.patch_size [8, 8, 8]: x 50 is not a multiple of 8 (use 48 or 56); z 33 is not a multiple of 8 "
-            "(use 32 or 40)",
-        ),
-        (["model.vit.patch_size=[8,8,64]"], "z 32 is not a multiple of 64 (use 64)"),
-        (["model.vit.dim=100"], "model.vit.dim 100 is not a multiple of model.vit.heads 3: use 99 or 102"),
-        (
-            ["task=pretrain", "model.mae.decoder_heads=5"],
-            "model.mae.decoder_dim 96 is not a multiple of model.mae.decoder_heads 5: use 95 or 100",
-        ),
-        # 48·48·32 voxels in patches of 48·48·32: one token, of which round(0.75) = 1 is hidden and none is seen
-        (["task=pretrain", "model.vit.patch_size=[48,48,32]"], "of 1 tokens"),
-        (["task=pretrain", "model.mae.mask_ratio=0.001"], "hides 0"),  # 6·6·4 = 144 tokens
-        (["task=pretrain", "model.name=cnn"], "a CNN cannot be pre-trained"),
-        (["init_from=runs/a", "task=pretrain"], "this is task=pretrain with model.name=vit: remove init_from"),
-        (["init_from=runs/a", "model.name=cnn"], "this is task=segment with model.name=cnn"),
-        (["model.decoder.channels=256"], "model.decoder.channels 256 is above model.decoder.max_channels 128"),
-        (["model.name=cnn", "model.cnn.base_features=512"], "is above model.cnn.max_features 320"),
-        (["loss.dice_weight=0", "loss.ce_weight=0"], "both losses weigh 0"),
-        (["trainer.devices=3"], "200 does not share out over 3 processes with batches of 2: use 198 or 204"),
-        (["trainer.num_nodes=4", "data.batch_size=64"], "use 256"),
-        (["trainer.accelerator=cpu", "trainer.precision=16-mixed"], "16-mixed does not run on a CPU"),
-        (
-            ["trainer.global_batch=30", "data.batch_size=4", "trainer.devices=2"],
-            "a global batch of 30 is not made of whole batches of 4 on 2 devices: use 24 or 32",
-        ),
-        (["trainer.global_batch=1", "data.batch_size=4"], "use 4, or another data.batch_size"),
-        (
-            ["trainer.global_batch=8", "trainer.accumulate_grad_batches=3"],
-            "a global batch of 8 accumulates 4 batches, and trainer.accumulate_grad_batches is 3: leave that one out",
-        ),
-        (["trainer.global_batch=400"], "more than the 200 samples of an epoch"),
-        (["optimizer.lr_scaling=linear"], "set optimizer.lr_batch_size"),
-        ([*FSDP, "trainer.accelerator=cpu"], "FSDP runs on CUDA GPUs, and trainer.accelerator is cpu: use"),
-        (["trainer.strategy=fsdp_cpu_offload"], "and there is one: raise trainer.devices"),
-        ([*FSDP, "model.name=cnn"], "FSDP shares out transformer blocks, and model.name is cnn: use"),
-        ([*FSDP, "optimizer.ema_decay=0.99"], "set optimizer.ema_decay=0, or use trainer.strategy=ddp"),
-        ([*FSDP, "trainer.compile=true"], "set trainer.compile=false, or use trainer.strategy=ddp"),
-    ],
-)
-def test_settings_that_do_not_fit_together(overrides, expected):
-    assert expected in only(*overrides)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["model.name=cnn", "data.sampling.crop=[50,48,33]"],  # a CNN has no patches
-        ["init_from=runs/a"],
-        ["data.sampling.crop=[160,160,160]"],  # larger than the region: padded with air
-        ["trainer.devices=2"],
-        ["data.sampling.samples_per_epoch=1", "data.batch_size=2"],
-        ["model.name=cnn", "trainer.precision=bf16-mixed"],
-        ["trainer.global_batch=8", "trainer.accumulate_grad_batches=4"],
-        ["trainer.global_batch=24", "trainer.devices=2", "data.batch_size=4"],  # 200 = 8 · 24 + 8
-        ["optimizer.lr_scaling=sqrt", "optimizer.lr_batch_size=256"],
-        [*FSDP, "trainer.accelerator=gpu", "trainer.precision=bf16-mixed"],
-        ["model.mae.decoder_heads=5"],  # decides nothing when segmenting
-    ],
-)
-def test_settings_that_are_fine_together(overrides):
-    load_experiment(None, ["name=a", *overrides])
-
-
-def test_joint_checks_wait_for_values_that_are_fine_alone():
-    assert "three whole numbers" in only("model.vit.patch_size=[0,8,8]")
-    assert "expected three" in only("model.vit.patch_size=seven", "data.sampling.crop=[50,50,50]")
-
-
 def test_the_name_is_required():
     (line,) = problems(None)
     assert line == "missing: name is required: set name=<value> (the run's name; results go to <runs_dir>/<name>/)"
@@ -324,65 +167,6 @@ def test_extends_in_a_circle(tmp_path, monkeypatch):
     ]
 
 
-def test_yaml_and_dictionary_round_trips(tmp_path):
-    config = load_experiment(
-        None, ["name=no_1", "optimizer.lr=1e-5", "data.sampling.crop=[64,64,32]", "runs_dir='no'", "init_from='null'"]
-    )
-    assert load_experiment(write(tmp_path / "a.yaml", to_yaml(config))) == config
-    plain = config_dict(config)
-    assert json.loads(json.dumps(plain)) == plain
-    assert plain["data"]["sampling"]["crop"] == [64, 64, 32]
-    assert from_dict(plain) == config
-    assert "crop: [64, 64, 32]" in to_yaml(config)
-
-
-def test_stored_settings_are_checked_too():
-    plain = config_dict(load_experiment(None, ["name=a"]))
-    plain["data"]["batch_size"] = 0
-    plain["old_key"] = 1
-    with pytest.raises(ConfigError, match="stored settings: old_key: unknown key") as caught:
-        from_dict(plain)
-    assert "stored settings: data.batch_size = 0: out of range" in str(caught.value)
-
-
-def test_differences_and_hash():
-    a = load_experiment(None, ["name=a"])
-    b = load_experiment(None, ["name=b", "data.num_workers=3", "model.vit.patch_size=[4,4,4]"])
-    assert diff(a, b) == ["name", "data.num_workers", "model.vit.patch_size"]
-    assert diff(a, a) == []
-    same = load_experiment(None, ["name=other", "data.num_workers=3", "tracking.enabled=false"])
-    assert config_hash(a) == config_hash(same)
-    assert config_hash(a) != config_hash(b)
-    assert config_hash(a) != config_hash(replace(a, seed=1))
-    assert not is_decisive("tracking.uri")
-    assert is_decisive("trainer.max_epochs")
-
-
-def test_every_number_has_a_range_and_every_rule_a_setting():
-    leaves = _leaves(ExperimentConfig)
-    numeric = {key for key, hint in leaves.items() if "int" in str(hint) or "float" in str(hint)}
-    assert numeric == set(checks.RANGES)
-    assert set(_choices(ExperimentConfig)) <= set(leaves)
-    for key, words in _choices(ExperimentConfig).items():
-        assert value_at(ExperimentConfig(), key) in words
-
-
-def test_presets():
-    assert set(VIT_PRESETS) == set(_choices(ExperimentConfig)["model.vit.preset"])
-    assert resolved_vit(ViTConfig()) == (192, 6, 3)
-    assert resolved_vit(ViTConfig(preset="base", depth=2)) == (768, 2, 12)
-
-
-def test_settings_are_checked_before_torch_is_imported():
-    code = (
-        "import sys\nfrom iac_lightning.config.reading import load_experiment, to_yaml\n"
-        "to_yaml(load_experiment(None, ['name=a']))\n"
-        "heavy = {'torch', 'lightning', 'mlflow', 'monai'} & set(sys.modules)\nassert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
 def test_every_experiment_file_loads():
     """Sweeps have a layout of their own and are read by the sweep workflow."""
     for path in sorted((ROOT / "experiments").rglob("*.yaml")):
@@ -409,11 +193,3 @@ def test_a_list_of_any_length(tmp_path):
         assert only(f"evaluation.thickness_edges_mm={wrong}").endswith(rising)
     assert only("evaluation.risk_cutoffs_mm3=[1,2]").endswith("expected three numbers or null")
     assert "three rising numbers" in only("evaluation.risk_cutoffs_mm3=[0,5,5]")
-
-
-def test_settings_of_the_evaluation_decide_no_training_but_a_look():
-    config = load_experiment(None, ["name=a"])
-    other = load_experiment(None, ["name=a", "evaluation.coverage=0.8", "inference.mirror=true"])
-    assert config_hash(config) == config_hash(other)
-    assert config_hash(config, "inference", "evaluation") != config_hash(other, "inference", "evaluation")
-    assert config_hash(config, "inference") != config_hash(config)

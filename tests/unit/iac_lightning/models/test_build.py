@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.errors import UserError
 from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig
 from iac_lightning.models.build import activation_bytes, build_model, count_parameters, model_summary
 from iac_lightning.models.cnn import PlannedUNet
@@ -76,25 +75,25 @@ def test_all_resolutions_of_the_cnn_start_at_the_bias() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.name", "unet", "'unet'. Choose vit or cnn"),
-        ("model.vit.heads", 5, "model.vit.heads is 5"),
-        ("model.vit.patch_size", (8, 8, 3), "z: 8 is no multiple of 3"),
-        ("model.decoder.name", "mlp", "model.decoder.name is 'mlp'"),
+        ("model.name", "unet", "no network 'unet'"),
+        ("model.vit.heads", 5, "5 attention heads do not divide"),
+        ("model.vit.patch_size", (8, 8, 3), r"not made of whole patches of \(8, 8, 3\)"),
+        ("model.decoder.name", "mlp", "'mlp' is none of the decoders"),
     ],
 )
-def test_bad_settings_are_named(key: str, value: object, message: str) -> None:
+def test_settings_that_no_check_has_seen_are_refused(key: str, value: object, message: str) -> None:
     config = tiny_config()
     target: object = config
     *path, last = key.split(".")
     for part in path:
         target = getattr(target, part)
     setattr(target, last, value)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         build_model(config)
 
 
 def test_a_cnn_is_not_pretrained() -> None:
-    with pytest.raises(UserError, match="only `vit`"):
+    with pytest.raises(ValueError, match="a cnn is not pre-trained"):
         build_model(tiny_config("pretrain", "cnn"))
 
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from data_modules.errors import UserError
 from data_modules.files import DiskFull
-from iac_lightning.config.reading import config_dict, load_experiment
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.stored import config_dict
 from iac_lightning.modules import checkpoint as module
 from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint
 

@@ -1,14 +1,17 @@
-"""Which tokens are hidden: others in every epoch of training, the same at every validation, whatever the batch."""
+"""Which tokens are hidden (others each epoch, the same at every validation), and what the dev loss is the mean of."""
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.modules.mae_module import MAEModule, masking_noise
@@ -66,3 +69,54 @@ def test_validation_hides_the_same_tokens_in_every_epoch(module: MAEModule) -> N
     first, later = (hidden(module, epoch, validation=True) for epoch in (0, 3))
     assert torch.equal(first, later)
     assert not torch.equal(first[0], first[1])
+
+
+def config() -> ExperimentConfig:
+    tiny = ExperimentConfig(name="tiny", task="pretrain")
+    tiny.data.sampling.crop = CROP
+    tiny.model.vit.dim, tiny.model.vit.depth, tiny.model.vit.heads = 24, 1, 2
+    tiny.model.vit.patch_size = (8, 8, 4)
+    tiny.model.mae.decoder_dim, tiny.model.mae.decoder_heads = 12, 2
+    return tiny
+
+
+def crops(n: int) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [{"image": torch.rand(1, *CROP, generator=generator), "sample_index": torch.tensor(k)} for k in range(n)]
+
+
+def validated(module: MAEModule, items: list[dict[str, torch.Tensor]], precision: str = "32-true") -> float:
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, precision=precision, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # type: ignore[arg-type] # fmt: skip
+    (metrics,) = trainer.validate(module, DataLoader(items, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    assert set(metrics) == {"dev/loss"}
+    return metrics["dev/loss"]
+
+
+def test_the_development_loss_is_the_mean_over_crops_not_over_batches() -> None:
+    L.seed_everything(0, verbose=False)
+    module, items = MAEModule(config()), crops(6)  # batches of four and two
+    losses = []
+    with torch.no_grad():
+        for item in items:
+            noise = masking_noise(0, 0, [int(item["sample_index"])], module.network.encoder.n_tokens)  # type: ignore[union-attr, arg-type]
+            losses.append(float(module.network.eval()(item["image"][None], noise=noise).loss))
+    assert validated(module, items) == pytest.approx(sum(losses) / 6, rel=1e-5)
+    assert validated(module, items) == pytest.approx(sum(losses) / 6, rel=1e-5)  # the first is forgotten
+
+
+def test_a_loss_that_is_no_number_is_shown() -> None:
+    items = crops(6)
+    items[5]["image"] = torch.full((1, *CROP), math.nan)
+    assert math.isnan(validated(MAEModule(config()), items))
+
+
+def test_halved_numbers_are_summed_in_full() -> None:
+    """In bfloat16 a sum of 512 crops of one loss would stop growing long before its end."""
+    L.seed_everything(0, verbose=False)
+    module = MAEModule(config())
+    items: list[Any] = [{"image": crops(1)[0]["image"], "sample_index": torch.tensor(0)}] * 512
+    few = validated(module, items[:4], "bf16-true")
+    assert validated(module, items, "bf16-true") == pytest.approx(few, rel=1e-5)

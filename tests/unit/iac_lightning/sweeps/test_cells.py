@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from iac_lightning.config.reading import ConfigError, config_hash, load_experiment
+from iac_lightning.config.reading import ConfigError, load_experiment
+from iac_lightning.config.stored import config_hash
 from iac_lightning.sweeps import cells as module
 from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.spec import read_sweep

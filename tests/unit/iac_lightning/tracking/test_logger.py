@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -18,52 +16,22 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from torch.utils.data import DataLoader
 
-from data_modules.errors import UserError
-from iac_lightning.config.reading import load_experiment
-from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs.directory import Run, open_run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.tracking import spool as tracking_spool
-from iac_lightning.tracking import store as tracking_store
 from iac_lightning.tracking.logger import (
     RunLogger,
     finish,
     log_figure,
     log_files,
     log_summary,
-    serve_command,
     start_logger,
-    tracking_uri,
 )
 from iac_lightning.tracking.spool import Spool, spool_file
+from iac_lightning.tracking.store import tracking_uri
+from tests.unit.iac_lightning.tracking.tracked import artifacts, config_of, stored
 
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(autouse=True)
-def _first_process(monkeypatch, tmp_path):
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)  # MLflow must not leave an `mlruns` here
-
-
-@pytest.fixture(scope="module")
-def runs_dir(tmp_path_factory) -> Path:
-    """One store for all tests of the module: creating it takes seconds."""
-    return tmp_path_factory.mktemp("tracked") / "runs"
-
-
-def config_of(runs_dir: Path, name: str, *overrides: str) -> ExperimentConfig:
-    return load_experiment(None, [f"name={name}", f"runs_dir={runs_dir}", *overrides])
-
-
-def stored(run: Run) -> Any:
-    return MlflowClient(tracking_uri(run.config)).get_run(run.mlflow_run_id)
-
-
-def artifacts(run: Run, folder: str | None = None) -> list[str]:
-    client = MlflowClient(tracking_uri(run.config))
-    return sorted(a.path for a in client.list_artifacts(run.mlflow_run_id, folder))
 
 
 class Tiny(L.LightningModule):
@@ -132,35 +100,6 @@ def test_one_mlflow_run_through_interruption_and_end(runs_dir, tmp_path, capfd):
     chatter = capfd.readouterr()
     assert "alembic" not in chatter.err
     assert "database tables" not in chatter.err
-
-
-def test_a_run_that_vanished_from_the_store_starts_anew(runs_dir, caplog):
-    with open_run(config_of(runs_dir, "vanished")) as run:
-        run.mlflow_run_id = "0" * 32
-        with caplog.at_level(logging.WARNING):
-            assert start_logger(run) is not None
-        assert run.mlflow_run_id != "0" * 32
-        assert stored(run).data.params["seed"] == "0"
-        (message,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
-        assert message == (
-            f"tracking: the MLflow run {'0' * 32} of vanished is not in the store any more; a new one continues"
-        )
-        MlflowClient(tracking_uri(run.config)).delete_run(run.mlflow_run_id)
-        deleted = run.mlflow_run_id
-        assert start_logger(run) is not None
-        assert run.mlflow_run_id != deleted
-
-
-def test_parameters_are_logged_by_the_next_start_where_a_crash_came_between(runs_dir, monkeypatch):
-    with open_run(config_of(runs_dir, "between")) as run:
-        monkeypatch.setattr(tracking, "_log_parameters", lambda *a: (_ for _ in ()).throw(OSError("crash")))
-        start_logger(run)
-        assert stored(run).data.params == {}
-        monkeypatch.undo()
-        before = run.mlflow_run_id
-        start_logger(run)
-        assert run.mlflow_run_id == before
-        assert stored(run).data.params["seed"] == "0"
 
 
 def test_figures(runs_dir, tmp_path):
@@ -292,16 +231,6 @@ def test_a_store_that_fails_later_is_left_alone_and_gets_everything_when_it_is_b
         assert stored(run).info.status == "KILLED"
 
 
-def test_a_process_killed_before_it_notes_its_mlflow_run_finds_it_again(runs_dir):
-    with open_run(config_of(runs_dir, "orphan")) as run:
-        start_logger(run)
-        first = run.mlflow_run_id
-        (run.directory / "mlflow_run_id").unlink()
-        start_logger(run)
-        assert run.mlflow_run_id == first
-        assert stored(run).data.params["seed"] == "0"
-
-
 def test_a_killed_process_leaves_what_waits_to_the_next_and_nothing_comes_twice(runs_dir, monkeypatch, caplog):
     config = config_of(runs_dir, "killed")
     with open_run(config) as run:
@@ -369,108 +298,10 @@ def test_what_waits_has_a_limit(tmp_path, monkeypatch, caplog):
     assert sum("more waits for MLflow than is kept" in m for m in messages(caplog)) == 1
 
 
-def test_a_long_absence_is_made_up_for_in_portions(tmp_path):
-    class Client:
-        sizes: ClassVar[list[int]] = []
-
-        def log_batch(self, run_id: str, metrics: list[Any]) -> None:
-            self.sizes.append(len(metrics))
-
-    spool = Spool(tmp_path)
-    for step in range(1200):
-        spool.add_metrics({"x": 1.0}, step)
-    assert spool.send(Client(), "id", seconds=-1) == 0
-    assert spool.send(Client(), "id") == 1200
-    assert Client.sizes == [500, 500, 200]
-
-
-def test_an_experiment_that_another_process_creates_first(monkeypatch):
-    from mlflow import MlflowException
-
-    class Client:
-        asked = 0
-
-        def get_experiment_by_name(self, name: str) -> Any:
-            self.asked += 1
-            return type("Found", (), {"experiment_id": 7}) if self.asked == 2 else None
-
-        def create_experiment(self, name: str, artifact_location: str | None) -> str:
-            raise MlflowException("exists")
-
-    client = Client()
-    monkeypatch.setattr(tracking_store, "client_of", lambda uri: client)
-    assert tracking_store._experiment_id("http://x", "iac", None) == "7"
-    client.asked = 5
-    with pytest.raises(MlflowException):
-        tracking_store._experiment_id("http://x", "iac", None)
-
-
-def test_serve_command(tmp_path):
-    with pytest.raises(UserError, match=r"mlflow\.db: there is no tracking database yet"):
-        serve_command(tmp_path)
-    (tmp_path / "mlflow.db").touch()
-    command = serve_command(tmp_path)
-    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
-    assert f"sqlite:///{tmp_path}/mlflow.db" in command
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[command.index("--port") + 1] == "5000"
-
-
 def test_importing_tracking_does_not_import_mlflow():
     code = "import sys, iac_lightning.tracking.logger\nassert 'mlflow' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-COLD_START = """
-import os, sys
-import mlflow.store.tracking.sqlalchemy_store
-from iac_lightning.config.reading import load_experiment
-from iac_lightning.runs.directory import open_run
-from iac_lightning.tracking.logger import finish, start_logger
-gate, opened = os.pipe()
-children = []
-for i in range(8):
-    if (pid := os.fork()) == 0:
-        os.close(opened)
-        os.read(gate, 1)  # returns for all of them at once, when the other end is closed
-        try:
-            with open_run(load_experiment(None, [f"name=run{i}", f"runs_dir={sys.argv[1]}"])) as run:
-                logger = start_logger(run)
-                for step in range(20):
-                    logger.log_metrics({"x": step / 8 + i, "y": -1.0}, step)
-                finish(logger, "FINISHED")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    children.append(pid)
-os.close(opened)
-sys.exit(sum(os.waitpid(pid, 0)[1] for pid in children) != 0)
-"""
-
-
-@pytest.mark.slow
-def test_eight_cold_starts_on_one_database(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", COLD_START, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("iac")
-    found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
-    assert sorted(found) == [f"run{i}" for i in range(8)]
-    for i in range(8):
-        run = found[f"run{i}"]
-        assert (run.info.status, len(run.data.params) > 50) == ("FINISHED", True)
-        history = client.get_metric_history(run.info.run_id, "x")
-        assert [(m.step, m.value) for m in history] == [(step, step / 8 + i) for step in range(20)]
-        assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
-    assert not list(tmp_path.glob("run*/logs/tracking_spool.jsonl"))
 
 
 def test_files_keep_their_folders(runs_dir, tmp_path, caplog, monkeypatch):

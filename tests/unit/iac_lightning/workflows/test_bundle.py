@@ -25,6 +25,7 @@ from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.tracking import logger as tracking
+from iac_lightning.tracking.store import tracking_uri
 from iac_lightning.workflows import bundle as workflow
 from iac_lightning.workflows import mlflow_model
 from iac_lightning.workflows.bundle import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS, export_bundle, load_bundle
@@ -267,7 +268,7 @@ def test_a_tracked_run_keeps_its_model_in_mlflow(run: Run, tmp_path: Path, scan:
     logger = tracking.start_logger(copy)
     mlflow_model.log_trained(copy, logger)
     tracking.finish(logger, "FINISHED")
-    client = mlflow.MlflowClient(tracking.tracking_uri(copy.config))
+    client = mlflow.MlflowClient(tracking_uri(copy.config))
     for _ in range(2):
         assert "model/MLmodel" in [a.path for a in client.list_artifacts(copy.mlflow_run_id, "model")]
         assert client.get_run(copy.mlflow_run_id).info.status == "FINISHED"

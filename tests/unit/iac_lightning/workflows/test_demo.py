@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(workflow, "make_phantom_cohort", lambda *a, **k: seen.update(phantom=(a, k)))
     monkeypatch.setattr(workflow, "prepare_cohort", lambda data: seen.update(prepared=data.cohort))
-    monkeypatch.setattr(workflow.tracking, "create_store", lambda config: seen.update(store=config.runs_dir))
+    monkeypatch.setattr(workflow, "create_store", lambda config: seen.update(store=config.runs_dir))
     monkeypatch.setattr(workflow, "load_run", lambda path: path)
 
     def report(runs: list[Path], out: Path, split: str, caveat: str) -> Path:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.config.reading import decisive_settings, load_experiment
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.stored import decisive_settings
 from iac_lightning.evaluation.ablation.claims import (
     CONTRADICTED,
     NOT_TESTED,

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from iac_lightning.config.reading import decisive_settings, load_experiment
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.stored import decisive_settings
 from iac_lightning.evaluation.ablation.recipes import (
     CNN,
     MAE_VIT,

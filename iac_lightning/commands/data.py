@@ -1,0 +1,75 @@
+"""Commands before any training: a cohort, its splits, its volumes on the common grid."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from data_modules.errors import UserError
+from iac_lightning.commands.command import EXPERIMENT, command, option
+from iac_lightning.commands.experiment import load
+
+
+@command(
+    "phantom",
+    "make a digital cohort from a seed",
+    option("out", type=Path, help="folder for images, labels and cohort.csv"),
+    option("--patients", type=int, default=150, help="how many"),
+    option("--seed", type=int, default=0, help="decides every head and scan"),
+    option("--workers", type=int, default=2, help="processes"),
+    option("--max-series", type=int, default=3, help="most series a patient (1-3)"),
+)
+def phantom(arguments: argparse.Namespace) -> None:
+    """`iac phantom`."""
+    from data_modules.phantom.cohort import make_phantom_cohort
+
+    path = make_phantom_cohort(
+        arguments.out, arguments.patients, arguments.seed, arguments.workers, arguments.max_series
+    )
+    print(f"{path}\n{path.parent / 'contact_sheet.png'}")
+
+
+@command(
+    "split",
+    "assign splits by patient to the rows of a cohort table without one",
+    option("cohort", type=Path, help="cohort table; it is written anew"),
+    option("--seed", type=int, default=0, help="decides which patients go where"),
+    option(
+        "--fractions",
+        nargs="+",
+        default=["pretrain=0.43", "finetune=0.28", "dev=0.11", "test=0.18"],
+        metavar="split=share",
+        help="share of the patients of each split (default: %(default)s)",
+    ),
+)
+def split(arguments: argparse.Namespace) -> None:
+    """`iac split`."""
+    from data_modules.cohort.splits import assign_splits
+    from data_modules.cohort.table import read_cohort, read_table, write_cohort
+
+    fractions = {}
+    for part in arguments.fractions:
+        name, _, share = part.partition("=")
+        try:
+            fractions[name] = float(share)
+        except ValueError:
+            raise UserError(f"--fractions: {part!r} is not split=share, such as dev=0.1") from None
+    write_cohort(arguments.cohort, assign_splits(read_table(arguments.cohort), fractions, arguments.seed))
+    cohort = read_cohort(arguments.cohort)
+    for name in fractions:
+        print(f"{name}: {len(cohort.patients(name))} patients, {len(cohort.split(name))} series")
+
+
+@command("prepare", "bring an experiment's cohort onto the common grid", *EXPERIMENT)
+def prepare(arguments: argparse.Namespace) -> None:
+    """`iac prepare`."""
+    config = load(arguments)
+    from data_modules.prepare.preparation import list_warnings, prepare_cohort
+
+    store = prepare_cohort(config.data)
+    print(f"{len(store.series) + store.n_withheld} series in {store.directory}")
+    path = list_warnings(store)
+    if store.warnings:
+        print(f"{len(store.warnings)} of them carry warnings: {path}")
+    if store.failed:
+        print(f"{len(store.failed)} more could not be prepared: {path.with_name('failed.csv')}")
