@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,6 +207,11 @@ class TestFieldOfView:
         out = resampled_line([10, 20, 30, 40], 1.0, line_grid(2, 2.0, -0.6))
         np.testing.assert_allclose(out, [-1024, (0.1 * 10 + 20 + 0.9 * 30) / 2], rtol=1e-5)
 
+    def test_rounding_pushes_no_outermost_voxel_out(self) -> None:
+        # An affine in single precision may put the edge a little beyond: 0.0001 of a voxel is still inside.
+        for place, value in ((-0.50005, 10), (2.50005, 30), (-0.5002, -1024), (2.5002, -1024)):
+            assert resampled_line([10, 20, 30], 1.0, line_grid(1, 1.0, place)) == pytest.approx(value)
+
     def test_target_beside_the_source_is_all_air(self) -> None:
         volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
         assert (resample_image(volume, make_grid((3, 3, 3), (1, 1, 1), (50, 0, 0))).data == -1024).all()
@@ -220,6 +226,31 @@ class TestFieldOfView:
     def test_fill_can_be_chosen(self) -> None:
         volume = Volume(np.ones((2, 2, 2)), make_grid((2, 2, 2), (1, 1, 1)))
         assert resample_image(volume, volume.grid.crop((-1, 0, 0), (1, 1, 1)), fill=7).data.item() == 7
+
+
+class Recording(np.ndarray):
+    """Notes which part is read."""
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.append(key)
+        return np.asarray(self)[key]
+
+
+class TestReading:
+    def test_reads_only_the_voxels_that_carry_weight(self) -> None:
+        data = np.arange(20.0 * 18 * 16).reshape(20, 18, 16).view(Recording)
+        data.read = []  # type: ignore[attr-defined]
+        grid = make_grid(data.shape, (1, 1, 1))
+        target = make_grid((2, 1, 3), (2, 2, 1), (5.5, 9.5, 2))  # x 4.5–8.5, y 8.5–10.5, z 1.5–4.5 mm
+        out = resample_image(Volume(data, grid), target)
+        assert data.read == [(slice(5, 9), slice(9, 11), slice(2, 5))]  # type: ignore[attr-defined]
+        np.testing.assert_allclose(out.data[1, 0, 2], np.asarray(data)[7:9, 9:11, 4].mean())
+
+    @pytest.mark.parametrize("kind", [np.int16, np.float64, bool])
+    def test_gives_single_precision_whatever_comes(self, kind: type) -> None:
+        volume = Volume(np.ones((4, 4, 4), dtype=kind), make_grid((4, 4, 4), (1, 1, 1)))
+        assert resample_image(volume, volume.grid).data.dtype == np.float32
+        assert resample_occupancy(volume, volume.grid).data.dtype == np.float32
 
 
 class TestReturn:
@@ -274,6 +305,15 @@ class TestOccupancy:
         out = resample_occupancy(mask, make_grid((3, 1, 1), (2, 2, 2), (-0.5, 1.5, 1.5)))
         np.testing.assert_allclose(out.data[:, 0, 0], [0.5, 1.0, 0.5])
 
+    def test_full_is_one_and_never_more_by_rounding(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(300):
+            n, spacing, other = rng.integers(2, 12, 3), rng.uniform(0.3, 3, 3), rng.uniform(0.3, 3, 3)
+            grid = make_grid(tuple(n.tolist()), tuple(spacing.tolist()))
+            full, target = Volume(np.ones(grid.shape, np.float32), grid), grid.with_spacing(tuple(other), grid.size_mm)
+            assert resample_occupancy(full, target).data.max() <= 1
+            assert resample_probability(full, target).data.max() <= 1
+
     def test_three_voxel_lesion_survives_where_nearest_loses_it(self) -> None:
         mask = Volume(np.zeros((40, 40, 12), bool), make_grid((40, 40, 12), (0.5, 0.5, 1.0)))
         mask.data[19:22, 20, 3] = True
@@ -321,6 +361,19 @@ class TestReimage:
         expected[tuple(slice(3, 6) if k == axis else 4 for k in range(3))] = 3
         np.testing.assert_allclose(out, expected, atol=1e-5)
 
+    def test_overlapping_slices_are_widened_by_the_variance_that_they_lack(self) -> None:
+        # Slices of 2 mm every 1 mm to 4 mm: a box of √(16 − 4 + 1) mm.
+        share = (np.sqrt(13) - 3) / 2
+        out = reimage(line([0, 0, 0, 0, 1, 0, 0, 0, 0], 1.0), 2, 2.0, 4.0).data[0, 0]
+        np.testing.assert_allclose(out[2:7] * 13**0.5, [share, 1, 1, 1, share], atol=1e-5)
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_by_the_profile_that_was_asked_for(self, profile: str) -> None:
+        volume = line(np.random.default_rng(8).normal(size=30), 1.0)
+        out = reimage(volume, 2, 1.0, 4.0, profile=profile)
+        expected = resample_image(volume, volume.grid, (1, 1, 1), (1, 1, 4.0), profile)
+        np.testing.assert_array_equal(out.data, expected.data)
+
     def test_thinner_is_not_pretended(self) -> None:
         values = np.random.default_rng(7).normal(size=10)
         np.testing.assert_allclose(reimage(line(values, 2.0), 2, 5.0, 2.0).data[0, 0], values, atol=1e-6)
@@ -343,12 +396,26 @@ class TestGeometry:
             with pytest.raises(ValueError, match=r"RAS.*LAS"):
                 resample(volume, flipped)
 
+    def test_a_turn_of_half_a_degree_is_another_direction_and_rounding_is_none(self) -> None:
+        volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
+        for degrees, fits in ((0.5, False), (0.05, True)):
+            turn = np.deg2rad(degrees)
+            affine = np.eye(4)
+            affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+            if fits:
+                assert resample_image(volume, Grid((4, 4, 4), affine)).data.shape == (4, 4, 4)
+            else:
+                with pytest.raises(ValueError, match="different directions"):
+                    resample_image(volume, Grid((4, 4, 4), affine))
+
     def test_unknown_profile_and_widths_are_refused(self) -> None:
         volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
         with pytest.raises(ValueError, match="overlap, gaussian, linear"):
             resample_image(volume, volume.grid, profile="cubic")
         with pytest.raises(ValueError, match="positive"):
             resample_image(volume, volume.grid, slab_mm=(1, 1, 0))
+        with pytest.raises(ValueError, match="positive"):
+            resample_image(volume, volume.grid, target_slab_mm=(0, 1, 1))
 
     def test_a_sheared_grid_keeps_its_voxels_and_volumes(self) -> None:
         affine = np.array([[0.5, 0, 0, 1], [0, 0.474, 0, 2], [0, -0.16, 4.2, 3], [0, 0, 0, 1]], dtype=float)

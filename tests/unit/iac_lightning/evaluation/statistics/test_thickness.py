@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iac_lightning.evaluation.statistics.bootstrap import mean_ci, statistic_ci
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.statistics.thickness import by_stratum, line_band, slope_ci, within_patient_slope_ci
 
 RNG = np.random.default_rng(0)
@@ -17,6 +18,11 @@ def test_strata_hold_their_scans():
     inside = THICKNESS == 5.0
     assert found["4–6 mm"] == mean_ci(DICE[inside], PATIENTS[inside], seed=1, resamples=100)
     assert sum(interval.n for interval in found.values()) == 70
+    two = by_stratum(DICE, THICKNESS, PATIENTS, strata_from_edges([3]), seed=1, resamples=100)
+    assert [(name, interval.n) for name, interval in two] == [
+        ("≤ 3 mm", (THICKNESS <= 3).sum()),
+        ("> 3 mm", (THICKNESS > 3).sum()),
+    ]
 
 
 def test_slope_is_polyfits_and_so_is_its_interval():
@@ -65,6 +71,15 @@ def test_within_patients_with_dummy_variables():
     assert found.estimate == pytest.approx(expected)
 
 
+def test_the_interval_within_patients_is_the_bootstrap_over_them():
+    x, y = ((v - np.array([v[p == PATIENTS].mean() for p in PATIENTS])) for v in (THICKNESS, DICE))
+    varied = np.array([np.ptp(THICKNESS[p == PATIENTS]) > 0 for p in PATIENTS])
+    x, y, names = x[varied], y[varied], PATIENTS[varied]
+    slow = statistic_ci(lambda r: float((x[r] * y[r]).sum() / (x[r] ** 2).sum()), names, seed=3, resamples=60)
+    found = within_patient_slope_ci(DICE, THICKNESS, PATIENTS, seed=3, resamples=60)
+    assert (found.low, found.high) == pytest.approx((slow.low, slow.high))
+
+
 def test_nothing_within_patients():
     single = within_patient_slope_ci([0.1, 0.2], [1, 5], ["a", "b"], seed=0, resamples=5)
     undefined = within_patient_slope_ci([np.nan], [1], ["a"], seed=0, resamples=5)
@@ -75,6 +90,9 @@ def test_nothing_within_patients():
 def test_thickness_must_be_known():
     with pytest.raises(ValueError, match="finite"):
         slope_ci([0.1, 0.2], [1, np.nan], ["a", "b"], seed=0)
+    for values, thickness in (([0.1], [1.0, 2.0]), ([[0.1, 0.2]], [[1.0, 2.0]])):
+        with pytest.raises(ValueError, match="as many finite thicknesses"):
+            slope_ci(values, thickness, ["a", "b"], seed=0)
 
 
 def test_the_band_is_that_of_lines_through_drawn_patients():
