@@ -55,15 +55,17 @@ def test_row_order_and_chunks_change_nothing_and_the_seed_does(monkeypatch):
     assert (chunked.low, chunked.high) == pytest.approx((first.low, first.high))
 
 
+@pytest.mark.filterwarnings("error")
 def test_undefined_values_are_left_out():
     found = mean_ci([0.5, np.nan, 0.7, np.nan], ["a", "a", "b", "c"], seed=0)
     assert (found.estimate, found.n, found.n_patients) == (pytest.approx(0.6), 2, 2)
     one = mean_ci([0.5, 0.6], ["a", "a"], seed=0)
     assert one.estimate == pytest.approx(0.55)
     assert np.isnan([one.low, one.high]).all()
+    assert (one.n, one.n_patients) == (2, 1)
     none = mean_ci([np.nan], ["a"], seed=0)
-    assert np.isnan(none.estimate)
-    assert none.n == 0
+    assert np.isnan([none.estimate, none.low, none.high]).all()
+    assert (none.n, none.n_patients) == (0, 0)
 
 
 def test_statistic_of_rows_agrees_with_the_vectorised_mean():
@@ -71,6 +73,11 @@ def test_statistic_of_rows_agrees_with_the_vectorised_mean():
     mean = mean_ci(RNG_VALUES, patients, seed=3, resamples=3000)
     rows = statistic_ci(lambda index: float(RNG_VALUES[index].mean()), patients, seed=3, resamples=3000)
     assert (rows.estimate, rows.low, rows.high) == pytest.approx((mean.estimate, mean.low, mean.high))
+    assert (rows.n, rows.n_patients) == (40, 13)
+    narrow = statistic_ci(
+        lambda index: float(RNG_VALUES[index].mean()), patients, seed=3, resamples=3000, confidence=0.5
+    )
+    assert rows.low < narrow.low < narrow.high < rows.high
 
 
 def test_statistic_draws_all_rows_of_a_patient_together():
@@ -90,6 +97,9 @@ def test_statistic_skips_undefined_resamples():
     found = statistic_ci(lambda i: float(values[i].mean()) if len(set(i)) == 2 else np.nan, ["a", "b"], seed=0)
     assert (found.low, found.high) == (1.5, 1.5)
     assert np.isnan(statistic_ci(lambda i: float(len(i)), ["a"], seed=0).low)
+    nothing = statistic_ci(lambda i: pytest.fail("nothing has no statistic"), [], seed=0)
+    assert np.isnan([nothing.estimate, nothing.low, nothing.high]).all()
+    assert (nothing.n, nothing.n_patients) == (0, 0)
 
 
 def test_paired_difference_against_scipy():
@@ -111,6 +121,24 @@ def test_pairing_narrows_the_interval():
     assert (found.wins, found.ties, found.losses) == (60, 0, 0)
 
 
+def test_a_patient_counts_once_in_the_test_and_by_scans_in_the_mean():
+    # Patients differ by +0.15 (four scans), −0.1, −0.2, −0.3 (a scan each) and 0 (two scans).
+    difference = np.array([0.15] * 4 + [-0.1, -0.2, -0.3, 0.1, -0.1])
+    patients = np.array(list("aaaabcdee"))
+    found = paired_difference(difference + 1, np.ones(9), patients, seed=2, resamples=500, confidence=0.8)
+    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon([0.15, -0.1, -0.2, -0.3, 0.0]).pvalue)
+    assert found.difference == mean_ci(np.round(difference, 12), patients, seed=2, resamples=500, confidence=0.8)
+    tied = paired_difference([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 3.0, 5.0], list("abcd"), seed=0)
+    assert (tied.wins, tied.ties, tied.losses) == (1, 2, 1)
+
+
+def test_a_ratio_has_the_shape_of_both():
+    found = ratio(np.array([[1.0], [2.0]]), np.array([2.0, 0.0, 4.0]))
+    np.testing.assert_array_equal(found, [[0.5, np.nan, 0.25], [1.0, np.nan, 0.5]])
+    np.testing.assert_array_equal(ratio(np.array([1.0, 2.0]), np.array(4.0)), [0.25, 0.5])
+    assert ratio(np.array(1.0), np.array(4.0)) == 0.25
+
+
 def test_ties_survive_rounding_and_equal_models_do_not_differ():
     found = paired_difference([0.3, 0.4, 0.5], [0.2, 0.3, np.nan], [0, 1, 2], seed=0)
     assert found.difference.n == 2
@@ -126,6 +154,7 @@ def test_holm_by_hand_and_statsmodels():
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
     assert holm([np.nan, 0.02, 0.9]) == pytest.approx([np.nan, 0.04, 0.9], nan_ok=True)
+    assert holm([0.6, 0.7, 0.02]) == pytest.approx([1.0, 1.0, 0.06])  # 2 · 0.6 is no probability
     assert holm([]).tolist() == []
 
 
@@ -168,6 +197,7 @@ def test_effect_sizes_are_those_of_scipy_and_pingouin():
     assert effect_size(np.repeat(a, 3), np.repeat(b, 3), np.repeat(np.arange(30), 3)) == found
 
 
+@pytest.mark.filterwarnings("error")
 def test_effect_sizes_by_hand():
     # Differences of patients: 3, −1, 2; ranks 3, 1, 2 → (5 − 1) / 6; mean 4/3, SD √(13/3).
     found = effect_size([4, 2, 0, 3], [0, 0, 1, 1], ["p", "p", "q", "r"])
@@ -175,4 +205,12 @@ def test_effect_sizes_by_hand():
     same = effect_size([1.0, 2.0], [1.0, 2.0], ["p", "q"])
     assert same.rank_biserial == 0
     assert np.isnan(same.dz)
-    assert effect_size([np.nan], [1.0], ["p"]).n_patients == 0
+    assert (found.n_patients, same.n_patients) == (3, 2)
+    two = effect_size([3.0, 1.0], [0.0, 0.0], ["p", "q"])  # mean 2, SD √2
+    assert (two.dz, two.rank_biserial) == pytest.approx((2**0.5, 1.0))
+    one = effect_size([3.0, 1.0], [0.0, 0.0], ["p", "p"])
+    assert np.isnan(one.dz)
+    assert (one.rank_biserial, one.n_patients) == (1.0, 1)
+    nobody = effect_size([np.nan], [1.0], ["p"])
+    assert np.isnan([nobody.dz, nobody.rank_biserial]).all()
+    assert nobody.n_patients == 0
