@@ -33,14 +33,23 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(masking_noise(7, 3, [11], 24)[0], together[1], rtol=0, atol=0)
 
 
+Logged = list[tuple[str, float, dict[str, Any]]]
+
+
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> MAEModule:
+def logged() -> Logged:
+    """What the module logs: name, value and how."""
+    return []
+
+
+@pytest.fixture
+def module(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> MAEModule:
     config = ExperimentConfig(name="tiny", task="pretrain", seed=2)
     config.data.sampling.crop, config.model.vit.patch_size = CROP, (4, 4, 4)
     config.model.vit.dim, config.model.vit.depth, config.model.vit.heads = 12, 1, 2
     config.model.mae.decoder_dim, config.model.mae.decoder_depth, config.model.mae.decoder_heads = 12, 1, 2
     module = MAEModule(config)
-    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "log", lambda name, value, **how: logged.append((name, value.item(), how)))
     return module
 
 
@@ -66,3 +75,31 @@ def test_validation_hides_the_same_tokens_in_every_epoch(module: MAEModule) -> N
     first, later = (hidden(module, epoch, validation=True) for epoch in (0, 3))
     assert torch.equal(first, later)
     assert not torch.equal(first[0], first[1])
+    # The figure of the reconstruction hides the tokens of epoch 0: it shows what is measured.
+    visible = masking_noise(2, 0, [0, 1], 32).argsort(dim=1)[:, :8]
+    assert torch.equal(first, torch.ones(2, 32, dtype=torch.bool).scatter(1, visible, False))
+
+
+def test_what_is_logged_is_the_mean_over_samples_of_all_devices(module: MAEModule, logged: Logged) -> None:
+    batch = {"image": torch.rand(3, 1, *CROP), "sample_index": torch.tensor([4, 0, 2])}
+    module._trainer = SimpleNamespace(current_epoch=1)  # type: ignore[assignment]
+    loss = module.training_step(batch, 0)
+    module.validation_step(batch, 0)
+    noise = masking_noise(2, 0, [4, 0, 2], 32)
+    with torch.no_grad():
+        expected = module.model(batch["image"], noise=noise).loss.item()
+    shared = {"prog_bar": True, "batch_size": 3, "sync_dist": True}
+    assert logged == [
+        ("train/loss", pytest.approx(loss.item()), {"on_step": True, "on_epoch": True, **shared}),
+        ("dev/loss", pytest.approx(expected), shared),
+    ]
+    assert loss.requires_grad
+
+
+def test_a_last_small_batch_weighs_by_its_samples(module: MAEModule, logged: Logged) -> None:
+    data, trainer = module.config.data, module.config.trainer
+    data.batch_size, data.sampling.samples_per_epoch, trainer.accumulate_grad_batches = 2, 3, 2
+    module._trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
+    batch = {"image": torch.rand(1, 1, *CROP), "sample_index": torch.tensor([2])}
+    returned = module.training_step(batch, 1).item()
+    assert returned == pytest.approx(logged[0][1] * 2 / 3)  # one of three samples, in one of two batches
