@@ -87,6 +87,47 @@ def test_gaps_and_overlaps_have_their_own_distance() -> None:
     assert thicker(thin, 4.0, spacing_mm=2.0).hu[0, 0].tolist() == [0, 0, 500, 1000, 1000]
 
 
+def test_slices_narrower_than_their_distance_see_the_middle_of_it() -> None:
+    thin = line([10 * k**2 for k in range(8)], 1.0)
+    assert thicker(thin, 2.0, spacing_mm=4.0).hu[0, 0].tolist() == [(10 + 40) / 2, (250 + 360) / 2]
+    assert thicker(thin, 4.0).hu[0, 0].tolist() == [(0 + 10 + 40 + 90) / 4, (160 + 250 + 360 + 490) / 4]
+
+
+def test_overlapping_slices_are_widened_by_the_variance_that_they_lack() -> None:
+    # Slices of 2 mm every 1 mm to 4 mm: a box of √(16 − 4 + 1) mm, which cuts the outer two of four.
+    share = (np.sqrt(13) - 2) / 2
+    thick = thicker(line([0, 0, 0, 3000, 0, 6000, 0, 0], 1.0, slice_thickness_mm=2.0), 4.0)
+    assert thick.hu[0, 0].tolist() == pytest.approx([3000 * share / 13**0.5, 6000 / 13**0.5], abs=0.5)
+
+
+def test_thin_voxels_begin_where_a_whole_slice_does() -> None:
+    # 2.5 mm in slices of 2 mm: two, which begin one thin slice of 0.5 mm below the scan.
+    thick = thicker(line([10, 20, 30, 40, 50], 0.5), 2.0)
+    assert thick.hu[0, 0].tolist() == [20, 45]
+    assert places_mm(thick) == [30.25, 32.25]
+
+
+def test_a_slice_whose_middle_just_misses_the_scan_is_left_out() -> None:
+    # The second slice of 2.05 mm would have its middle at 2.575 mm, the scan ends at 2.5 mm.
+    assert thicker(line([100, 200, 300], 1.0), 2.05).hu.shape[2] == 1
+
+
+def test_what_was_said_of_single_slices_is_forgotten() -> None:
+    thin = line([0] * 6, 1.0, slice_thickness_mm=1.0, slice_thicknesses_mm=(0.5, 1.0) * 3)
+    thick = thicker(thin, 3.0)
+    assert (thick.slice_thickness_mm, thick.slice_thicknesses_mm) == (3.0, None)
+
+
+def test_a_hundredth_of_a_millimetre_is_no_difference() -> None:
+    thin = line([100, 200, 300, 400], 1.0)
+    assert thicker(thin, 1.0).hu.tolist() == thin.hu.tolist()
+    for thickness, spacing in ((0.995, 1.0), (2.0, 0.995)):
+        assert thicker(thin, thickness, spacing_mm=spacing).slice_thickness_mm == thickness
+    for thickness, spacing in ((0.985, 1.0), (2.0, 0.985)):
+        with pytest.raises(UserError, match="tells no more"):
+            thicker(thin, thickness, spacing_mm=spacing)
+
+
 def test_nothing_is_made_finer_than_the_scan() -> None:
     assert finest_mm(line([0] * 4, 1.0)) == pytest.approx(1.0)
     assert finest_mm(line([0] * 4, 1.0, slice_thickness_mm=2.5)) == pytest.approx(2.5)  # overlap
@@ -182,6 +223,8 @@ def test_outside_the_thick_slices_nothing_is_masked() -> None:
     thick = thicker(thin, 2.0)
     short = Volume(np.ones((1, 1, 2), dtype=bool), thick.grid.crop((0, 0, 1), (1, 1, 2)))
     assert on_thin_slices(short, thin.grid, 2).data[0, 0].tolist() == [False, False, True, True, True, True]
+    counted = short.with_data(np.full((1, 1, 2), 7, dtype=np.uint8))
+    assert on_thin_slices(counted, thin.grid, 2).data[0, 0].tolist() == [0, 0, 7, 7, 7, 7]
     assert thick_slice_of(short.grid, thin.grid, 2).tolist() == [-1, -1, 0, 0, 1, 1]
 
 

@@ -274,6 +274,15 @@ class TestOccupancy:
         out = resample_occupancy(mask, make_grid((3, 1, 1), (2, 2, 2), (-0.5, 1.5, 1.5)))
         np.testing.assert_allclose(out.data[:, 0, 0], [0.5, 1.0, 0.5])
 
+    def test_full_is_one_and_never_more_by_rounding(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(300):
+            n, spacing, other = rng.integers(2, 12, 3), rng.uniform(0.3, 3, 3), rng.uniform(0.3, 3, 3)
+            grid = make_grid(tuple(n.tolist()), tuple(spacing.tolist()))
+            full, target = Volume(np.ones(grid.shape, np.float32), grid), grid.with_spacing(tuple(other), grid.size_mm)
+            assert resample_occupancy(full, target).data.max() <= 1
+            assert resample_probability(full, target).data.max() <= 1
+
     def test_three_voxel_lesion_survives_where_nearest_loses_it(self) -> None:
         mask = Volume(np.zeros((40, 40, 12), bool), make_grid((40, 40, 12), (0.5, 0.5, 1.0)))
         mask.data[19:22, 20, 3] = True
@@ -320,6 +329,19 @@ class TestReimage:
         expected = np.zeros((9, 9, 9))
         expected[tuple(slice(3, 6) if k == axis else 4 for k in range(3))] = 3
         np.testing.assert_allclose(out, expected, atol=1e-5)
+
+    def test_overlapping_slices_are_widened_by_the_variance_that_they_lack(self) -> None:
+        # Slices of 2 mm every 1 mm to 4 mm: a box of √(16 − 4 + 1) mm.
+        share = (np.sqrt(13) - 3) / 2
+        out = reimage(line([0, 0, 0, 0, 1, 0, 0, 0, 0], 1.0), 2, 2.0, 4.0).data[0, 0]
+        np.testing.assert_allclose(out[2:7] * 13**0.5, [share, 1, 1, 1, share], atol=1e-5)
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_by_the_profile_that_was_asked_for(self, profile: str) -> None:
+        volume = line(np.random.default_rng(8).normal(size=30), 1.0)
+        out = reimage(volume, 2, 1.0, 4.0, profile=profile)
+        expected = resample_image(volume, volume.grid, (1, 1, 1), (1, 1, 4.0), profile)
+        np.testing.assert_array_equal(out.data, expected.data)
 
     def test_thinner_is_not_pretended(self) -> None:
         values = np.random.default_rng(7).normal(size=10)

@@ -24,11 +24,38 @@ def test_series_metrics_by_hand():
     assert metrics.sensitivity == pytest.approx(2 / 4)
     assert metrics.ppv == pytest.approx(2 / 5)
     assert (metrics.n_lesions, metrics.n_lesions_hit, metrics.n_predicted, metrics.n_predicted_hit) == (2, 1, 1, 1)
+    assert (metrics.lesion_sensitivity, metrics.lesion_ppv) == (0.5, 1.0)
     assert metrics.lesion_f1 == pytest.approx(2 * 0.5 * 1 / 1.5)
     assert metrics.volume_mm3 == pytest.approx(5 * 1.25)
     assert metrics.label_volume_mm3 == pytest.approx(4 * 1.25)
     assert metrics.has_lesion
     assert not metrics.both_empty
+
+
+def test_a_lesion_of_ten_cubic_millimetres_is_small_and_one_voxel_more_is_not():
+    label, prediction = np.zeros((2, 40, 8, 4), bool)  # 1.25 mm³ a voxel: eight voxels are 10 mm³
+    label[0:8, 0, 0] = label[10:18, 0, 0] = label[20, 0, 0] = True
+    label[0:9, 6, 0] = label[10:19, 6, 0] = True
+    prediction[0, 0, 0] = prediction[20, 0, 0] = prediction[0, 6, 0] = True
+    metrics = series_metrics(volume(prediction), volume(label))
+    assert (metrics.n_lesions, metrics.n_small_lesions, metrics.n_small_lesions_hit) == (5, 3, 2)
+
+
+def test_one_voxel_is_a_lesion():
+    mask = np.zeros((3, 3, 3), bool)
+    mask[1, 1, 1] = True
+    metrics = series_metrics(volume(mask), volume(mask))
+    assert (metrics.has_lesion, metrics.both_empty, metrics.dice, metrics.n_lesions) == (True, False, 1.0, 1)
+
+
+def test_the_score_is_taken_across_the_scans_own_slices():
+    hu = np.full((4, 4, 4), 450, np.int16)
+    mask = np.zeros((4, 4, 4), bool)
+    mask[0:2, 1, 1] = True
+    grid = volume(hu, (6.0, 1.0, 1.0)).grid
+    scan = Scan(hu=hu, grid=grid, slice_thickness_mm=6.0, slice_axis=0)
+    metrics = series_metrics(Volume(mask, grid), Volume(mask, grid), scan)
+    assert metrics.agatston == metrics.label_agatston == pytest.approx(2 * 1 * 4 * 6 / 3)  # two slices of 1 mm²
 
 
 def test_volume_on_a_tilted_grid_is_the_determinant():
@@ -62,7 +89,7 @@ def test_empty_masks():
 
 def test_grids_that_differ_are_refused_even_when_shapes_agree():
     mask = np.zeros((3, 3, 3), bool)
-    with pytest.raises(UserError, match=r"prediction.*5\.0.*label.*2\.5"):
+    with pytest.raises(UserError, match=r"of prediction and label .*\(prediction:.*5\.0.*; label:.*2\.5"):
         series_metrics(volume(mask), volume(mask, (0.5, 0.5, 2.5)))
 
 

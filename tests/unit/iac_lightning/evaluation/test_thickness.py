@@ -36,6 +36,11 @@ def test_strata_hold_their_scans():
     inside = THICKNESS == 5.0
     assert found["4–6 mm"] == mean_ci(DICE[inside], PATIENTS[inside], seed=1, resamples=100)
     assert sum(interval.n for interval in found.values()) == 70
+    two = by_stratum(DICE, THICKNESS, PATIENTS, strata_from_edges([3]), seed=1, resamples=100)
+    assert [(name, interval.n) for name, interval in two] == [
+        ("≤ 3 mm", (THICKNESS <= 3).sum()),
+        ("> 3 mm", (THICKNESS > 3).sum()),
+    ]
 
 
 def test_slope_is_polyfits_and_so_is_its_interval():
@@ -82,6 +87,15 @@ def test_within_patients_with_dummy_variables():
     expected = np.linalg.lstsq(np.c_[THICKNESS, dummies], DICE, rcond=None)[0][0]
     found = within_patient_slope_ci(DICE, THICKNESS, PATIENTS, seed=0, resamples=20)
     assert found.estimate == pytest.approx(expected)
+
+
+def test_the_interval_within_patients_is_the_bootstrap_over_them():
+    x, y = ((v - np.array([v[p == PATIENTS].mean() for p in PATIENTS])) for v in (THICKNESS, DICE))
+    varied = np.array([np.ptp(THICKNESS[p == PATIENTS]) > 0 for p in PATIENTS])
+    x, y, names = x[varied], y[varied], PATIENTS[varied]
+    slow = statistic_ci(lambda r: float((x[r] * y[r]).sum() / (x[r] ** 2).sum()), names, seed=3, resamples=60)
+    found = within_patient_slope_ci(DICE, THICKNESS, PATIENTS, seed=3, resamples=60)
+    assert (found.low, found.high) == pytest.approx((slow.low, slow.high))
 
 
 def test_nothing_within_patients():

@@ -34,6 +34,16 @@ def test_dice_at_thresholds_by_hand():
 def test_empty_label_is_one_where_nothing_is_predicted():
     probability = np.full((2, 2, 2), 0.5)
     assert dice_at_thresholds(probability, np.zeros((2, 2, 2), bool), [0.4, 0.6]).tolist() == [0.0, 1.0]
+    one = np.zeros((2, 2, 2), bool)
+    one[0, 1, 0] = True
+    assert dice_at_thresholds(probability, one, [0.4, 0.6]).tolist() == [2 / 9, 0.0]
+
+
+def test_flat_voxels_count_like_those_of_a_volume():
+    rng = np.random.default_rng(5)
+    probability, label = rng.random((6, 5, 4)), rng.random((6, 5, 4)) < 0.3
+    found = dice_at_thresholds(probability.ravel(), label.ravel())
+    assert found == pytest.approx(dice_at_thresholds(probability, label), abs=1e-15)
 
 
 def test_prior_is_applied_at_every_threshold():
@@ -48,6 +58,8 @@ def test_prior_is_applied_at_every_threshold():
     found = dice_at_thresholds(probability, label, hu=hu)
     assert found == pytest.approx(expected, abs=1e-15)
     assert not np.allclose(found, dice_at_thresholds(probability, label))
+    stricter = dice(protocol_prior(volume(probability.data >= 0.5), hu, 200).data, label.data)
+    assert dice_at_thresholds(probability, label, [0.5], hu, 200) == pytest.approx([stricter], abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,8 @@ def test_prior_is_applied_at_every_threshold():
         (np.full((2, 2, 2), np.nan), [0.5], "finite"),
         (np.ones((2, 2, 2), np.uint8), [0.5], "floating"),
         (np.ones((2, 2, 2)), [0.5, 0.5], "rising"),
+        (np.ones((2, 2, 2)), [[0.5, 0.6]], "rising"),
+        (np.ones((2, 2, 2)), [], "rising"),
         (np.ones((2, 2, 1)), [0.5], "shape"),
     ],
 )
