@@ -6,7 +6,13 @@ from scipy import ndimage
 
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
-from iac_lightning.evaluation.lesions import components, lesion_counts, protocol_prior, protocol_prior_probability
+from iac_lightning.evaluation.lesions import (
+    bounding_box,
+    components,
+    lesion_counts,
+    protocol_prior,
+    protocol_prior_probability,
+)
 
 
 def volume(data: np.ndarray, spacing: tuple[float, float, float] = (0.5, 0.5, 5.0)) -> Volume:
@@ -20,6 +26,13 @@ def test_voxels_that_touch_at_a_corner_are_one_lesion():
     ids, n = components(mask)
     assert n == 2
     assert ids[1, 1, 1] == ids[2, 2, 2] != ids[5, 5, 5]
+
+
+def test_bounding_box_by_hand():
+    mask = np.zeros((6, 5, 4), bool)
+    assert bounding_box(mask) is None
+    mask[2, 1, 3] = mask[4, 0, 3] = True
+    assert bounding_box(mask) == (slice(2, 5), slice(0, 2), slice(3, 4))
 
 
 def test_lesion_counts_by_hand():
@@ -123,7 +136,10 @@ def test_looking_only_where_voxels_are_bright_changes_nothing(density: float) ->
 
 def test_other_grid_and_probability_as_mask_are_refused():
     mask = volume(np.zeros((4, 4, 4), bool))
-    with pytest.raises(UserError, match=r"mask.*scan.*native"):
-        protocol_prior(mask, volume(np.zeros((4, 4, 4), np.int16), (0.5, 0.5, 4.0)))
+    other = volume(np.zeros((4, 4, 4), np.int16), (0.5, 0.5, 4.0))
+    with pytest.raises(UserError, match=r"of mask and scan differ \(mask: .*; scan: .*native"):
+        protocol_prior(mask, other)
+    with pytest.raises(UserError, match=r"of probability and scan differ \(probability: .*; scan: .*native"):
+        protocol_prior_probability(volume(np.zeros((4, 4, 4), np.float32)), other)
     with pytest.raises(ValueError, match="threshold"):
         components(np.zeros((2, 2, 2), np.float32))

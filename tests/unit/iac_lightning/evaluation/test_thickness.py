@@ -108,3 +108,6 @@ def test_nothing_within_patients():
 def test_thickness_must_be_known():
     with pytest.raises(ValueError, match="finite"):
         slope_ci([0.1, 0.2], [1, np.nan], ["a", "b"], seed=0)
+    for values, thickness in (([0.1], [1.0, 2.0]), ([[0.1, 0.2]], [[1.0, 2.0]])):
+        with pytest.raises(ValueError, match="as many finite thicknesses"):
+            slope_ci(values, thickness, ["a", "b"], seed=0)
