@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +223,31 @@ class TestFieldOfView:
         assert resample_image(volume, volume.grid.crop((-1, 0, 0), (1, 1, 1)), fill=7).data.item() == 7
 
 
+class Recording(np.ndarray):
+    """Notes which part is read."""
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.append(key)
+        return np.asarray(self)[key]
+
+
+class TestReading:
+    def test_reads_only_the_voxels_that_carry_weight(self) -> None:
+        data = np.arange(20.0 * 18 * 16).reshape(20, 18, 16).view(Recording)
+        data.read = []  # type: ignore[attr-defined]
+        grid = make_grid(data.shape, (1, 1, 1))
+        target = make_grid((2, 1, 3), (2, 2, 1), (5.5, 9.5, 2))  # x 4.5–8.5, y 8.5–10.5, z 1.5–4.5 mm
+        out = resample_image(Volume(data, grid), target)
+        assert data.read == [(slice(5, 9), slice(9, 11), slice(2, 5))]  # type: ignore[attr-defined]
+        np.testing.assert_allclose(out.data[1, 0, 2], np.asarray(data)[7:9, 9:11, 4].mean())
+
+    @pytest.mark.parametrize("kind", [np.int16, np.float64, bool])
+    def test_gives_single_precision_whatever_comes(self, kind: type) -> None:
+        volume = Volume(np.ones((4, 4, 4), dtype=kind), make_grid((4, 4, 4), (1, 1, 1)))
+        assert resample_image(volume, volume.grid).data.dtype == np.float32
+        assert resample_occupancy(volume, volume.grid).data.dtype == np.float32
+
+
 class TestReturn:
     def test_finer_and_back_keeps_a_ramp(self) -> None:
         grid = make_grid((12, 12, 12), (1, 1, 3))
@@ -371,6 +397,8 @@ class TestGeometry:
             resample_image(volume, volume.grid, profile="cubic")
         with pytest.raises(ValueError, match="positive"):
             resample_image(volume, volume.grid, slab_mm=(1, 1, 0))
+        with pytest.raises(ValueError, match="positive"):
+            resample_image(volume, volume.grid, target_slab_mm=(0, 1, 1))
 
     def test_a_sheared_grid_keeps_its_voxels_and_volumes(self) -> None:
         affine = np.array([[0.5, 0, 0, 1], [0, 0.474, 0, 2], [0, -0.16, 4.2, 3], [0, 0, 0, 1]], dtype=float)

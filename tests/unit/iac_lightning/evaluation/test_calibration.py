@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
 from iac_lightning.evaluation import calibration
+from iac_lightning.evaluation.bootstrap import mean_ci
 from iac_lightning.evaluation.calibration import (
     THRESHOLDS,
     Part,
@@ -22,6 +23,7 @@ from iac_lightning.evaluation.calibration import (
 )
 from iac_lightning.evaluation.calibration_figures import reliability_figure
 from iac_lightning.evaluation.figures import png
+from iac_lightning.evaluation.threshold import choose_threshold
 
 
 def voxels(n: int, seed: int, sharpen: float = 1.0, shift: float = 0.0) -> Part:
@@ -259,6 +261,75 @@ def test_strata_that_differ_get_their_own_thresholds():
     assert threshold_at(found, 1.5, 0.5) == 0.5
 
 
+def tried(spread: float, best_mm: dict[float, float], patients: dict[float, int], seed: int = 3) -> tuple:
+    """Scans of each thickness (two a patient), each with a best threshold around its thickness' own."""
+    rng = np.random.default_rng([6])
+    thickness = np.repeat(list(patients), [2 * n for n in patients.values()])
+    who = np.concatenate([np.repeat([f"{mm}-{i}" for i in range(n)], 2) for mm, n in patients.items()])
+    best = np.clip([best_mm[mm] for mm in thickness] + rng.normal(0, spread, len(thickness)), 0.01, 0.99)
+    order = rng.permutation(len(who))
+    dice, who, thickness = curves(best)[order], who[order], thickness[order]
+    lesion = rng.random(len(who)) < 0.9
+    return (
+        calibration.thresholds_by_thickness(dice, lesion, who, thickness, seed),
+        dice[lesion],
+        who[lesion],
+        thickness[lesion],
+    )
+
+
+def test_the_gain_is_that_of_scans_that_taught_nothing():
+    """Against a plain loop over folds: each scan's thresholds come from patients of the other folds alone."""
+    # An edge belongs to the thinner stratum; eleven and twelve patients are enough, seven are not.
+    best, patients = {1.0: 0.3, 2.0: 0.7, 5.0: 0.1}, {1.0: 11, 2.0: 12, 5.0: 7}
+    found, dice, who, thickness = tried(0.1, best, patients)
+    names = sorted(set(who))
+    fold = dict(zip(names, np.random.default_rng([3, 2]).permutation(len(names)) % 5, strict=True))
+    folds = np.array([fold[name] for name in who])
+
+    def best_of(rows: np.ndarray) -> int:
+        return list(THRESHOLDS).index(choose_threshold(dice[rows], THRESHOLDS, np.ones(rows.sum(), dtype=bool))[0])
+
+    gains = []
+    for scan in range(len(who)):
+        others = folds != folds[scan]
+        alike = others & (thickness == thickness[scan])
+        own = best_of(others if thickness[scan] == 5.0 else alike)
+        gains.append(dice[scan, own] - dice[scan, best_of(others)])
+    assert found["gain"]["mean"] == pytest.approx(np.mean(gains), abs=1e-9)
+    interval = mean_ci(np.round(gains, 12), who, seed=3, resamples=2_000)
+    assert found["gain"]["ci95"] == pytest.approx([interval.low, interval.high], abs=1e-9)
+    assert found["gain"]["n_patients"] == len(names)
+    assert found["used"]
+    limits = [(0, 1), (1, 2), (2, 4), (4, 6), (6, None)]
+    assert [(s["above_mm"], s["up_to_mm"]) for s in found["strata"]] == limits
+    counts = [len(set(who[thickness == mm])) for mm in patients]
+    assert [s["n_patients"] for s in found["strata"]] == [counts[0], counts[1], 0, counts[2], 0]
+    for k, mm in ((0, 1.0), (1, 2.0)):
+        assert found["strata"][k]["threshold"] == THRESHOLDS[best_of(thickness == mm)]
+    assert [s["threshold"] for s in found["strata"][2:]] == [None, None, None]
+
+
+def test_noise_gains_nothing():
+    """Thresholds fitted to the scans that they are judged on would always gain."""
+    found, *_ = tried(0.4, {0.8: 0.5, 5.0: 0.5}, {0.8: 12, 5.0: 12})
+    assert found["gain"]["mean"] < 0
+    assert not found["used"]
+
+
+def test_ten_patients_are_enough_and_the_seed_decides_the_folds():
+    def scans(patients: int, seed: int) -> dict:
+        best = np.tile([0.3, 0.6], patients) + np.random.default_rng([7]).normal(0, 0.1, 2 * patients)
+        who = [f"p{i // 2}" for i in range(2 * patients)]
+        every = np.ones(2 * patients)
+        return calibration.thresholds_by_thickness(curves(best), every, who, np.tile([0.8, 5.0], patients), seed)
+
+    assert scans(10, 0)["gain"] is not None
+    assert scans(9, 0)["gain"] is None
+    assert scans(10, 0) == scans(10, 0)
+    assert scans(10, 0)["gain"]["mean"] != scans(10, 1)["gain"]["mean"]
+
+
 def test_strata_that_do_not_differ_share_one():
     found = stratified(0.0)
     assert not found["used"]
@@ -270,7 +341,7 @@ def test_few_patients_support_no_strata():
     found = stratified(0.4, patients=9)
     assert not found["used"]
     assert found["gain"] is None
-    assert "have 10 patients with lesions (≤ 1 mm: 9" in found["why"]
+    assert "have 10 patients with lesions (≤ 1 mm: 9, 1–2 mm: 0, 2–4 mm: 0, 4–6 mm: 9, > 6 mm: 0)" in found["why"]
 
 
 # --- figure -----------------------------------------------------------------------------------------------------------
