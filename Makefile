@@ -19,7 +19,7 @@ IAC        := $(BIN)/iac
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types test test-all clean
+.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types test test-all mutants clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 test-all: $(VENV)/.dev ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
 
+mutants: $(VENV)/.dev ## break the code and see whether tests notice (about an hour; ARGS="'*.power.*'" for some of it)
+	$(BIN)/python tests/mutation/run.py $(ARGS)
+
 clean: ## remove the environment and caches; never runs or data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
+	rm -rf $(VENV) mutants .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
 	find . \( -path ./runs -o -path ./data -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -122,6 +122,8 @@ def test_intervals_by_hand():
     test["volume_mm3"] = [9.0, 9.0, 0.25, 9.0]
     test["label_volume_mm3"] = [16.0, 26.0, 0.0, np.nan]
     found = volume_intervals(fit, test, CUTOFFS)
+    columns = ["series_id", "patient_id", "stratum", "volume_mm3", "low_mm3", "high_mm3", "groups"]
+    assert list(found.columns) == [*columns, "label_volume_mm3", "covered"]
     assert found["stratum"].tolist() == ["thin", "thick", "thin", "thin"]
     assert found["low_mm3"].tolist() == [4, 1, 0, 4]
     assert found["high_mm3"].tolist() == [16, 25, 2.25, 16]
