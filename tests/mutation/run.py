@@ -116,12 +116,13 @@ def mutmut_results(patterns: list[str]) -> list[Mutant]:
     return found
 
 
-def run_by_hand(entry: dict[str, str], number: int) -> Mutant:
-    """Apply one mutant of `by_hand.toml` to a copy of the tree and run its tests.
+def run_by_hand(entries: list[dict[str, str]]) -> list[Mutant]:
+    """Apply each mutant of `by_hand.toml` to a copy of the tree and run its test.
 
     Raises:
-        SystemExit: when its file, its text or its test is no longer found exactly once, or the test fails unchanged.
+        SystemExit: when a file, text or test is no longer found exactly once, or a test fails without a mutant.
     """
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for name in COPIED:
@@ -130,20 +131,35 @@ def run_by_hand(entry: dict[str, str], number: int) -> Mutant:
                 shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, tree / name)
-        where = f"tests/mutation/by_hand.toml, mutant {number}"
-        path = the_file(tree, entry["file"], PACKAGES, where)
-        text = path.read_text()
-        if text.count(entry["before"]) != 1:
-            raise SystemExit(
-                f"{where}: found {text.count(entry['before'])} times in {entry['file']}: {entry['before']}"
+        places = []
+        for number, entry in enumerate(entries, start=1):
+            where = f"tests/mutation/by_hand.toml, mutant {number}"
+            path, test = (
+                the_file(tree, entry["file"], PACKAGES, where),
+                the_file(tree, entry["test"], ("tests",), where),
             )
-        test = the_file(tree, entry["test"], ("tests",), where)
-        path.write_text(text.replace(entry["before"], entry["after"]))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(test)]
-        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    status = _EXIT_CODES.get(done.returncode, f"not judged ({done.stdout.strip().splitlines()[-1:]})")
-    return Mutant(f"by hand {number}", entry["file"], "", entry["before"].strip(), entry["after"].strip(), status)
+            if (times := path.read_text().count(entry["before"])) != 1:
+                raise SystemExit(f"{where}: found {times} times in {entry['file']}, expected once: {entry['before']}")
+            places.append((path, test))
+        unchanged = pytest_in(tree, sorted({str(test) for _, test in places}))
+        if unchanged.returncode:
+            raise SystemExit(f"by hand: a test fails without a mutant\n{unchanged.stdout[-3000:]}")
+        for number, (entry, (path, test)) in enumerate(zip(entries, places, strict=True), start=1):
+            text = path.read_text()
+            path.write_text(text.replace(entry["before"], entry["after"]))
+            code = pytest_in(tree, [str(test)]).returncode
+            path.write_text(text)
+            status = _EXIT_CODES.get(code, f"not judged (exit code {code})")
+            before, after = entry["before"].strip(), entry["after"].strip()
+            found.append(Mutant(f"by hand {number}", Path(entry["file"]).name, "", before, after, status))
+    return found
+
+
+def pytest_in(tree: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run tests in a copy of the tree until one fails."""
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
 def the_file(tree: Path, name: str, folders: tuple[str, ...], where: str) -> Path:
@@ -202,7 +218,7 @@ def main() -> None:
     whole = not settings.patterns and not settings.no_run
     if whole:
         by_hand = tomllib.loads((HERE / "by_hand.toml").read_text())["mutant"]
-        mutants += [run_by_hand(entry, number) for number, entry in enumerate(by_hand, start=1)]
+        mutants += run_by_hand(by_hand)
     equivalents = [Equivalent(**e) for e in tomllib.loads((HERE / "equivalent.toml").read_text())["equivalent"]]
     well = report(mutants, equivalents, whole)
     print(f"\n{len(mutants)} mutants in {(time.monotonic() - start) / 60:.0f} minutes")

@@ -75,6 +75,37 @@ def test_deep_supervision_leaves_out_the_coarsest() -> None:
     assert (levels[2].grad == 0).all()
 
 
+def test_a_coarse_voxel_counts_where_any_fine_one_does_and_holds_their_mean() -> None:
+    target, region = torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
+    target[..., 2, 0, 0] = 1  # an eighth of the coarse voxel (1, 0, 0)
+    region[..., 3, 1, 1] = True  # of that coarse voxel one fine voxel counts
+    levels = [torch.zeros(1, 1, n, n, n, requires_grad=True) for n in (4, 2, 1)]
+    found = SegmentationLoss(LossConfig(dice_weight=0.0))(levels, target, region)
+    found["loss"].backward()
+    assert found["loss"].item() == pytest.approx(math.log(2), rel=1e-6)  # of either level
+    assert found["ce"].item() == pytest.approx(math.log(2), rel=1e-6)
+    fine, coarse = (level.grad for level in levels[:2])
+    assert fine is not None
+    assert coarse is not None
+    assert fine.nonzero()[:, 2:].tolist() == [[3, 1, 1]]
+    assert coarse.nonzero()[:, 2:].tolist() == [[1, 0, 0]]
+    assert coarse[0, 0, 1, 0, 0].item() == pytest.approx((0.5 - 1 / 8) / 3, rel=1e-6)  # the level weighs a third
+
+
+def test_dice_and_cross_entropy_are_of_the_finest_level_and_without_gradient() -> None:
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[..., :2, :, :] = 1
+    region = torch.ones_like(target, dtype=torch.bool)
+    levels = [torch.full((1, 1, n, n, n), value, requires_grad=True) for n, value in ((4, 1.0), (2, -3.0), (1, 0.0))]
+    found = SegmentationLoss(LossConfig())(levels, target, region)
+    p = 1 / (1 + math.exp(-1))
+    assert found["ce"].item() == pytest.approx((-math.log(p) - math.log(1 - p)) / 2, rel=1e-5)
+    assert found["dice_loss"].item() == pytest.approx(1 - (2 * 32 * p + 1) / (64 * p + 32 + 1), rel=1e-5)
+    assert not found["ce"].requires_grad
+    assert not found["dice_loss"].requires_grad
+    assert found["loss"].requires_grad
+
+
 def _rank(rank: int, port: int, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     weight, logits, target, region = _problem()

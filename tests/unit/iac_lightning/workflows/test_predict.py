@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from data_modules.ct import Scan, read_mask, read_probability, write_nifti
+from data_modules.ct import Scan, read_mask, read_probability, read_scan, write_nifti
 from data_modules.errors import UserError
 from data_modules.geometry import Grid, Volume
 from data_modules.prepare.registration import Registration, RegistrationFailed
+from data_modules.prepare.roi import find_region_of_interest
 from iac_lightning.runs import Run, load_run
 from iac_lightning.schema import ExperimentConfig
 from iac_lightning.workflows import predict as workflow
 from iac_lightning.workflows.bench import throwaway_run
 from iac_lightning.workflows.calibrate import load_calibrated
-from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts
+from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts, segment
 from iac_lightning.workflows.trained import CalibratedModel
 
 
@@ -210,3 +215,90 @@ def test_both_masks_follow_the_thresholds_of_the_scans_slice_thickness(
     assert (result["threshold"], result["prior_threshold"]) == (cut, prior_cut)
     assert read_mask(tmp_path / "out/mask.nii.gz").data.sum() == n_voxels
     assert read_mask(tmp_path / "out/mask_protocol.nii.gz").data.sum() == n_protocol
+
+
+def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp_path: Path) -> None:
+    source, out = tmp_path / "scan.nii.gz", tmp_path / "deep" / "out"
+    result = predict(source, out, calibrated, slice_thickness_mm=2.5)
+    assert json.loads((out / "result.json").read_text()) == result
+    assert sorted(p.name for p in out.iterdir()) == sorted(OUTPUTS)
+    lesions = result.pop("lesions")
+    assert [lesion["max_hu"] for lesion in lesions] == [300, 129, 300]
+    assert result == {
+        "volume_mm3": pytest.approx(15),
+        "n_lesions": 3,
+        "volume_protocol_mm3": pytest.approx(18),
+        "slice_thickness_mm": 2.5,
+        "spacing_mm": [1.0, 1.0, 3.0],
+        "roi_center_lps_mm": pytest.approx([-9.5, -7.5, 16.5]),
+        "roi_size_mm": [20.0, 16.0, 36.0],
+        "threshold": 0.5,
+        "prior_threshold": 0.3,
+        "calibration": {"temperature": 2.0, "bias": -1.0, "n_series": 9, "n_patients": 7},
+        "registration": None,
+        "run": "a",
+        "checkpoint_sha256": "0123",
+        "warnings": [],
+        "note": "Research software: not a medical device.",
+    }
+
+
+def test_maps_cover_the_whole_scan_and_hold_nothing_outside_the_region(
+    calibrated: CalibratedModel, tmp_path: Path
+) -> None:
+    calibrated.config.data.grid.roi_mm = (10.0, 10.0, 18.0)
+    predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
+    scan = read_scan(tmp_path / "scan.nii.gz", slice_thickness_mm=3.0)
+    inside = np.zeros(SHAPE, dtype=bool)
+    inside[5:15, 3:13, 3:9] = True
+    mask = read_mask(tmp_path / "out/mask.nii.gz", like=scan.grid).data
+    np.testing.assert_array_equal(mask, masks_of(SURE, DARK))  # the single voxel lies outside
+    protocol = read_mask(tmp_path / "out/mask_protocol.nii.gz", like=scan.grid).data
+    np.testing.assert_array_equal(protocol, masks_of(SURE))  # the others lost their neighbour at the region's edge
+    probability = read_probability(tmp_path / "out/probability.nii.gz", like=scan.grid).data
+    assert (probability[~inside] == 0).all()
+    assert (probability[inside] > 0).sum() == 6
+
+
+def test_the_picture_shows_the_mask_on_the_region(
+    calibrated: CalibratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+
+    def draw(volume: Volume, **what: Any) -> Figure:
+        shown.update(what, volume=volume)
+        return Figure()
+
+    monkeypatch.setattr(workflow, "overlay_figure", draw)
+    predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
+    assert shown["title"] == "15 mm³ in 3 lesions; 3 mm slices; model a"
+    assert shown["label"] is None
+    assert shown["prediction"].data.sum() == 5
+    assert shown["probability"].data.max() == pytest.approx(0.525, abs=0.001)
+    assert shown["volume"].data.max() == 300
+    width, height = matplotlib.image.imread(tmp_path / "out/overlay.png").shape[1::-1]
+    assert (width, height) == (704, 528)  # 6.4 × 4.8 inches at 110 dots
+
+
+def test_series_thickness_and_template_reach_the_reader(
+    calibrated: CalibratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def read(source: Path, series: str | None, slice_thickness_mm: float | None) -> Scan:
+        seen.append((source, series, slice_thickness_mm))
+        return read_scan(source, slice_thickness_mm=slice_thickness_mm)
+
+    def locate(scan: Scan, grid: Any) -> Any:
+        seen.append(grid.template)
+        return find_region_of_interest(scan, replace(grid, template=None))[0], Registration(np.eye(4), 0.9, True, "")
+
+    monkeypatch.setattr(workflow, "read_scan", read)
+    monkeypatch.setattr(workflow, "find_region_of_interest", locate)
+    template = tmp_path / "template.nii.gz"
+    found = segment(tmp_path / "scan.nii.gz", calibrated, template, "1.2.3", 2.0)
+    assert seen == [(tmp_path / "scan.nii.gz", "1.2.3", 2.0), str(template)]
+    assert found.result["registration"] == {"similarity": 0.9, "template_to_scan_ras": np.eye(4).tolist()}
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, template, "1.2.3", 2.0)
+    assert seen[2:] == seen[:2]
+    assert result == found.result
