@@ -207,6 +207,11 @@ class TestFieldOfView:
         out = resampled_line([10, 20, 30, 40], 1.0, line_grid(2, 2.0, -0.6))
         np.testing.assert_allclose(out, [-1024, (0.1 * 10 + 20 + 0.9 * 30) / 2], rtol=1e-5)
 
+    def test_rounding_pushes_no_outermost_voxel_out(self) -> None:
+        # An affine in single precision may put the edge a little beyond: 0.0001 of a voxel is still inside.
+        for place, value in ((-0.50005, 10), (2.50005, 30), (-0.5002, -1024), (2.5002, -1024)):
+            assert resampled_line([10, 20, 30], 1.0, line_grid(1, 1.0, place)) == pytest.approx(value)
+
     def test_target_beside_the_source_is_all_air(self) -> None:
         volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
         assert (resample_image(volume, make_grid((3, 3, 3), (1, 1, 1), (50, 0, 0))).data == -1024).all()
@@ -390,6 +395,18 @@ class TestGeometry:
         for resample in (resample_image, resample_occupancy, resample_probability):
             with pytest.raises(ValueError, match=r"RAS.*LAS"):
                 resample(volume, flipped)
+
+    def test_a_turn_of_half_a_degree_is_another_direction_and_rounding_is_none(self) -> None:
+        volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
+        for degrees, fits in ((0.5, False), (0.05, True)):
+            turn = np.deg2rad(degrees)
+            affine = np.eye(4)
+            affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+            if fits:
+                assert resample_image(volume, Grid((4, 4, 4), affine)).data.shape == (4, 4, 4)
+            else:
+                with pytest.raises(ValueError, match="different directions"):
+                    resample_image(volume, Grid((4, 4, 4), affine))
 
     def test_unknown_profile_and_widths_are_refused(self) -> None:
         volume = Volume(np.zeros((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
