@@ -90,7 +90,7 @@ test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 test-all: $(VENV)/.dev ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
 
-mutants: $(VENV)/.dev ## break the code and see whether tests notice (about an hour; ARGS="'*.power.*'" for some of it)
+mutants: $(VENV)/.dev ## break the code and see whether tests notice (hours; ARGS="'*.power.*'" for some of it)
 	$(BIN)/python tests/mutation/run.py $(ARGS)
 
 clean: ## remove the environment and caches; never runs or data

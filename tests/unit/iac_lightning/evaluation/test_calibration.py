@@ -301,6 +301,7 @@ def test_the_gain_is_that_of_scans_that_taught_nothing():
     assert found["gain"]["ci95"] == pytest.approx([interval.low, interval.high], abs=1e-9)
     assert found["gain"]["n_patients"] == len(names)
     assert found["used"]
+    assert found["why"].startswith("thresholds by stratum gain +0.")
     limits = [(0, 1), (1, 2), (2, 4), (4, 6), (6, None)]
     assert [(s["above_mm"], s["up_to_mm"]) for s in found["strata"]] == limits
     counts = [len(set(who[thickness == mm])) for mm in patients]
@@ -315,6 +316,10 @@ def test_noise_gains_nothing():
     found, *_ = tried(0.4, {0.8: 0.5, 5.0: 0.5}, {0.8: 12, 5.0: 12})
     assert found["gain"]["mean"] < 0
     assert not found["used"]
+    assert found["why"].startswith("one threshold for all: strata change -0.")
+    alike, *_ = tried(0.0, {0.8: 0.5, 5.0: 0.5}, {0.8: 12, 5.0: 12})
+    assert alike["gain"]["ci95"] == [0, 0]
+    assert not alike["used"]
 
 
 def test_ten_patients_are_enough_and_the_seed_decides_the_folds():
