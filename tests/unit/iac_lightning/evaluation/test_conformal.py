@@ -55,6 +55,7 @@ def test_too_few_patients_have_no_radius():
 def test_weight_of_a_patient_is_spread_over_the_scans():
     # Coverage 0.5 of K = 3 needs weight 2: scores 1, 2, 3 of c weigh 1/3 each, 4 of a 1 → reached at 4.
     assert conformal_radius([4, 5, 1, 2, 3], list("abccc"), 0.5) == 4
+    assert conformal_radius([4, 5, 1, 2, 3], list("abccc"), 0.4) == 4  # the third of five scans weighs 1 of 1.6
     repeated = conformal_radius(np.repeat(np.arange(19.0), 4), np.repeat(np.arange(19), 4), 0.9)
     assert repeated == conformal_radius(np.arange(19.0), np.arange(19), 0.9) == 17
 

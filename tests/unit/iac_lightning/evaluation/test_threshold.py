@@ -102,7 +102,7 @@ def test_choose_threshold_averages_only_scans_with_lesions():
         ([0.1, 0.7, 0.7, 0.7, 0.2], 3),  # middle of three
         ([0.7, 0.1, 0.7, 0.7, 0.7], 4),  # the longest plateau
         ([0.7, 0.7, 0.7 - 1e-9, 0.7, 0.1], 1),  # 1e-9 is not a tie: lower middle of two
-        ([0.7, 0.7 + 1e-14, 0.7, 0.1, 0.1], 2),  # rounding is
+        ([0.7 + 1e-14, 0.7, 0.7, 0.1, 0.1], 2),  # rounding is
         ([0.1, 0.1, 0.1, 0.1, 0.9], 5),  # an end
     ],
 )
