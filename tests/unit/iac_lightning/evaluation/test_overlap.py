@@ -50,12 +50,13 @@ def test_one_voxel_is_a_lesion():
 
 def test_the_score_is_taken_across_the_scans_own_slices():
     hu = np.full((4, 4, 4), 450, np.int16)
+    hu[1] = 250
     mask = np.zeros((4, 4, 4), bool)
     mask[0:2, 1, 1] = True
     grid = volume(hu, (6.0, 1.0, 1.0)).grid
     scan = Scan(hu=hu, grid=grid, slice_thickness_mm=6.0, slice_axis=0)
     metrics = series_metrics(Volume(mask, grid), Volume(mask, grid), scan)
-    assert metrics.agatston == metrics.label_agatston == pytest.approx(2 * 1 * 4 * 6 / 3)  # two slices of 1 mm²
+    assert metrics.agatston == metrics.label_agatston == pytest.approx((1 * 4 + 1 * 2) * 6 / 3)  # two slices of 1 mm²
 
 
 def test_volume_on_a_tilted_grid_is_the_determinant():
