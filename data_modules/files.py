@@ -76,6 +76,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: when there is no room; `path` is as it was.
+        OSError: when the folder cannot take its place for another reason; `path` is as it was.
     """
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "old."))
     with on_disk(path):

@@ -382,6 +382,9 @@ def _check_hu(hu: NDArray[Any], path: Path) -> list[str]:
     """Refuses values that cannot be HU of a head, remarks on doubtful ones.
 
     A head scan holds air, below −200 HU. A tight crop may hold none, but then still bone.
+
+    Raises:
+        UserError: naming the range of values that is not HU.
     """
     low, high = float(hu.min()), float(hu.max())
     remedy = "Give the original CT in Hounsfield units (air −1000, water 0)."
@@ -451,6 +454,9 @@ def _sheared_stack(hu: NDArray[Any], grid: Grid, axis: int, thickness_mm: float,
     """The slices of a sheared grid, each with its place.
 
     Slices are right-angled images; where the guessed slice axis contradicts that, another is taken.
+
+    Raises:
+        UserError: when no two axes stand at right angles.
     """
     cosines = np.abs(grid.directions.T @ grid.directions)
     for candidate in (axis, 2, 1, 0):
