@@ -76,7 +76,7 @@ bench: $(VENV)/.runtime ## speed and memory against peers: bench.json and a tabl
 lint: $(VENV)/.dev ## style, imports, lengths, repeated blocks, dependencies (half a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m tools.lengths
 	$(BIN)/deptry .
 	$(BIN)/pylint benchmarks data_modules iac_lightning tools
