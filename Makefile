@@ -73,9 +73,13 @@ ui: $(VENV)/.runtime ## show tracked runs in the browser, on 127.0.0.1
 bench: $(VENV)/.runtime ## speed and memory against peers: bench.json and a table (SCAN=real scan, TEMPLATE=…, ARGS="--models 10 --series 500")
 	$(BIN)/python -m benchmarks bench $(if $(SCAN),--scan $(SCAN)) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
 
-lint: $(VENV)/.dev ## ruff: rules and format
+lint: $(VENV)/.dev ## style, imports, lengths, repeated blocks, dependencies (half a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python -m tools.lengths
+	$(BIN)/deptry .
+	$(BIN)/pylint benchmarks data_modules iac_lightning tools
 
 format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

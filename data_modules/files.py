@@ -84,6 +84,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: when there is no room; `path` is as it was.
+        OSError: when the folder cannot take its place for another reason; `path` is as it was.
     """
     temporary, old = _beside(path), _beside(path)
     with on_disk(path):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from data_modules.config import GridConfig
 from data_modules.scan.geometry import Grid, Volume, canonical
 from data_modules.scan.resampling import resample_image, slab_widths
-from data_modules.scan.scan import Scan
+from data_modules.scan.scan import Scan, to_int16
 
 
 def on_common_grid(scan: Scan, region: Scan, grid: GridConfig) -> Volume:
@@ -42,9 +39,3 @@ def surroundings(volume: Volume, region: Grid, common: Grid) -> Volume:
     x, y, z = (slice(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True))
     size_x, size_y, size_z = (stop - start).tolist()
     return Volume(volume.data[x, y, z], volume.grid.crop((x.start, y.start, z.start), (size_x, size_y, size_z)))
-
-
-def to_int16(hu: NDArray[Any]) -> NDArray[np.int16]:
-    """Whole HU within the range of int16."""
-    limits = np.iinfo(np.int16)
-    return np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)

@@ -25,7 +25,7 @@ from data_modules.cohort.table import Cohort, Series
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
 from data_modules.files import remove_folder, remove_leftovers, replacing_folder, write_json_atomic
-from data_modules.prepare.common_grid import on_common_grid, surroundings, to_int16
+from data_modules.prepare.common_grid import on_common_grid, surroundings
 from data_modules.prepare.listings import (
     FAILED_FILE,
     WARNINGS_FILE,
@@ -49,6 +49,7 @@ from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import read_mask
 from data_modules.scan.resampling import resample_occupancy
+from data_modules.scan.scan import to_int16
 from data_modules.scan.slices import THICKNESS_UNKNOWN
 
 _log = logging.getLogger(__name__)

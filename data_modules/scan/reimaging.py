@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import UserError
-from data_modules.prepare.common_grid import to_int16
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.resampling import resample_image, slab_widths
-from data_modules.scan.scan import Scan
+from data_modules.scan.scan import Scan, to_int16
 
 TOLERANCE_MM = 0.01
 """Thicknesses that differ by less are the same."""

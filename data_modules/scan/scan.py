@@ -76,6 +76,12 @@ class Scan:
         return replace(self, hu=box.data, grid=box.grid, slice_thickness_mm=thickness, slice_thicknesses_mm=thicknesses)
 
 
+def to_int16(hu: NDArray[Any]) -> NDArray[np.int16]:
+    """Whole HU within the range of int16."""
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)
+
+
 def canonical_scan(scan: Scan) -> Scan:
     """Axes flipped and permuted to the nearest RAS+ order; the slice axis and the thicknesses follow."""
     volume = canonical(scan.volume)
@@ -224,6 +230,9 @@ def _check_hu(hu: NDArray[Any], path: Path) -> list[str]:
     """Refuses values that cannot be HU of a head, remarks on doubtful ones.
 
     A head scan holds air, below −200 HU. A tight crop may hold none, but then still bone.
+
+    Raises:
+        UserError: naming the range of values that is not HU.
     """
     low, high = float(hu.min()), float(hu.max())
     remedy = "Give the original CT in Hounsfield units (air −1000, water 0)."
@@ -252,6 +261,9 @@ def _sheared_stack(hu: NDArray[Any], grid: Grid, axis: int, thickness_mm: float,
     """The slices of a sheared grid, each with its place.
 
     Slices are right-angled images; where the guessed slice axis contradicts that, another is taken.
+
+    Raises:
+        UserError: when no two axes stand at right angles.
     """
     cosines = np.abs(grid.directions.T @ grid.directions)
     for candidate in (axis, 2, 1, 0):

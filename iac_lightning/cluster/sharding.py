@@ -78,7 +78,7 @@ def together() -> Iterator[None]:
     Raises:
         UserError: another process's, too.
         ElsewhereError: for any other error of another process.
-    """
+    """  # noqa: DOC501 - an announced error is a UserError
     if process()[1] == 1:
         yield
         return

@@ -92,6 +92,9 @@ class MaskedAutoencoder(nn.Module):
             image: `[B, C, X, Y, Z]`, of the encoder's crop.
             generator: decides which tokens are hidden, when there is no `noise`; torch's global one when None.
             noise: `[B, N]`; the ``N − hidden`` tokens with the smallest values stay visible.
+
+        Raises:
+            ValueError: when the image is not of the encoder's crop.
         """
         encoder = self.encoder
         patches = patchify(image, encoder.patch_size)

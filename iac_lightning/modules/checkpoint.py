@@ -29,6 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             DiskFull: when there is no room; the previous checkpoint is as it was.
             TypeError: naming the entries that could not be read back with ``weights_only=True``, such as a dataclass
                 or an OmegaConf node that `save_hyperparameters` put there. Found when saving, not when resuming.
+            RuntimeError: torch's own, when it cannot write for another reason than room.
         """
         if storage_options is not None:
             raise TypeError("storage_options are not supported")
@@ -58,7 +59,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises:
         UserError: when the file is absent, cut off, damaged, or holds anything but tensors and plain types.
-    """
+    """  # noqa: DOC501 - `_damaged` makes a UserError
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:

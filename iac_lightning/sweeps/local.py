@@ -42,6 +42,9 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
         sweep: the plan.
         at_once: processes.
         extra: settings for every cell that do not decide its result.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once no cell runs any more.
     """
     running: dict[str, _Process] = {}
     now = states(sweep)

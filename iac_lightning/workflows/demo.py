@@ -44,6 +44,9 @@ def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Seq
 
     Returns:
         What `results.json` holds.
+
+    Raises:
+        UserError: naming the steps that failed.
     """
     start = time.monotonic()
     shared = [

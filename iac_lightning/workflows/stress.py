@@ -91,6 +91,9 @@ def stress_run(
 
     A scan that cannot be prepared, read or measured is listed under `failed` with the reason, and the others go on;
     of a patient whose thinnest scan cannot be prepared the next is taken. A look at the test split is recorded first.
+
+    Raises:
+        UserError: when no scan could be measured, or the model knows a patient.
     """
     run = model.run
     if run.config.trainer.threads:

@@ -31,6 +31,9 @@ def sweep(path: Path, overrides: Sequence[str], *, entry: Entry, dry_run: bool =
 
     Returns:
         0 when every cell is finished or in the queue, 1 when some failed.
+
+    Raises:
+        UserError: when the file is wrong, or this sweep is in progress in another process.
     """
     spec = read_sweep(path, overrides)
     planned = cells(spec)

@@ -47,6 +47,10 @@ def train(config: ExperimentConfig) -> Run:
 
     Returns:
         The finished run. One that was finished before is returned as it is.
+
+    Raises:
+        UserError: when `init_from` does not exist, or another process trains this run.
+        KeyboardInterrupt: after Ctrl-C; the run continues from its last checkpoint.
     """
     if config.init_from and not Path(config.init_from).exists():
         raise UserError(
@@ -162,6 +166,9 @@ def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> 
         source: a run directory (its last checkpoint is taken: reconstruction on development scans is no guide to
             which encoder transfers best) or a checkpoint file.
         run: where the report goes.
+
+    Raises:
+        UserError: when the source holds no finished pre-training of this project.
     """
     path: Path | None = source
     if source.is_dir():

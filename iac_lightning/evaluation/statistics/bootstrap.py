@@ -196,6 +196,9 @@ def sums_ci(
         seed: decides the draws.
         resamples: number of resamples.
         confidence: coverage of the interval.
+
+    Raises:
+        ValueError: when there is not one patient a scan.
     """
     rows, names = np.asarray(columns, dtype=np.float64), np.asarray(patients)
     if rows.ndim != 2 or rows.shape[:1] != names.shape:

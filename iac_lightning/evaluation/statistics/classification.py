@@ -104,6 +104,9 @@ def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:
     Args:
         first_correct: `[n]` boolean, whether the first classifier is right.
         second_correct: `[n]` boolean, of the second.
+
+    Raises:
+        ValueError: when they are of different cases.
     """
     a, b = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
     if a.ndim != 1 or a.shape != b.shape:
@@ -130,6 +133,9 @@ def roc(score: ArrayLike, positive: ArrayLike, *, seed: int, resamples: int = 2_
         positive: `[n_patients]` boolean, whether there is a lesion.
         seed: decides the bootstrap's draws.
         resamples: of the interval of the area.
+
+    Raises:
+        ValueError: when there is not one class a score.
     """
     x, y = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:

@@ -269,6 +269,9 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> tuple[d
     Args:
         prediction: of the series.
         look: needed for a series of the test split.
+
+    Raises:
+        TestSetGuardError: without the look.
     """
     series = prediction.series
     try:
