@@ -66,7 +66,7 @@ def test_stress_takes_runs_thicknesses_and_a_page(
 ) -> None:
     stress = Recorder([{"run": "a"}])
     monkeypatch.setattr("iac_lightning.workflows.stress.stress", stress)
-    monkeypatch.setattr("iac_lightning.workflows.stress.describe", lambda summary: f"{summary['run']}: 3 heads")
+    monkeypatch.setattr("iac_lightning.report.stress.describe_stress", lambda summary: f"{summary['run']}: 3 heads")
     assert main(["stress", "runs/a", "runs/b", "--thickness", "2", "5.5", "--split", "dev", "--out", "page"]) == 0
     assert main(["stress", "runs/a"]) == 0
     runs = [("run", Path("runs/a")), ("run", Path("runs/b"))]
