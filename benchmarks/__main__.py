@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", dest="benchmark", required=True)
 
     bench = benchmarks.add_parser("bench", help="speed and memory against peers, as ratios in one run")
-    bench.add_argument("--out", type=Path, default=Path("bench.json"))
+    bench.add_argument("--out", type=Path, default=Path("bench.json"), help="where the figures go")
     bench.add_argument("--scan", type=Path, help="a real head CT to prepare and predict")
     bench.add_argument("--template", type=Path, help="template for that scan")
     bench.add_argument("--run", type=Path, help="run that predicts it")
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     training.add_argument("--patches", nargs="+", type=int, default=[8, 4], help="edges of the ViT's patches")
     training.add_argument("--peak-tflops", type=float, help="of the device at this precision: H100 SXM, bf16: 989")
-    training.add_argument("--out", type=Path, default=Path("bench_training.json"))
+    training.add_argument("--out", type=Path, default=Path("bench_training.json"), help="where the figures go")
     return parser
 
 

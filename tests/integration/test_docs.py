@@ -20,8 +20,10 @@ import yaml
 from data_modules.cohort.table import COLUMNS as COHORT_COLUMNS
 from data_modules.cohort.table import OPTIONAL_COLUMNS
 from iac_lightning.cli import build_parser, main, parse
-from iac_lightning.config.reading import config_dict, load_experiment, read_yaml
-from iac_lightning.evaluation.tables.summary import COLUMNS
+from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.stored import config_dict
+from iac_lightning.config.values import read_yaml
+from iac_lightning.evaluation.tables.series_table import COLUMNS
 from iac_lightning.sweeps.spec import read_sweep
 from iac_lightning.workflows.predict import RESULT
 from tests.integration.dicom_folders import write_folders
