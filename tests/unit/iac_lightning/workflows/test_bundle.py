@@ -226,7 +226,7 @@ def test_mlflow_loads_it_and_predicts_the_same(exported: Path, scan: Path, tmp_p
         main(["predict", str(scan), str(tmp_path / "b"), "--bundle", str(exported), "--slice-thickness-mm", "4"]) == 0
     )
     expected = json.loads((tmp_path / "b" / "result.json").read_text())
-    for name in mlflow_model.FIGURES:
+    for name in mlflow_model.VALUES:
         assert rows.loc[0, name] == expected[name]
     assert (tmp_path / "a/probability.nii.gz").read_bytes() == (tmp_path / "b/probability.nii.gz").read_bytes()
     assert rows.loc[0, "error"] == ""

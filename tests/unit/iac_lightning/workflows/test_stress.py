@@ -27,6 +27,7 @@ from data_modules.scan.nifti import read_mask
 from data_modules.scan.reimaging import finest_mm, thicker
 from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.clinical.stress import COLUMNS as STRESS_COLUMNS
 from iac_lightning.evaluation.tables.series_table import COLUMNS
 from iac_lightning.report.stress import describe_stress
@@ -116,7 +117,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     store = prepare_cohort(model.run.config.data, ("test",), look=look)
     assert sorted(own.index) == sorted(item.series.series_id for item in store.series)
     for item in store.series:
-        row = evaluation.evaluate_series(model, item, "test", CALIBRATION, look)
+        row = evaluation.evaluate_series(model, item, "test", Calibration.from_dict(CALIBRATION), look)
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column

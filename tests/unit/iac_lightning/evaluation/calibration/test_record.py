@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from iac_lightning.evaluation.calibration.record import (
+    APPLIED,
+    Calibration,
+    describe_calibration,
+    reliability,
+)
+
+THICK_IS_OWN = {
+    "used": True,
+    "why": "thresholds by stratum",
+    "strata": [
+        {"above_mm": 0.0, "up_to_mm": 4.0, "threshold": None},
+        {"above_mm": 4.0, "up_to_mm": None, "threshold": 0.2},
+    ],
+}
+RECORD: dict[str, Any] = {
+    "temperature": 2.0,
+    "bias": -1,
+    **{f"{name}_{when}": 0.125 for name in ("ece", "adaptive_ece", "brier", "nll") for when in ("before", "after")},
+    "n_series": 9,
+    "n_patients": 7,
+    "warnings": ["the bones are old"],
+    "reliability_before": [{"bin": [0, 0.1]}],
+    "reliability_after": [],
+    "threshold": 0.5,
+    "dice": 0.75,
+    "thickness": THICK_IS_OWN,
+    "prior_threshold": 0.3,
+    "prior_dice": 0.8,
+    "prior_thickness": {"used": False, "why": "one threshold for all", "strata": []},
+    "checkpoint_sha256": "0123",
+    "depends_on": "4567",
+}
+"""Temperature 2 and bias −1: raw 0.5, 0.6 and 0.9 become sigmoid(−1) = 0.269, sigmoid(0.405 / 2 − 1) = 0.310 and
+sigmoid(2.197 / 2 − 1) = 0.525."""
+
+RAW = [0.6, 0.6, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.5]
+HU = [200, 200, 200, 129, 129, 200, 200, 200, 130]
+"""A row of voxels: two unsure neighbours, two sure ones that are dark, a sure one alone, and one as likely as not."""
+
+
+def row(values: list[Any], dtype: type) -> Volume:
+    data = np.array(values, dtype).reshape(-1, 1, 1)
+    return Volume(data, Grid(data.shape, np.diag([0.5, 0.5, 2.0, 1.0])))
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    return Calibration.from_dict(RECORD)
+
+
+def test_apply_by_hand(calibration: Calibration):
+    raw = row(RAW, np.float32)
+    calibrated = calibration.apply(raw)
+    assert calibrated.data.ravel() == pytest.approx([0.3106, 0.3106, 0, 0.5246, 0.5246, 0, 0.5246, 0, 0.2689], abs=1e-4)
+    assert calibrated.data.dtype == np.float32
+    assert calibrated.grid.same_as(raw.grid)
+
+
+def test_masks_by_hand(calibration: Calibration):
+    """At 0.5 the sure ones; under the protocol at 0.3 the unsure pair too, but nothing dark and nothing alone."""
+    probability = calibration.apply(row(RAW, np.float32))
+    plain, protocol = calibration.masks(probability, row(HU, np.int16), 2.0)
+    assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert plain.data.dtype == protocol.data.dtype == np.bool_
+
+
+def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Calibration):
+    assert [calibration.threshold(mm) for mm in (1.0, 4.0, 4.01)] == [0.5, 0.5, 0.2]
+    assert [calibration.threshold(mm, prior=True) for mm in (1.0, 4.0, 4.01)] == [0.3] * 3
+    probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
+    plain, protocol = calibration.masks(probability, hu, 5.0)
+    assert plain.data.ravel().tolist() == [1, 1, 0, 1, 1, 0, 1, 0, 1]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    other = Calibration.from_dict(RECORD | {"thickness": RECORD["prior_thickness"], "prior_thickness": THICK_IS_OWN})
+    plain, protocol = other.masks(probability, hu, 5.0)
+    assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]  # at 0.2 the last voxel stays alone
+    strict = replace(other, prior=replace(other.prior, general=0.9))
+    assert not strict.masks(probability, hu, 2.0)[1].data.any()
+    assert strict.masks(probability, hu, 5.0)[1].data.sum() == 2
+
+
+def test_a_scan_on_another_grid_is_refused(calibration: Calibration):
+    with pytest.raises(UserError, match="grid"):
+        calibration.masks(calibration.apply(row(RAW, np.float32)), row(HU[:-1], np.int16), 2.0)
+
+
+def test_the_uncalibrated_mask_is_that_of_raw_one_half(calibration: Calibration):
+    raw = row([0.0, 0.499, 0.5, 0.501, 0.9], np.float32)
+    assert calibration.uncalibrated_mask(calibration.apply(raw)).data.ravel().tolist() == [0, 0, 1, 1, 1]
+
+
+def test_there_and_back_gives_the_same_bytes():
+    for record in (RECORD, dict(reversed(RECORD.items())), {name: RECORD[name] for name in APPLIED}):
+        again = Calibration.from_dict(json.loads(json.dumps(record))).to_dict()
+        assert json.dumps(again) == json.dumps(record)  # the order of the keys too, and whole numbers stay whole
+
+
+def test_what_is_changed_is_written_in_its_place(calibration: Calibration):
+    changed = replace(calibration, bias=0.5, prior=replace(calibration.prior, general=0.4)).to_dict()
+    assert list(changed) == list(RECORD)
+    assert changed == RECORD | {"bias": 0.5, "prior_threshold": 0.4}
+
+
+def test_facts_are_given_in_the_order_they_are_asked_for(calibration: Calibration):
+    assert list(calibration.facts(("n_patients", "bias")).items()) == [("n_patients", 7), ("bias", -1)]
+    assert calibration.facts(APPLIED) == {name: RECORD[name] for name in APPLIED}
+    with pytest.raises(KeyError):
+        calibration.facts(("nobody",))
+
+
+def test_it_travels_to_worker_processes(calibration: Calibration):
+    assert pickle.loads(pickle.dumps(calibration)) == calibration
+
+
+def test_a_file_without_its_numbers_is_refused_by_name():
+    broken = {name: value for name, value in RECORD.items() if name not in ("bias", "prior_thickness")}
+    with pytest.raises(UserError, match=r"runs/a/calibration\.json: .* without bias, prior_thickness.*iac calibrate"):
+        Calibration.from_dict(broken, "runs/a/calibration.json")
+
+
+def test_reliability_parts_before_from_after():
+    assert reliability(RECORD, "before")["reliability"] == [{"bin": [0, 0.1]}]
+    assert reliability(RECORD | {"nll_after": 3.0}, "after") == {
+        "ece": 0.125,
+        "adaptive_ece": 0.125,
+        "brier": 0.125,
+        "nll": 3.0,
+        "reliability": [],
+    }
+
+
+def test_described_for_the_terminal(calibration: Calibration):
+    assert describe_calibration(calibration).splitlines() == [
+        "temperature 2.000, bias -1.000 (9 development scans of 7 patients)",
+        "  ece: 0.125 before, 0.125 after",
+        "  adaptive_ece: 0.125 before, 0.125 after",
+        "  brier: 0.125 before, 0.125 after",
+        "  nll: 0.125 before, 0.125 after",
+        "  threshold 0.5 (mean Dice 0.750), with the protocol prior 0.3 (0.800)",
+        "  by slice thickness: thresholds by stratum",
+        "  warning: the bones are old",
+    ]
