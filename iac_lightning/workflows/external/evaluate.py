@@ -116,7 +116,7 @@ def evaluate_predictions(
     settings = evaluation or EvaluationConfig()
     model = ExternalModel(directory, label or predictions.name, {}, cohort.path, threshold, settings)
     look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
-    found, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
+    chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
     if dev_predictions is not None:
@@ -129,13 +129,13 @@ def evaluate_predictions(
             workers=workers,
             edges_mm=settings.thickness_edges_mm,
         )
-        found = [replace(prediction, calibration=calibration) for prediction in found]
-    results = [row for _, row in mapped(partial(measure_prediction, look=look), found, workers, split, "scan")]
+        chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
+    results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
     table = series_table([row for row, _ in measured])
     summary = {
-        **summarise_predictions(model, table, split, found, calibration),
+        **summarise_predictions(model, table, split, chosen, calibration),
         **({"test_looks": count_looks(directory)} if look else {}),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")

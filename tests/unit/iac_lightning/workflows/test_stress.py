@@ -274,7 +274,7 @@ def test_a_scan_that_fails_is_listed_and_the_others_go_on(
     assert str(tmp_path) not in json.dumps(summary["failed"])
     assert json.loads((model.run.directory / "stress/test.json").read_text()) == summary
     assert f"failed: {broken.series_id}" in describe_stress(summary)
-    monkeypatch.setattr(series_workflow, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(series_workflow, "measure_version", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"none of the 2 scans of 'test' could be measured. The first, "):
         run_stress([model_of(cohort, tmp_path / "other")], monkeypatch, (8.0,))
 
