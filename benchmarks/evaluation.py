@@ -22,7 +22,7 @@ from data_modules.scan.nifti import write_nifti
 from data_modules.scan.scan import read_scan
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.surface import TOLERANCE_MM
-from iac_lightning.workflows.external.predictions import Prediction, find_predictions, measure
+from iac_lightning.workflows.external.predictions import Prediction, find_predictions, measure_prediction
 
 SHAPE = (64, 64, 64)
 SPACINGS_MM = ((0.45, 0.45, 0.625), (0.5, 0.5, 1.0), (0.43, 0.43, 3.0), (0.49, 0.49, 5.0))
@@ -88,7 +88,7 @@ def seconds_ours(predictions: Sequence[Prediction]) -> float:
     """Seconds for all figures of each series, plain and after the protocol prior, files read."""
     start = time.perf_counter()
     for prediction in predictions:
-        measured = measure(prediction)
+        measured = measure_prediction(prediction)
         assert not isinstance(measured, str), measured
     return time.perf_counter() - start
 

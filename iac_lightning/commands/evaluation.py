@@ -18,11 +18,11 @@ RUN = "run directory, such as runs/vit_mae"
 )
 def calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""
-    from iac_lightning.evaluation.calibration.record import describe
+    from iac_lightning.evaluation.calibration.record import describe_calibration
     from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.calibrate import calibrate_run
 
-    print(describe(calibrate_run(load_run(arguments.run))))
+    print(describe_calibration(calibrate_run(load_run(arguments.run))))
     print(f"  all of it: {arguments.run / 'calibration.json'}, {arguments.run / 'figures' / 'reliability.png'}")
 
 
@@ -90,7 +90,7 @@ def evaluate_others(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         evaluation=external.external_settings({}, arguments.overrides),
     )
-    print(external.describe(summary))
+    print(external.describe_predictions(summary))
 
 
 @command(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iac_lightning.evaluation.calibration.scaling import BINS
+from iac_lightning.evaluation.calibration.quality import BINS
 from iac_lightning.figures.style import BLACK, BLUE, VERMILLION
 
 
@@ -20,7 +20,7 @@ def reliability_figure(before: dict[str, Any], after: dict[str, Any], source: st
     Bars are 95 % bootstrap intervals over patients; a bin in which only one patient has voxels goes without.
 
     Args:
-        before: from `calibration.quality`.
+        before: from `quality.quality`.
         after: likewise, after calibration.
         source: which model, n, split and seed.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold
+from iac_lightning.evaluation.calibration.threshold import RAW_GRID, choose_threshold
 
 
 class BestDice(Metric):
@@ -17,7 +17,7 @@ class BestDice(Metric):
 
     Attributes:
         rows: of each series `[1, 2 + T]`: its index, whether it has a lesion, and its Dice at each of
-            `DEFAULT_THRESHOLDS`.
+            `RAW_GRID`.
     """
 
     full_state_update = False
@@ -49,7 +49,7 @@ class BestDice(Metric):
         """
         rows = dim_zero_cat(self.rows).cpu().double().numpy()
         rows = rows[np.argsort(rows[:, 0])]
-        return choose_threshold(rows[:, 2:], DEFAULT_THRESHOLDS, rows[:, 1] > 0)
+        return choose_threshold(rows[:, 2:], RAW_GRID, rows[:, 1] > 0)
 
 
 class MeanLoss(Metric):

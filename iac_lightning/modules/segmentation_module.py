@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_modules.batches.ct_data_module import CTDataModule
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, dice_at_thresholds
+from iac_lightning.evaluation.calibration.threshold import RAW_GRID, dice_at_thresholds
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.losses import SegmentationLoss
@@ -44,7 +44,7 @@ class SegmentationModule(ExperimentModule):
             prepared = data.dev_series[index]
             probability = predict_prepared(self.network, prepared, self.config, self.device)
             label = np.asarray(prepared.native_label()) > 0
-            scores = dice_at_thresholds(probability.data, label, DEFAULT_THRESHOLDS)
+            scores = dice_at_thresholds(probability.data, label, RAW_GRID)
             self.dev_dice.update(index, bool(label.any()), scores)
 
     def on_validation_epoch_end(self) -> None:

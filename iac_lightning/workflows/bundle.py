@@ -19,6 +19,7 @@ from data_modules.files import replacing_folder, write_json_atomic, write_text_a
 from iac_lightning.config.reading import ConfigError, from_dict
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.models.build import build_model
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows.calibrate import load_calibrated
@@ -68,7 +69,7 @@ def export_bundle(run: Run, out: Path) -> Path:
         state = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
         (folder / WEIGHTS).write_bytes(save(state))  # its own `save_file` lets only the owner read
         write_json_atomic(folder / SETTINGS, settings)
-        write_json_atomic(folder / CALIBRATION, model.calibration)
+        write_json_atomic(folder / CALIBRATION, model.calibration.to_dict())
         write_json_atomic(folder / TRAINED_ON, model.trained_on)
         write_text_atomic(folder / CARD, model_card(run, model))
         write_json_atomic(
@@ -112,9 +113,9 @@ def load_bundle(path: Path) -> CalibratedModel:
     """
     path = Path(path)
     check_manifest(path)
-    described = _json(path / SETTINGS)
+    exported = _json(path / SETTINGS)
     try:
-        config = from_dict({"name": described["name"], **described["settings"]}, source=str(path / SETTINGS))
+        config = from_dict({"name": exported["name"], **exported["settings"]}, source=str(path / SETTINGS))
         network = build_model(config)
         network.load_state_dict(load_file(path / WEIGHTS))
     except (KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
@@ -128,9 +129,9 @@ def load_bundle(path: Path) -> CalibratedModel:
         config=config,
         network=network.to(device).eval(),
         device=device,
-        checkpoint_sha256=described["checkpoint_sha256"],
+        checkpoint_sha256=exported["checkpoint_sha256"],
         trained_on=_json(path / TRAINED_ON),
-        calibration=_json(path / CALIBRATION),
+        calibration=Calibration.from_dict(_json(path / CALIBRATION), path / CALIBRATION),
     )
 
 

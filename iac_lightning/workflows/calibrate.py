@@ -20,16 +20,10 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.scan.geometry import Volume, place
 from iac_lightning.cluster import sharding
-from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability, voxels_on_disk
-from iac_lightning.evaluation.calibration.scaling import (
-    THRESHOLDS,
-    Part,
-    Scaling,
-    apply,
-    thresholds_by_thickness,
-)
-from iac_lightning.evaluation.calibration.threshold import choose_threshold, dice_at_thresholds
-from iac_lightning.evaluation.metrics.lesions import protocol_prior_probability
+from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
+from iac_lightning.evaluation.calibration.record import Calibration, reliability
+from iac_lightning.evaluation.calibration.scaling import Part, Scaling
+from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, choose_thresholds, threshold_scores
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
@@ -49,7 +43,7 @@ from iac_lightning.workflows.trained import (
 
 
 @sharding.together()
-def calibrate_run(run: Run, logger: object = None) -> dict[str, Any]:
+def calibrate_run(run: Run, logger: object = None) -> Calibration:
     """`iac calibrate`, and the end of every fine-tuning: see `calibrate`.
 
     Args:
@@ -64,7 +58,7 @@ def calibrate_run(run: Run, logger: object = None) -> dict[str, Any]:
     return calibrate_together(model, store, logger)
 
 
-def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object = None) -> dict[str, Any]:
+def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object = None) -> Calibration:
     """`calibrate`, with several processes: each predicts its share of the development series, the first does the rest.
 
     All processes call it alike and get the result.
@@ -81,20 +75,19 @@ def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object
     return sharding.on_first(lambda: calibrate(model, store, logger))
 
 
-def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) -> dict[str, Any]:
+def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) -> Calibration:
     """Temperature and bias by likelihood, then the thresholds of the best mean Dice over development scans.
 
     Each development series is predicted once; the uncalibrated map is kept as
-    `predictions/dev/<series>_uncalibrated.nii.gz`, from which every figure before calibration follows, and with
-    `apply` every figure after it. Writes `calibration.json` and `figures/reliability.png`. A calibration that these
+    `predictions/dev/<series>_uncalibrated.nii.gz`, from which every value before calibration follows, and with
+    `apply` every value after it. Writes `calibration.json` and `figures/reliability.png`. A calibration that these
     weights, settings and data have already is returned as it is; a killed one goes on with the series that are missing.
 
     Returns:
-        What `calibration.json` holds: `temperature`, `bias`; `threshold` and `prior_threshold` (with the protocol
-        prior) with their mean Dice over scans with lesions; `thickness` and `prior_thickness` (thresholds by stratum);
-        `ece`, `adaptive_ece`, `brier`, `nll`, each `_before` and `_after`, with `_ci95`; `reliability_before` and
-        `_after`; counts (`n_lesion_voxels_unseen`: labelled where the model says nothing); and which weights and data
-        it belongs to.
+        The calibration. Its `record` holds also the mean Dice of both thresholds over scans with lesions (`dice`,
+        `prior_dice`); `ece`, `adaptive_ece`, `brier`, `nll`, each `_before` and `_after`, with `_ci95`;
+        `reliability_before` and `_after`; counts (`n_lesion_voxels_unseen`: labelled where the model says nothing);
+        and which weights and data it belongs to.
 
     Raises:
         UserError: when a development series has no label, or none has a lesion where the model predicts.
@@ -107,7 +100,7 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     if belongs_to(known, key):
         if logger is not None:  # a process may have been killed between writing the file and storing its numbers
             tracking.log_summary(run, known, "calibration", logger)
-        return known
+        return Calibration.from_dict(known, calibration_file(run))
     patients = [item.series.patient_id for item in series]
     with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
         try:
@@ -116,7 +109,12 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
     result = {
         **fitted,
-        **choose_thresholds(model, series, scaling),
+        **choose_thresholds(
+            score_development(model, series, scaling),
+            patients,
+            seed,
+            strata_from_edges(run.config.evaluation.thickness_edges_mm),
+        ),
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
         **key,
@@ -132,7 +130,7 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     )
     write_json_atomic(calibration_file(run), result)
     tracking.log_summary(run, result, "calibration", logger)
-    return result
+    return Calibration.from_dict(result)
 
 
 def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> dict[str, Any]:
@@ -153,38 +151,28 @@ def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> di
     }
 
 
-def belongs_to(calibration: dict[str, Any], key: dict[str, Any]) -> bool:
-    """Whether a calibration has this key."""
-    return {k: calibration.get(k) for k in key} == key
+def belongs_to(record: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether a calibration (what its file holds) has this key."""
+    return {k: record.get(k) for k in key} == key
 
 
-def choose_thresholds(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> dict[str, Any]:
-    """Thresholds of calibrated probability for the plain mask and for the one after the protocol prior."""
-    plain: list[NDArray[np.float64]] = []
-    prior: list[NDArray[np.float64]] = []
-    lesions, unseen = [], 0
+def score_development(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> list[ThresholdScores]:
+    """What each development series says of thresholds of calibrated probability."""
+    scores = []
     for item in tqdm(series, desc=f"{model.run.config.name}: thresholds", unit="scan", disable=None):
-        raw = development_probability(model, item)
-        probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
         label = development_label(item)
         outside = int(np.count_nonzero(read_label(item.series).data)) - int(np.count_nonzero(label))
-        hu = Volume(np.asarray(item.native_hu()), item.native_grid)
-        for rows, seen in ((plain, probability), (prior, protocol_prior_probability(probability, hu))):
-            # Labelled voxels outside the region can only be missed, and count as in every evaluation.
-            p = np.append(seen.data, np.zeros(outside, dtype=np.float32))
-            rows.append(dice_at_thresholds(p, np.append(label, np.ones(outside, dtype=bool)), THRESHOLDS))
-        lesions.append(bool(label.any()) or outside > 0)
-        unseen += outside + int(np.count_nonzero(label & (raw.data == 0)))
-    patients = [item.series.patient_id for item in series]
-    thickness = [item.slice_thickness_mm for item in series]
-    strata = strata_from_edges(model.run.config.evaluation.thickness_edges_mm)
-    result: dict[str, Any] = {}
-    for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
-        result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
-        result[f"{prefix}thickness"] = thresholds_by_thickness(
-            scores, lesions, patients, thickness, model.run.config.seed, strata
+        scores.append(
+            threshold_scores(
+                development_probability(model, item),
+                label,
+                Volume(np.asarray(item.native_hu()), item.native_grid),
+                item.slice_thickness_mm,
+                scaling,
+                n_outside=outside,
+            )
         )
-    return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": unseen}
+    return scores
 
 
 def development_probability(model: TrainedModel, item: PreparedSeries) -> Volume:
@@ -229,7 +217,7 @@ def read_calibration(run: Run) -> dict[str, Any]:
     return known
 
 
-def trained_calibration(model: TrainedModel) -> dict[str, Any]:
+def trained_calibration(model: TrainedModel) -> Calibration:
     """The calibration that belongs to these weights, for scans outside the cohort.
 
     Raises:
@@ -240,7 +228,7 @@ def trained_calibration(model: TrainedModel) -> dict[str, Any]:
         raise UserError(
             f"{calibration_file(model.run)}: these weights are not calibrated. Run: iac calibrate {model.run.directory}"
         )
-    return known
+    return Calibration.from_dict(known, calibration_file(model.run))
 
 
 def load_calibrated(run: Run) -> CalibratedModel:

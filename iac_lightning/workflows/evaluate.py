@@ -17,9 +17,7 @@ from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cluster import sharding
 from iac_lightning.config.stored import config_hash
-from iac_lightning.evaluation.calibration.record import APPLIED, threshold_for
-from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
-from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import series_row, series_table, write_series_table
@@ -44,7 +42,7 @@ from iac_lightning.workflows.trained import (
 
 @sharding.together()
 def evaluate(run: Run, split: str) -> dict[str, Any]:
-    """Predict a split, write its NIfTI files, `evaluation/<split>.csv` and `<split>.json`, and track the figures.
+    """Predict a split, write its NIfTI files, `evaluation/<split>.csv` and `<split>.json`, and track the values.
 
     Probabilities and thresholds are those of the run's calibration on the development split (`calibration.json`),
     which is made here if these weights have none. Saved probabilities are calibrated.
@@ -83,11 +81,11 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
             table,
             run.config.seed,
             split=split,
-            threshold=calibration["threshold"],
+            threshold=calibration.plain.general,
             thickness_strata=strata_from_edges(run.config.evaluation.thickness_edges_mm),
         ),
-        "prior_threshold": calibration["prior_threshold"],
-        "calibration": {"file": calibration_file(run).name, **{name: calibration[name] for name in APPLIED}},
+        "prior_threshold": calibration.prior.general,
+        "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
         "failed_series": store.failed,
@@ -105,7 +103,7 @@ def evaluate_series(
     model: TrainedModel,
     item: PreparedSeries,
     split: str,
-    calibration: dict[str, Any],
+    calibration: Calibration,
     look: RecordedLook | None = None,
 ) -> dict[str, Any]:
     """Predict one series (or read its saved prediction), write it on the scan's own grid and measure it there.
@@ -123,28 +121,21 @@ def evaluate_series(
     scan = read_series(series)
     label = read_label(series, like=scan.grid, look=look)
     probability = calibrated_probability(model, item, Path(f"{stem}_probability.nii.gz"), scan.grid, calibration)
-    threshold = threshold_for(calibration, item.slice_thickness_mm)
-    prediction = probability.with_data(probability.data >= threshold)
-    write_nifti(prediction, Path(f"{stem}_mask.nii.gz"))
-    prior = None
-    if model.run.config.inference.protocol_prior:
-        prior_threshold = threshold_for(calibration, item.slice_thickness_mm, prior=True)
-        bright = probability.with_data(probability.data >= prior_threshold)
-        prior = series_metrics(protocol_prior(bright, scan.volume), label, scan)
-    half = calibrated_half(calibration["temperature"], calibration["bias"])
+    mask, protocol_mask = calibration.masks(probability, scan.volume, item.slice_thickness_mm)
+    write_nifti(mask, Path(f"{stem}_mask.nii.gz"))
     return series_row(
         series.series_id,
         series.patient_id,
         item.slice_thickness_mm,
-        series_metrics(prediction, label, scan),
-        prior,
+        series_metrics(mask, label, scan),
+        series_metrics(protocol_mask, label, scan) if model.run.config.inference.protocol_prior else None,
         series.true_volume_mm3,
-        series_metrics(probability.with_data(probability.data >= half), label, scan),
+        series_metrics(calibration.uncalibrated_mask(probability), label, scan),
     )
 
 
 def calibrated_probability(
-    model: TrainedModel, item: PreparedSeries, path: Path, grid: Grid, calibration: dict[str, Any]
+    model: TrainedModel, item: PreparedSeries, path: Path, grid: Grid, calibration: Calibration
 ) -> Volume:
     """Calibrated probability on the scan's own grid: read if it is saved, else made and written.
 
@@ -156,14 +147,14 @@ def calibrated_probability(
         calibration: whose temperature and bias are applied.
     """
     raw_key = prediction_key(model, item)
-    key = {**raw_key, "temperature": calibration["temperature"], "bias": calibration["bias"]}
+    key = {**raw_key, "temperature": calibration.temperature, "bias": calibration.bias}
     saved = saved_prediction(path, key, like=grid)
     if saved is not None:
         return saved
     raw = saved_prediction(uncalibrated_file(model.run, item), raw_key, like=grid)  # development series have one
     if raw is None:
         raw = place(native_probability(model, item), grid, 0.0)
-    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
+    probability = calibration.apply(raw)
     write_prediction(probability, path, key)
     return probability
 
@@ -171,12 +162,12 @@ def calibrated_probability(
 def describe_evaluation(summary: dict[str, Any]) -> str:
     """The summary in a few lines, for the terminal."""
     lines = [f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients"]
-    for name, figures in (
+    for name, values in (
         ("plain", summary),
         ("after the protocol prior", summary.get("protocol_prior")),
         ("uncalibrated, at probability 0.5", summary.get("uncalibrated")),
     ):
-        if figures:
-            parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
+        if values:
+            parts = (f"{k} {estimate(values[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
             lines.append(f"  {name}: {'; '.join(parts)}")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 ARTIFACT = "model"
 """Folder of the run's artifacts that holds it: `runs:/<run id>/model`."""
-FIGURES = ("volume_mm3", "volume_protocol_mm3", "n_lesions", "slice_thickness_mm")
+VALUES = ("volume_mm3", "volume_protocol_mm3", "n_lesions", "slice_thickness_mm")
 
 
 class ScanModel:
@@ -55,19 +55,19 @@ class ScanModel:
     def _row(self, row: dict[Any, Any], template: Path | None) -> dict[str, Any]:
         given = {key: value for key, value in row.items() if not pd.isna(value) and value != ""}
         how = (self.model, template, given.get("series"), given.get("slice_thickness_mm"))
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         error = ""
         try:
             if "out" in given:
-                found = predict(Path(given["path"]), Path(given["out"]), *how)
+                result = predict(Path(given["path"]), Path(given["out"]), *how)
             else:
-                found = segment(Path(given["path"]), *how).result
+                result = segment(Path(given["path"]), *how).result
         except UserError as problem:
             error = str(problem)
         return {
             "path": row["path"],
-            **{name: float(found.get(name, float("nan"))) for name in FIGURES},
-            "warnings": "; ".join(found.get("warnings", [])),
+            **{name: float(result.get(name, float("nan"))) for name in VALUES},
+            "warnings": "; ".join(result.get("warnings", [])),
             "error": error,
         }
 
@@ -84,7 +84,7 @@ def signature() -> Any:
 
     inputs = [ColSpec("string", "path"), ColSpec("double", "slice_thickness_mm", required=False)]
     inputs += [ColSpec("string", name, required=False) for name in ("series", "out")]
-    outputs = [ColSpec("string", "path"), *(ColSpec("double", name) for name in FIGURES)]
+    outputs = [ColSpec("string", "path"), *(ColSpec("double", name) for name in VALUES)]
     outputs += [ColSpec("string", name) for name in ("warnings", "error")]
     return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("template", "string", "")]))
 

@@ -40,14 +40,14 @@ CALIBRATION = {
 def model_card(run: Run, model: CalibratedModel) -> str:
     """Markdown: what the model is for, what it learnt from, how good it was found to be, how it is used.
 
-    Figures are those that `iac evaluate` left for these very weights; a split that was not evaluated is said to be so.
+    Values are those that `iac evaluate` left for these very weights; a split that was not evaluated is said to be so.
     """
     sections = {
         f"Model card: {model.config.name}": about(model),
         "What it is for": PURPOSE,
         "What it learnt from": training_data(run, model),
         "How good it was found to be": metrics(run, model),
-        "Calibration": calibration(model.calibration),
+        "Calibration": calibration(model.calibration.to_dict()),
         "How to use it": USE,
         "Made with": versions(run, model),
     }
@@ -170,27 +170,27 @@ def metrics(run: Run, model: CalibratedModel) -> str:
 
 def test_looks(directory: Path) -> int | None:
     """Lines of a run's record of evaluations on the test split; None where none is kept."""
-    found = [p for p in (directory / "test_looks.jsonl", directory / "evaluation" / "test_looks.jsonl") if p.exists()]
-    return sum(bool(line.strip()) for line in found[0].read_text(encoding="utf-8").splitlines()) if found else None
+    files = [p for p in (directory / "test_looks.jsonl", directory / "evaluation" / "test_looks.jsonl") if p.exists()]
+    return sum(bool(line.strip()) for line in files[0].read_text(encoding="utf-8").splitlines()) if files else None
 
 
-def calibration(found: Mapping[str, Any]) -> str:
+def calibration(record: Mapping[str, Any]) -> str:
     """Errors before and after, and the thresholds."""
     rows = [
-        f"Temperature {found['temperature']:.3f} and bias {found['bias']:+.3f}, fitted to {found['n_series']} "
-        f"development scans of {found['n_patients']} patients. Thresholds of calibrated probability: "
-        f"{found['threshold']:g}, and {found['prior_threshold']:g} before the annotation protocol.",
+        f"Temperature {record['temperature']:.3f} and bias {record['bias']:+.3f}, fitted to {record['n_series']} "
+        f"development scans of {record['n_patients']} patients. Thresholds of calibrated probability: "
+        f"{record['threshold']:g}, and {record['prior_threshold']:g} before the annotation protocol.",
     ]
-    known = [key for key in CALIBRATION if f"{key}_before" in found]
+    known = [key for key in CALIBRATION if f"{key}_before" in record]
     if known:
         rows += ["", "| on the development split | before | after |", "|---|---|---|"]
     for key in known:
         cells = []
         for when in ("before", "after"):
-            low, high = found.get(f"{key}_{when}_ci95") or (None, None)
-            cells.append(interval(found[f"{key}_{when}"], low, high, digits=4))
+            low, high = record.get(f"{key}_{when}_ci95") or (None, None)
+            cells.append(interval(record[f"{key}_{when}"], low, high, digits=4))
         rows.append(f"| {CALIBRATION[key]} | {' | '.join(cells)} |")
-    return "\n".join([*rows, *(f"\nRemark: {warning}" for warning in found.get("warnings", []))])
+    return "\n".join([*rows, *(f"\nRemark: {warning}" for warning in record.get("warnings", []))])
 
 
 def versions(run: Run, model: CalibratedModel) -> str:

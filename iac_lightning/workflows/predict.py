@@ -17,9 +17,7 @@ from data_modules.scan.geometry import Volume, lps_from_ras, place
 from data_modules.scan.nifti import write_nifti
 from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.evaluation.calibration.record import threshold_for
-from iac_lightning.evaluation.calibration.scaling import apply
-from iac_lightning.evaluation.metrics.lesions import components, protocol_prior
+from iac_lightning.evaluation.metrics.lesions import components
 from iac_lightning.figures.scans import overlay_figure
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import CalibratedModel
@@ -98,21 +96,21 @@ def predict(
     """
     for name in OUTPUTS:  # where this scan fails, no mask of an earlier one may stand in its place
         (out / name).unlink(missing_ok=True)
-    found = segment(source, model, template, series, slice_thickness_mm)
-    result, grid = found.result, found.scan.grid
+    segmentation = segment(source, model, template, series, slice_thickness_mm)
+    result, grid = segmentation.result, segmentation.scan.grid
     out.mkdir(parents=True, exist_ok=True)
-    write_nifti(place(found.probability, grid, 0.0), out / "probability.nii.gz")
-    write_nifti(place(found.protocol, grid, False), out / "mask_protocol.nii.gz")
+    write_nifti(place(segmentation.probability, grid, 0.0), out / "probability.nii.gz")
+    write_nifti(place(segmentation.protocol, grid, False), out / "mask_protocol.nii.gz")
     figure = overlay_figure(
-        found.region.volume,
+        segmentation.region.volume,
         label=None,
-        prediction=found.mask,
-        probability=found.probability,
+        prediction=segmentation.mask,
+        probability=segmentation.probability,
         title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
-        f"{found.region.slice_thickness_mm:g} mm slices; model {model.config.name}",
+        f"{segmentation.region.slice_thickness_mm:g} mm slices; model {model.config.name}",
     )
     figure.savefig(out / "overlay.png", dpi=110)
-    write_nifti(place(found.mask, grid, False), out / "mask.nii.gz")
+    write_nifti(place(segmentation.mask, grid, False), out / "mask.nii.gz")
     write_json_atomic(out / "result.json", result)
     return result
 
@@ -130,23 +128,18 @@ def segment(
     remark = thickness_remark(slice_thickness_mm, region.slice_thickness_mm, "the option slice_thickness_mm")
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
-    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
-    threshold, prior_threshold = (
-        threshold_for(calibration, region.slice_thickness_mm, prior=prior) for prior in (False, True)
-    )
-    mask = probability.with_data(probability.data >= threshold)
-    bright = probability.with_data(probability.data >= prior_threshold)
-    protocol = protocol_prior(bright, region.volume)
+    probability = calibration.apply(raw)
+    mask, protocol = calibration.masks(probability, region.volume, region.slice_thickness_mm)
     result = {
-        **measure(mask, region),
+        **measure_lesions(mask, region),
         "volume_protocol_mm3": float(protocol.data.sum() * protocol.grid.voxel_volume_mm3),
         "slice_thickness_mm": region.slice_thickness_mm,
         "spacing_mm": list(scan.grid.spacing_mm),
         "roi_center_lps_mm": list(lps_from_ras(region.grid.center_ras_mm)),
         "roi_size_mm": list(region.grid.size_mm),
-        "threshold": threshold,
-        "prior_threshold": prior_threshold,
-        "calibration": {name: calibration[name] for name in ("temperature", "bias", "n_series", "n_patients")},
+        "threshold": calibration.threshold(region.slice_thickness_mm),
+        "prior_threshold": calibration.threshold(region.slice_thickness_mm, prior=True),
+        "calibration": calibration.facts(("temperature", "bias", "n_series", "n_patients")),
         "registration": registration_facts(registration),
         "run": model.config.name,
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -169,7 +162,7 @@ def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> 
     return find_region_of_interest(scan, grid)
 
 
-def measure(mask: Volume, region: Scan) -> dict[str, Any]:
+def measure_lesions(mask: Volume, region: Scan) -> dict[str, Any]:
     """Volume and lesions of a mask: 26-connected components with volume, centre and peak HU."""
     labels, count = components(mask.data)
     centers = ndimage.center_of_mass(mask.data, labels, range(1, count + 1)) if count else []

@@ -133,7 +133,7 @@ def stress_run(
         },
         **summarise_stress(table, thicknesses_mm, run.config.seed),
         "failed": failed,
-        "calibration": {key: calibration[key] for key in ("temperature", "bias", "threshold", "thickness")},
+        "calibration": calibration.facts(("temperature", "bias", "threshold", "thickness")),
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
     }

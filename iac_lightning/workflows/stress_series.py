@@ -15,11 +15,9 @@ from data_modules.prepare.store import PREPARATION_VERSION, PreparedSeries
 from data_modules.scan.geometry import Volume, place
 from data_modules.scan.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
 from data_modules.scan.scan import Scan, canonical_scan
-from iac_lightning.evaluation.calibration.record import threshold_for
-from iac_lightning.evaluation.calibration.scaling import apply
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.agatston import agatston
 from iac_lightning.evaluation.metrics.ceiling import bound_dice, protocol_label
-from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import SeriesMetrics, dice, series_metrics
 from iac_lightning.evaluation.tables.series_table import COLUMNS, series_row, write_series_table
 from iac_lightning.inference import predict_scan
@@ -38,7 +36,7 @@ TRUTH = (
 def stress_series(
     model: TrainedModel,
     item: PreparedSeries,
-    calibration: dict[str, Any],
+    calibration: Calibration,
     thicknesses_mm: Sequence[float],
     spacing_ratio: float,
     folder: Path,
@@ -59,7 +57,7 @@ def stress_series(
     own_mm = item.slice_thickness_mm
     settings = {
         **prediction_key(model, item),
-        "calibration": {key: calibration[key] for key in ("temperature", "bias")},
+        "calibration": calibration.facts(("temperature", "bias")),
         "true_volume_mm3": item.series.true_volume_mm3,
         "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
     }
@@ -67,7 +65,7 @@ def stress_series(
         settings["native_thickness_mm"] = own_mm
 
     def key(thickness_mm: float) -> str:
-        thresholds = [threshold_for(calibration, thickness_mm, prior=prior) for prior in (False, True)]
+        thresholds = [calibration.threshold(thickness_mm, prior) for prior in (False, True)]
         ratio = 0.0 if thickness_mm == own_mm else spacing_ratio  # the native version has its own distance
         return digest({**settings, "thresholds": thresholds, "thickness_mm": thickness_mm, "spacing_ratio": ratio})
 
@@ -79,10 +77,10 @@ def stress_series(
         for mm in missing:
             row: dict[str, Any] = {"key": wanted[mm]}
             if mm == own_mm:
-                row |= measure(model, item, calibration, thin, thin, label, center_ras_mm)
+                row |= measure_version(model, item, calibration, thin, thin, label, center_ras_mm)
             elif min(mm, mm * spacing_ratio) >= finest_mm(thin) - TOLERANCE_MM:
                 thick = thicker(thin, mm, mm * spacing_ratio)
-                row |= measure(model, item, calibration, thin, thick, label, center_ras_mm)
+                row |= measure_version(model, item, calibration, thin, thick, label, center_ras_mm)
             else:
                 continue
             known = pd.concat([*([] if known.empty else [known]), pd.DataFrame([row])], ignore_index=True)
@@ -108,10 +106,10 @@ def read_thin(item: PreparedSeries, look: RecordedLook | None = None) -> tuple[S
     return scan, label, center_ras_mm
 
 
-def measure(
+def measure_version(
     model: TrainedModel,
     item: PreparedSeries,
-    calibration: dict[str, Any],
+    calibration: Calibration,
     thin: Scan,
     scan: Scan,
     label: Volume,
@@ -143,15 +141,9 @@ def measure(
     thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
     raw = place(predict_scan(model.network, scan, region, config, model.device), scan.grid, 0.0)
-    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
-
-    def above(prior: bool) -> Volume:
-        return probability.with_data(probability.data >= threshold_for(calibration, thickness_mm, prior=prior))
-
-    metrics = against_thin(above(False), label, scan, thin)
-    prior = None
-    if config.inference.protocol_prior:
-        prior = against_thin(protocol_prior(above(True), scan.volume), label, scan, thin)
+    mask, protocol_mask = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
+    metrics = against_thin(mask, label, scan, thin)
+    prior = against_thin(protocol_mask, label, scan, thin) if config.inference.protocol_prior else None
     ceiling = protocol_label(label, scan.volume)
     row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, prior, series.true_volume_mm3)
     return {
@@ -165,7 +157,7 @@ def measure(
 
 
 def against_thin(mask: Volume, label: Volume, scan: Scan, thin: Scan) -> SeriesMetrics:
-    """Figures of a mask of `scan` on the thin slices; its volume and its Agatston-style score are read on its own."""
+    """Metrics of a mask of `scan` on the thin slices; its volume and its Agatston-style score are read on its own."""
     if scan is thin:
         return series_metrics(mask, label, thin)
     metrics = series_metrics(on_thin_slices(mask, thin.grid, thin.slice_axis), label, thin)

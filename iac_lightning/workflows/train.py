@@ -20,7 +20,7 @@ from iac_lightning.cluster.slurm import RequeuedError, slurm_job
 from iac_lightning.config.batching import accumulated_batches, global_batch, learning_rate
 from iac_lightning.config.reading import from_dict
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.evaluation.calibration.record import describe
+from iac_lightning.evaluation.calibration.record import describe_calibration
 from iac_lightning.modules.callbacks import (
     DataWait,
     EpochHistory,
@@ -83,7 +83,7 @@ def train(config: ExperimentConfig) -> Run:
             if config.task == "segment":  # before the end is noted: a killed run does it again
                 calibration = calibrate_run(run, logger)
                 if is_main_process():
-                    print(describe(calibration))
+                    print(describe_calibration(calibration))
                     log_trained(run, logger)
         except BaseException as error:
             # Lightning turns Ctrl-C into an exit; it calls a training that failed interrupted as well.

@@ -19,6 +19,7 @@ from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_probability, write_nifti
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
 from iac_lightning.modules.checkpoint import load_checkpoint
@@ -54,7 +55,7 @@ class CalibratedModel:
         device: where it computes.
         checkpoint_sha256: which weights these are, as in `TrainedModel`.
         trained_on: whom it has seen, as salted hashes.
-        calibration: temperature, bias and thresholds (`calibrate.calibrate`).
+        calibration: of these weights (`calibrate.calibrate`).
     """
 
     config: ExperimentConfig
@@ -62,7 +63,7 @@ class CalibratedModel:
     device: torch.device
     checkpoint_sha256: str
     trained_on: list[dict[str, Any]]
-    calibration: dict[str, Any]
+    calibration: Calibration
 
 
 def load_trained(run: Run) -> TrainedModel:

@@ -35,7 +35,7 @@ PLACES = {
     "logging_a_late_metric": f"{MLFLOW}.log_batch:9:before",
     "in_a_figure": "replace:overlay.png:2:before",
     "in_a_development_prediction": "replace:_uncalibrated.nii.gz:2:before",
-    "fitting_the_calibration": "call:iac_lightning.evaluation.calibration.record:fit:1:after",
+    "fitting_the_calibration": "call:iac_lightning.evaluation.calibration.fitting:fit:1:after",
     "in_the_reliability_figure": "replace:reliability.png:1:after",
     "in_the_calibration": "replace:calibration.json:1:before",
     "after_the_calibration": "replace:calibration.json:1:after",
@@ -154,7 +154,7 @@ FULL = {
     "the_first_checkpoint": ("fill:save:1", "checkpoints/best.ckpt"),
     "the_history": ("fill:line:history.jsonl:1", "logs/history.jsonl"),
     "a_prediction": ("fill:replace:_uncalibrated.nii.gz:1:after", "_uncalibrated"),
-    "voxels": ("fill:call:iac_lightning.evaluation.calibration.record:fit:1:before", "(voxels of the calibration)"),
+    "voxels": ("fill:call:iac_lightning.evaluation.calibration.fitting:fit:1:before", "(voxels of the calibration)"),
     "the_calibration": ("fill:call:iac_lightning.workflows.calibrate:choose_thresholds:1:after", "calibration.json"),
     "the_end": ("fill:call:iac_lightning.tracking.logger:announce_finish:1:before", "finished.json"),
 }

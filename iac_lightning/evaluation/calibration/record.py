@@ -1,32 +1,17 @@
-"""What `calibration.json` says of a model: made from the voxels of its development split, read at evaluation."""
+"""The calibration of a model, as `calibration.json` keeps it: temperature, bias, and where masks are cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from data_modules.errors import UserError
-from data_modules.files import on_disk
-from iac_lightning.evaluation.calibration.scaling import (
-    BINS,
-    HIGHEST,
-    LOWEST,
-    RESAMPLES,
-    Part,
-    Scaling,
-    apply,
-    fit,
-    quality,
-    sample,
-    threshold_at,
-)
-
-QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
+from data_modules.scan.geometry import Volume
+from iac_lightning.evaluation.calibration.quality import QUALITIES
+from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
+from iac_lightning.evaluation.calibration.thresholds import Thresholds
+from iac_lightning.evaluation.metrics.lesions import protocol_prior
 
 APPLIED = (
     "temperature",
@@ -42,111 +27,126 @@ APPLIED = (
 )
 """What an evaluation says of the calibration that it applied."""
 
+_NEEDED = APPLIED[:6]
 
-def calibrate_voxels(
-    voxels: Sequence[Part], patients: Sequence[str], seed: int, folder: Path
-) -> tuple[Scaling, dict[str, Any]]:
-    """Temperature and bias of the greatest likelihood, and the quality of the probabilities before and after.
 
-    Args:
-        voxels: of each development series, in the model's domain; best memory-mapped (`voxels_on_disk`).
-        patients: `[len(voxels)]`, whose series it is.
-        seed: of the sample that is fitted and of the bootstrap.
-        folder: for a temporary file of the calibrated probabilities.
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What is done to a model's probabilities before they are believed.
 
-    Returns:
-        The scaling, and what of it goes into `calibration.json` as it is.
-
-    Raises:
-        ValueError: with only one kind of voxels.
+    Attributes:
+        temperature: of the logits (`scaling.Scaling`).
+        bias: of the logits.
+        plain: where calibrated probabilities are cut.
+        prior: where they are cut before the annotation protocol is applied.
+        record: all that `calibration.json` holds, in its order: also how it was fitted, and which weights and data it
+            belongs to.
     """
-    scaling = fit(*(drawn := sample(voxels, seed)))
-    before = quality(voxels, patients, seed)
-    calibrated = ((apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels)
-    with voxels_on_disk(calibrated, folder) as voxels_after:
-        after = quality(voxels_after, patients, seed)
-    return scaling, {
-        "temperature": scaling.temperature,
-        "bias": scaling.bias,
-        **{
-            f"{name}_{when}{suffix}": found[f"{name}{suffix}"]
-            for name in QUALITIES
-            for when, found in (("before", before), ("after", after))
-            for suffix in ("", "_ci95")
-        },
-        "split": "dev",
-        "seed": seed,
-        "resamples": RESAMPLES,
-        "bins": BINS,
-        "clip": [float(LOWEST), float(HIGHEST)],
-        "n_series": len(voxels),
-        "n_patients": len(set(patients)),
-        "n_voxels": before["n_voxels"],
-        "n_lesion_voxels": before["n_lesion_voxels"],
-        "n_fit_voxels": len(drawn[0]),
-        "warnings": remarks(scaling, before, after),
-        "reliability_before": before["reliability"],
-        "reliability_after": after["reliability"],
-    }
 
+    temperature: float
+    bias: float
+    plain: Thresholds
+    prior: Thresholds
+    record: Mapping[str, Any] = field(default_factory=dict)
 
-def reliability(calibration: dict[str, Any], when: str) -> dict[str, Any]:
-    """Figures and curve `before` or `after` calibration, as `calibration.quality` gave them."""
-    return {name: calibration[f"{name}_{when}"] for name in (*QUALITIES, "reliability")}
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], source: object = "calibration.json") -> Self:
+        """From what `calibration.json` holds, or an evaluation's summary of it.
 
+        Args:
+            record: with the first six of `APPLIED` at least.
+            source: where it was read, for the error.
 
-@contextmanager
-def voxels_on_disk(parts: Iterable[Part], folder: Path) -> Iterator[list[Part]]:
-    """The same parts, memory-mapped from nameless files in `folder`, which vanish with the process at the latest."""
-    with TemporaryFile(dir=folder) as probabilities, TemporaryFile(dir=folder) as labels:
-        sizes = []
-        with on_disk(folder / "(voxels of the calibration)"):
-            for p, y in parts:
-                probabilities.write(p.astype(np.float32, copy=False).tobytes())
-                labels.write(y.tobytes())
-                sizes.append(len(p))
-            probabilities.flush()
-            labels.flush()
-        if not sum(sizes):
-            raise UserError("the model's probability is 0 in every development scan; there is nothing to calibrate")
-        ends = np.cumsum(sizes)[:-1]
-        p_all = np.memmap(probabilities, dtype=np.float32, mode="r")
-        y_all = np.memmap(labels, dtype=np.bool_, mode="r")
-        yield list(zip(np.split(p_all, ends), np.split(y_all, ends), strict=True))
-
-
-def remarks(scaling: Scaling, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What a reader of the calibration must know: a temperature at its limit, an error that did not fall."""
-    found = []
-    if scaling.at_limit:
-        what = "tells lesion from background without error" if scaling.temperature < 1 else "knows next to nothing"
-        found.append(f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}")
-    if after["ece"] > before["ece"]:
-        found.append(
-            f"the expected calibration error did not fall ({before['ece']:.3g} to {after['ece']:.3g}): the fit is by "
-            f"likelihood ({before['nll']:.3g} to {after['nll']:.3g}), which weighs missed lesions more than bins do"
+        Raises:
+            UserError: naming what it lacks.
+        """
+        if missing := [name for name in _NEEDED if name not in record]:
+            raise UserError(
+                f"{source}: a calibration without {', '.join(missing)}: cut off, or of an early version. Calibrate "
+                "again: iac calibrate RUN (predictions of another program: iac evaluate --dev-predictions DIR)"
+            )
+        plain, prior = (
+            Thresholds(general=record[f"{prefix}threshold"], by_thickness=record[f"{prefix}thickness"])
+            for prefix in ("", "prior_")
         )
-    return found
+        return cls(temperature=record["temperature"], bias=record["bias"], plain=plain, prior=prior, record=record)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `calibration.json` holds; `from_dict` and back gives the same bytes."""
+        return {
+            **self.record,  # keys that follow keep their place in it
+            "temperature": self.temperature,
+            "bias": self.bias,
+            "threshold": self.plain.general,
+            "thickness": self.plain.by_thickness,
+            "prior_threshold": self.prior.general,
+            "prior_thickness": self.prior.by_thickness,
+        }
+
+    def facts(self, names: Sequence[str]) -> dict[str, Any]:
+        """Some of what `calibration.json` holds, in this order."""
+        everything = self.to_dict()
+        return {name: everything[name] for name in names}
+
+    def apply(self, probability: Volume) -> Volume:
+        """Calibrated probabilities of uncalibrated ones; where the model says nothing (0), nothing."""
+        return probability.with_data(apply(probability.data, self.temperature, self.bias))
+
+    def threshold(self, slice_thickness_mm: float, prior: bool = False) -> float:
+        """The threshold of calibrated probability for a scan.
+
+        Args:
+            slice_thickness_mm: of the scan.
+            prior: for the mask that the annotation protocol is applied to.
+        """
+        return (self.prior if prior else self.plain).at(slice_thickness_mm)
+
+    def masks(self, probability: Volume, hu: Volume, slice_thickness_mm: float) -> tuple[Volume, Volume]:
+        """The plain mask, and the one after the annotation protocol (≥ 130 HU, no single voxels).
+
+        Each is cut at a threshold of its own, so the second need not lie within the first.
+
+        Args:
+            probability: calibrated, `[X, Y, Z]` on native voxels.
+            hu: the scan on the same grid.
+            slice_thickness_mm: of the scan.
+
+        Raises:
+            UserError: when the grids differ.
+        """
+        plain, bright = (
+            probability.with_data(probability.data >= self.threshold(slice_thickness_mm, prior))
+            for prior in (False, True)
+        )
+        return plain, protocol_prior(bright, hu)
+
+    def uncalibrated_mask(self, probability: Volume) -> Volume:
+        """The mask of the network as it was trained, at an uncalibrated probability of 0.5.
+
+        Args:
+            probability: calibrated.
+        """
+        return probability.with_data(probability.data >= calibrated_half(self.temperature, self.bias))
 
 
-def threshold_for(calibration: dict[str, Any], slice_thickness_mm: float, prior: bool = False) -> float:
-    """The threshold of calibrated probability for a scan, with or without the protocol prior."""
-    prefix = "prior_" if prior else ""
-    return threshold_at(calibration[f"{prefix}thickness"], slice_thickness_mm, calibration[f"{prefix}threshold"])
+def reliability(record: Mapping[str, Any], when: str) -> dict[str, Any]:
+    """Values and curve `before` or `after` calibration, as `quality` gave them."""
+    return {name: record[f"{name}_{when}"] for name in (*QUALITIES, "reliability")}
 
 
-def describe(calibration: dict[str, Any]) -> str:
+def describe_calibration(calibration: Calibration) -> str:
     """The calibration in a few lines, for the terminal."""
+    record = calibration.to_dict()
     lines = [
-        f"temperature {calibration['temperature']:.3f}, bias {calibration['bias']:+.3f} "
-        f"({calibration['n_series']} development scans of {calibration['n_patients']} patients)",
+        f"temperature {record['temperature']:.3f}, bias {record['bias']:+.3f} "
+        f"({record['n_series']} development scans of {record['n_patients']} patients)",
         *(
-            f"  {name}: {calibration[f'{name}_before']:.3g} before, {calibration[f'{name}_after']:.3g} after"
+            f"  {name}: {record[f'{name}_before']:.3g} before, {record[f'{name}_after']:.3g} after"
             for name in QUALITIES
         ),
-        f"  threshold {calibration['threshold']:g} (mean Dice {calibration['dice']:.3f}), "
-        f"with the protocol prior {calibration['prior_threshold']:g} ({calibration['prior_dice']:.3f})",
-        f"  by slice thickness: {calibration['thickness']['why']}",
-        *(f"  warning: {warning}" for warning in calibration["warnings"]),
+        f"  threshold {record['threshold']:g} (mean Dice {record['dice']:.3f}), "
+        f"with the protocol prior {record['prior_threshold']:g} ({record['prior_dice']:.3f})",
+        f"  by slice thickness: {record['thickness']['why']}",
+        *(f"  warning: {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The decision threshold that maximises the mean Dice of the development set."""
+"""Dice over a grid of thresholds, and the threshold that maximises its mean over the development set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from iac_lightning.evaluation.metrics.lesions import MINIMUM_HU, as_mask, protocol_prior_probability
 
-DEFAULT_THRESHOLDS = np.arange(1, 50) / 50
-"""0.02, 0.04 … 0.98."""
+RAW_GRID = np.arange(1, 50) / 50
+"""Thresholds of uncalibrated probability to choose from: 0.02, 0.04 … 0.98."""
+
+CALIBRATED_GRID = np.array(
+    [*(digit / 10**power for power in (5, 4) for digit in (1, 2, 3, 5, 7)), 0.001, *(k / 500 for k in range(1, 500))]
+)
+"""Thresholds of calibrated probability to choose from: 0.002, 0.004 … 0.998, and some from 0.00001 on. Lesions are
+rare: where a model knows little, its calibrated probabilities are all near their share."""
 
 _PLATEAU = 1e-12
 
@@ -20,9 +26,10 @@ _PLATEAU = 1e-12
 def dice_at_thresholds(
     probability: Volume | NDArray[Any],
     label: Volume | NDArray[Any],
-    thresholds: ArrayLike = DEFAULT_THRESHOLDS,
+    thresholds: ArrayLike = RAW_GRID,
     hu: Volume | None = None,
     minimum_hu: float = MINIMUM_HU,
+    n_outside: int = 0,
 ) -> NDArray[np.float64]:
     """Dice of `probability >= t` for every threshold t, from one histogram instead of one mask per threshold.
 
@@ -36,13 +43,14 @@ def dice_at_thresholds(
         hu: the scan on the probability's grid; given, the protocol prior (`protocol_prior`) is applied at every
             threshold. Needs `probability` as a Volume.
         minimum_hu: darkest value the prior lets through.
+        n_outside: labelled voxels beyond the array, which no positive threshold reaches.
 
     Returns:
         `[T]` Dice; 1 where prediction and label are both empty.
 
     Raises:
-        ValueError: when shapes differ, thresholds do not rise (or start at 0 with the prior), or a probability is not
-            finite.
+        ValueError: when shapes differ, thresholds do not rise (or start at 0 with the prior or voxels outside), or a
+            probability is not finite.
         UserError: when `hu` lies on another grid.
     """
     if hu is not None:
@@ -58,8 +66,8 @@ def dice_at_thresholds(
     steps = np.asarray(thresholds, dtype=np.float64)
     if steps.ndim != 1 or not len(steps) or (np.diff(steps) <= 0).any():
         raise ValueError("thresholds must be a rising list")
-    if hu is not None and steps[0] <= 0:
-        raise ValueError(f"with the protocol prior thresholds must be positive, got {steps[0]}")
+    if (hu is not None or n_outside) and steps[0] <= 0:
+        raise ValueError(f"with the protocol prior or voxels outside thresholds must be positive, got {steps[0]}")
     cuts = steps.astype(p.dtype)
     # A voxel in bin k is predicted at thresholds 0…k-1; counting from the top gives |P| and |P∩G| at each threshold.
     counts = np.zeros((2, len(cuts) + 1), dtype=np.int64)
@@ -70,7 +78,7 @@ def dice_at_thresholds(
         counts[0] += np.bincount(bins, minlength=len(cuts) + 1)
         counts[1] += np.bincount(bins[inside[candidate]], minlength=len(cuts) + 1)
     predicted, hits = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-    total = predicted + int(g.sum())
+    total = predicted + int(g.sum()) + n_outside
     return np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
 
 

@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_modules.cohort.look import read_label
 from data_modules.cohort.series import read_series
@@ -27,13 +26,13 @@ from data_modules.files import write_json_atomic
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan
-from iac_lightning.evaluation.calibration.record import calibrate_voxels, reliability
-from iac_lightning.evaluation.calibration.scaling import THRESHOLDS, Scaling, apply, thresholds_by_thickness
-from iac_lightning.evaluation.calibration.threshold import choose_threshold, dice_at_thresholds
-from iac_lightning.evaluation.metrics.lesions import protocol_prior_probability
-from iac_lightning.evaluation.statistics.strata import EDGES_MM, Stratum, strata_from_edges
+from iac_lightning.evaluation.calibration.fitting import calibrate_voxels
+from iac_lightning.evaluation.calibration.record import Calibration, reliability
+from iac_lightning.evaluation.calibration.scaling import Scaling
+from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, choose_thresholds, threshold_scores
+from iac_lightning.evaluation.statistics.strata import EDGES_MM, strata_from_edges
 from iac_lightning.workflows.external.predictions import (
-    DEFAULT_THRESHOLD,
+    EXTERNAL_CUT,
     Prediction,
     find_predictions,
     raise_all,
@@ -55,7 +54,7 @@ def calibrate_predictions(
     seed: int,
     workers: int,
     edges_mm: Sequence[float] = EDGES_MM,
-) -> dict[str, Any]:
+) -> Calibration:
     """Write `calibration.json` (in the form of a run's) and `figures/reliability.png`.
 
     Voxels of the domain lie on disk while they are looked at, so that memory does not grow with the number of series;
@@ -71,7 +70,7 @@ def calibrate_predictions(
         edges_mm: where the strata part that may have a threshold of their own (`evaluation.thickness_edges_mm`).
 
     Returns:
-        What `calibration.json` holds (`workflows.calibrate.calibrate`).
+        The calibration, in the form of a run's (`workflows.calibrate.calibrate`).
 
     Raises:
         UserError: one that lists all missing, extra, unreadable or misplaced predictions and masks without
@@ -79,30 +78,22 @@ def calibrate_predictions(
     """
     from iac_lightning.figures.calibration import reliability_figure  # workers do without matplotlib
 
-    found, problems = find_predictions(folder, series, DEFAULT_THRESHOLD)
+    predictions, problems = find_predictions(folder, series, EXTERNAL_CUT)
     raise_all(problems, folder, len(series), "dev")
-    patients = [s.patient_id for s in series]
     directory.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=directory, prefix=".voxels_") as temporary:
-        numbered = list(zip((Path(temporary) / str(k) for k in range(len(found))), found, strict=True))
-        steps = mapped(save_domain, numbered, workers, "dev: reading", "scan")
-        raise_all([problem for _, problem in steps if problem], folder, len(series), "dev")
-        voxels = [
-            (np.load(f"{path}_p.npy", mmap_mode="r"), np.load(f"{path}_y.npy", mmap_mode="r")) for path, _ in numbered
-        ]
-        if not any(len(p) for p, _ in voxels):
-            raise UserError(f"{folder}: no probability above 0 in voxels of {DOMAIN_HU:g} HU and more to calibrate")
-        try:
-            scaling, fitted = calibrate_voxels(voxels, patients, seed, Path(temporary))
-        except ValueError as error:
-            raise UserError(f"{folder}: the development split cannot calibrate this model: {error}") from None
+    scaling, fitted = fit_domain(predictions, folder, directory, seed, workers)
     result = {
         **fitted,
-        **choose_thresholds(found, scaling, seed, workers, strata_from_edges(edges_mm)),
+        **choose_thresholds(
+            score_predictions(predictions, scaling, workers),
+            [p.series.patient_id for p in predictions],
+            seed,
+            strata_from_edges(edges_mm),
+        ),
         "domain": f"voxels of the whole scan with an uncalibrated probability above 0 and {DOMAIN_HU:g} HU and more",
         "checkpoint_sha256": None,
         "thickness_edges_mm": list(edges_mm),
-        "depends_on": fingerprint(found),
+        "depends_on": fingerprint(predictions),
     }
     source = (
         f"{label}; {result['n_voxels']:,} voxels of {len(series)} development scans "
@@ -112,7 +103,36 @@ def calibrate_predictions(
     (directory / "figures").mkdir(exist_ok=True)
     figure.savefig(directory / "figures" / "reliability.png", dpi=150)
     write_json_atomic(directory / CALIBRATION_FILE, result)
-    return result
+    return Calibration.from_dict(result)
+
+
+def fit_domain(
+    predictions: Sequence[Prediction], folder: Path, directory: Path, seed: int, workers: int
+) -> tuple[Scaling, dict[str, Any]]:
+    """Temperature and bias from the voxels of the domain (`fitting.calibrate_voxels`).
+
+    Args:
+        predictions: probabilities of the development series.
+        folder: where they lie, for errors.
+        directory: for a temporary folder of the voxels.
+        seed: of the sample that is fitted and of the bootstrap.
+        workers: processes.
+
+    Raises:
+        UserError: when a file cannot be read, or the voxels calibrate nothing.
+    """
+    with TemporaryDirectory(dir=directory, prefix=".voxels_") as temporary:
+        paths = [Path(temporary) / str(k) for k in range(len(predictions))]
+        numbered = list(zip(paths, predictions, strict=True))
+        steps = mapped(save_domain, numbered, workers, "dev: reading", "scan")
+        raise_all([problem for _, problem in steps if problem], folder, len(predictions), "dev")
+        voxels = [(np.load(f"{path}_p.npy", mmap_mode="r"), np.load(f"{path}_y.npy", mmap_mode="r")) for path in paths]
+        if not any(len(p) for p, _ in voxels):
+            raise UserError(f"{folder}: no probability above 0 in voxels of {DOMAIN_HU:g} HU and more to calibrate")
+        try:
+            return calibrate_voxels(voxels, [p.series.patient_id for p in predictions], seed, Path(temporary))
+        except ValueError as error:
+            raise UserError(f"{folder}: the development split cannot calibrate this model: {error}") from None
 
 
 def save_domain(item: tuple[Path, Prediction]) -> str:
@@ -134,45 +154,22 @@ def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
     return read_probabilities(prediction, scan.grid), read_label(prediction.series, like=scan.grid), scan
 
 
-def choose_thresholds(
-    found: Sequence[Prediction], scaling: Scaling, seed: int, workers: int, strata: Sequence[Stratum]
-) -> dict[str, Any]:
-    """Thresholds of calibrated probability with the best mean Dice, for the plain mask and after the protocol prior."""
-    function = partial(development_dice, scaling=scaling)
-    steps = (scores for _, scores in mapped(function, found, workers, "dev: thresholds", "scan"))
-    plain, prior, lesions, unseen, thickness = (list(column) for column in zip(*steps, strict=True))
-    patients = [p.series.patient_id for p in found]
-    result: dict[str, Any] = {}
-    for prefix, scores in (("", np.array(plain)), ("prior_", np.array(prior))):
-        result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(scores, THRESHOLDS, lesions)
-        result[f"{prefix}thickness"] = thresholds_by_thickness(scores, lesions, patients, thickness, seed, strata)
-    return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": sum(unseen)}
+def score_predictions(predictions: Sequence[Prediction], scaling: Scaling, workers: int) -> list[ThresholdScores]:
+    """What each development series says of thresholds of calibrated probability."""
+    function = partial(score_prediction, scaling=scaling)
+    return [scores for _, scores in mapped(function, predictions, workers, "dev: thresholds", "scan")]
 
 
-def development_dice(
-    prediction: Prediction, scaling: Scaling
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool, int, float]:
-    """Dice of a series at each of `THRESHOLDS`, plain and after the protocol prior; what else decides thresholds.
-
-    Returns:
-        Both Dice `[len(THRESHOLDS)]`, whether it has lesions, labelled voxels unseen, slice thickness in mm.
-    """
+def score_prediction(prediction: Prediction, scaling: Scaling) -> ThresholdScores:
+    """What one development series says of thresholds; its slice thickness is the whole scan's."""
     raw, label, scan = development_volumes(prediction)
-    probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
-    outside = label.data & ((raw.data == 0) | (scan.hu < DOMAIN_HU))
-    return (
-        dice_at_thresholds(probability, label, THRESHOLDS),
-        dice_at_thresholds(protocol_prior_probability(probability, scan.volume), label, THRESHOLDS),
-        bool(label.data.any()),
-        int(np.count_nonzero(outside)),
-        scan.slice_thickness_mm,
-    )
+    return threshold_scores(raw, label.data, scan.volume, scan.slice_thickness_mm, scaling, domain_hu=DOMAIN_HU)
 
 
-def fingerprint(found: Sequence[Prediction]) -> str:
+def fingerprint(predictions: Sequence[Prediction]) -> str:
     """First 16 hex digits of a hash over all development predictions and labels."""
     total = sha256()
-    for prediction in found:
+    for prediction in predictions:
         assert prediction.series.label is not None
         for path in (prediction.npz or prediction.path, prediction.series.label):
             total.update(prediction.series.series_id.encode() + sha256(path.read_bytes()).digest())

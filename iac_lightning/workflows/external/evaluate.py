@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
@@ -18,16 +20,17 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.evaluation.calibration.record import APPLIED
+from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.runs.looks import count_looks, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (
-    DEFAULT_THRESHOLD,
+    EXTERNAL_CUT,
+    Prediction,
     find_predictions,
-    measure,
+    measure_prediction,
     raise_all,
 )
 
@@ -63,7 +66,7 @@ class ExternalModel:
 
     @property
     def look_hash(self) -> str:
-        """Of what decides the figures, as far as it is known here; for the record of looks."""
+        """Of what decides the values, as far as it is known here; for the record of looks."""
         known = [self.label, self.threshold, asdict(self.evaluation)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -82,8 +85,8 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
-    Figures are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
-    and for the protocol prior (`external_calibration`; writes `calibration.json`). Without, the protocol prior is
+    Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
+    and for the protocol prior (`external.calibrate`; writes `calibration.json`). Without, the protocol prior is
     applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here.
 
     Args:
@@ -105,22 +108,15 @@ def evaluate_predictions(
     Raises:
         UserError: one that lists all missing, extra, unreadable, wrongly shaped or shifted predictions.
     """
-    if threshold is not None and not 0 < threshold <= 1:
-        raise UserError(f"threshold {threshold}: expected a probability above 0, at most 1")
-    if threshold is not None and dev_predictions is not None:
-        raise UserError(f"threshold {threshold} and predictions to choose one by were given; expected one of the two")
     predictions = Path(predictions).absolute()
-    for folder in (predictions, dev_predictions):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{folder}: no such folder. Expected the NIfTI files of predictions, named after series.")
+    check_arguments(predictions, threshold, dev_predictions)
     cohort = read_cohort(cohort_path)
     series = labelled_series(cohort, split)
     directory = Path(out).absolute() if out else predictions
-    model = ExternalModel(
-        directory, label or predictions.name, {}, cohort.path, threshold, evaluation or EvaluationConfig()
-    )
+    settings = evaluation or EvaluationConfig()
+    model = ExternalModel(directory, label or predictions.name, {}, cohort.path, threshold, settings)
     look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
-    found, problems = find_predictions(predictions, series, DEFAULT_THRESHOLD if dev_predictions else threshold)
+    chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
     if dev_predictions is not None:
@@ -131,17 +127,59 @@ def evaluate_predictions(
             label=model.label,
             seed=SEED,
             workers=workers,
-            edges_mm=model.evaluation.thickness_edges_mm,
+            edges_mm=settings.thickness_edges_mm,
         )
-        found = [replace(prediction, calibration=calibration) for prediction in found]
-    results = [row for _, row in mapped(partial(measure, look=look), found, workers, split, "scan")]
+        chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
+    results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
     table = series_table([row for row, _ in measured])
-
-    used = sorted({p.threshold for p in found if p.threshold is not None})
-    general = calibration["threshold"] if calibration else used[0] if used else None
     summary = {
+        **summarise_predictions(model, table, split, chosen, calibration),
+        **({"test_looks": count_looks(directory)} if look else {}),
+    }
+    write_series_table(table, directory / "evaluation" / f"{split}.csv")
+    write_summary(summary, directory / "evaluation" / f"{split}.json")
+    remarks = summarise_warnings([warnings for _, warnings in measured])
+    write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
+    write_external(model, split, predictions)
+    return summary
+
+
+def check_arguments(predictions: Path, threshold: float | None, dev_predictions: Path | None) -> None:
+    """Refuse what `evaluate_predictions` cannot do.
+
+    Raises:
+        UserError: for a threshold out of range or beside predictions to choose one by, and for a missing folder.
+    """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UserError(f"threshold {threshold}: expected a probability above 0, at most 1")
+    if threshold is not None and dev_predictions is not None:
+        raise UserError(f"threshold {threshold} and predictions to choose one by were given; expected one of the two")
+    for folder in (predictions, dev_predictions):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder}: no such folder. Expected the NIfTI files of predictions, named after series.")
+
+
+def summarise_predictions(
+    model: ExternalModel,
+    table: pd.DataFrame,
+    split: str,
+    predictions: Sequence[Prediction],
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    """The summary of an evaluation, in the form of a run's.
+
+    Args:
+        model: whose predictions they are.
+        table: a row a series (`series_table`).
+        split: that was evaluated.
+        predictions: that were measured, at least one.
+        calibration: that was applied.
+    """
+    used = sorted({p.threshold for p in predictions if p.threshold is not None})
+    general = calibration.plain.general if calibration else used[0] if used else None
+    return {
         "run": model.label,
         **summarise(
             table,
@@ -150,35 +188,18 @@ def evaluate_predictions(
             threshold=general,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
         ),
-        "prior_threshold": calibration["prior_threshold"] if calibration else general,
+        "prior_threshold": calibration.prior.general if calibration else general,
         "predictions": {
-            "folder": str(predictions),
-            "n_masks": sum(p.threshold is None for p in found),
-            "n_probabilities": sum(p.threshold is not None for p in found),
+            "folder": str(predictions[0].path.parent),
+            "n_masks": sum(p.threshold is None for p in predictions),
+            "n_probabilities": sum(p.threshold is not None for p in predictions),
             "trained_on": None,
         },
-        "calibration": calibration and {"file": CALIBRATION_FILE, **{key: calibration[key] for key in APPLIED}},
+        "calibration": calibration and {"file": CALIBRATION_FILE, **calibration.facts(APPLIED)},
         "checkpoint_sha256": None,
         "data_fingerprint": None,
         "failed_series": [],
-        **({"test_looks": count_looks(directory)} if look else {}),
     }
-    write_series_table(table, directory / "evaluation" / f"{split}.csv")
-    write_summary(summary, directory / "evaluation" / f"{split}.json")
-    remarks = summarise_warnings([warnings for _, warnings in measured])
-    write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
-    known = load_external(directory).predictions if is_external(directory) else {}
-    write_json_atomic(
-        directory / MODEL_FILE,
-        {
-            "label": summary["run"],
-            "predictions": {name: str(path) for name, path in {**known, split: predictions}.items()},
-            "cohort": str(cohort.path),
-            "threshold": threshold,
-            "evaluation": asdict(model.evaluation),
-        },
-    )
-    return summary
 
 
 def labelled_series(cohort: Cohort, split: str) -> tuple[Series, ...]:
@@ -229,6 +250,21 @@ def load_external(directory: Path, overrides: Sequence[str] = ()) -> ExternalMod
         raise UserError(f"{path}: not what evaluation writes ({error}); evaluate the predictions again") from None
 
 
+def write_external(model: ExternalModel, split: str, predictions: Path) -> None:
+    """Write `model.json`, from which `load_external` makes the model again; splits evaluated earlier stay in it."""
+    known = load_external(model.directory).predictions if is_external(model.directory) else {}
+    write_json_atomic(
+        model.directory / MODEL_FILE,
+        {
+            "label": model.label,
+            "predictions": {name: str(path) for name, path in {**known, split: predictions}.items()},
+            "cohort": str(model.cohort),
+            "threshold": model.threshold,
+            "evaluation": asdict(model.evaluation),
+        },
+    )
+
+
 def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Settings of the evaluation of predictions: what was known of them, and what is said now.
 
@@ -242,7 +278,7 @@ def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -
     return load_experiment(None, ["name=external", *stored, *overrides]).evaluation
 
 
-def describe(summary: dict[str, Any]) -> str:
+def describe_predictions(summary: dict[str, Any]) -> str:
     """The summary in a few lines, for the terminal."""
     from iac_lightning.report.words import estimate
 
@@ -252,11 +288,11 @@ def describe(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
     ]
-    for name, figures in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
-        parts = (f"{k} {estimate(figures[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
+    for name, values in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
+        parts = (f"{k} {estimate(values[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
         lines.append(f"  {name}: {'; '.join(parts)}")
         lines.append(
-            f"    empty prediction: {figures['n_both_empty']} without and {figures['n_missed']} with lesions; "
-            f"false alarms: {figures['n_false_alarm']} of {summary['n_lesion_free']}"
+            f"    empty prediction: {values['n_both_empty']} without and {values['n_missed']} with lesions; "
+            f"false alarms: {values['n_false_alarm']} of {summary['n_lesion_free']}"
         )
     return "\n".join(lines)

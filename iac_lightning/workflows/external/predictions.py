@@ -32,13 +32,12 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask, read_probability
 from data_modules.scan.scan import Scan
-from iac_lightning.evaluation.calibration.record import threshold_for
-from iac_lightning.evaluation.calibration.scaling import apply
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
 
-DEFAULT_THRESHOLD = 0.5
+EXTERNAL_CUT = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""
 
 _KNOWN = ({"plain"}, {"plain", "npz"}, {"mask"}, {"probability"}, {"mask", "probability"})
@@ -56,15 +55,15 @@ class Prediction:
         path: NIfTI of a mask or a probability map; for nnU-Net's `.npz`, the mask beside it.
         threshold: from which probability on a voxel is predicted; None for a mask.
         npz: nnU-Net's probabilities, where these are to be used.
-        calibration: whose temperature, bias and thresholds (by the scan's thickness) take the place of `threshold`, as
-            in `calibration.json`; None: probabilities as they are.
+        calibration: whose temperature, bias and thresholds (by the scan's thickness) take the place of `threshold`;
+            None: probabilities as they are.
     """
 
     series: Series
     path: Path
     threshold: float | None
     npz: Path | None = None
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
 
 
 def find_predictions(
@@ -84,18 +83,18 @@ def find_predictions(
         or at another place than the scan.
     """
     files, extra = _files_by_series(folder, {s.series_id for s in series})
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []
     problems = []
     missing = [s.series_id for s in series if s.series_id not in files]
     for item in series:
         if item.series_id in files:
             try:
-                found.append(_choose(item, files[item.series_id], threshold))
+                predictions.append(_choose(item, files[item.series_id], threshold))
             except UserError as error:
                 problems.append(str(error))
     problems += [f"{name}: no prediction" for name in missing]
     problems += [f"{name}: no series of this split is called so" for name in extra]
-    return found, problems
+    return predictions, problems
 
 
 def raise_all(problems: Sequence[str], folder: Path, n_series: int, split: str) -> None:
@@ -159,7 +158,7 @@ def _choose(series: Series, files: dict[str, Path], threshold: float | None) -> 
             raise UserError(f"{npz.name}: probabilities of shape {shape}, expected [classes, z, y, x] with {expected}")
     if is_mask:
         return Prediction(series, path, None)
-    return Prediction(series, path, DEFAULT_THRESHOLD if threshold is None else threshold, npz)
+    return Prediction(series, path, EXTERNAL_CUT if threshold is None else threshold, npz)
 
 
 def _header(path: Path) -> tuple[Grid, np.dtype[Any]]:
@@ -210,25 +209,23 @@ def read_prediction(prediction: Prediction, scan: Scan) -> Volume:
 
 
 def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volume | None]:
-    """The predicted mask, the one that the protocol prior is applied to, and the uncalibrated one, on the scan's grid.
+    """The predicted mask, the one after the annotation protocol, and the uncalibrated one, on the scan's grid.
 
-    The first two are the same but for a calibrated model, which has a threshold for each; only such a model has the
-    third, at a probability of 0.5.
+    A calibrated model has a threshold for each of the first two; only such a model has the third, at a probability of
+    `EXTERNAL_CUT`.
 
     Raises:
         UserError: as `read_prediction`.
     """
     if prediction.threshold is None:
         mask = read_mask(prediction.path, like=scan.grid)
-        return mask, mask, None
+        return mask, protocol_prior(mask, scan.volume), None
     raw, calibration = read_probabilities(prediction, scan.grid), prediction.calibration
     if calibration is None:
         mask = raw.with_data(raw.data >= prediction.threshold)
-        return mask, mask, None
-    probability = raw.with_data(apply(raw.data, calibration["temperature"], calibration["bias"]))
-    thresholds = [threshold_for(calibration, scan.slice_thickness_mm, prior=prior) for prior in (False, True)]
-    mask, before_prior = (probability.with_data(probability.data >= threshold) for threshold in thresholds)
-    return mask, before_prior, raw.with_data(raw.data >= DEFAULT_THRESHOLD)
+        return mask, protocol_prior(mask, scan.volume), None
+    mask, protocol_mask = calibration.masks(calibration.apply(raw), scan.volume, scan.slice_thickness_mm)
+    return mask, protocol_mask, raw.with_data(raw.data >= EXTERNAL_CUT)
 
 
 def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
@@ -261,7 +258,9 @@ def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return foreground
 
 
-def measure(prediction: Prediction, look: RecordedLook | None = None) -> tuple[dict[str, Any], tuple[str, ...]] | str:
+def measure_prediction(
+    prediction: Prediction, look: RecordedLook | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]] | str:
     """The row of one series (`series_row`) and warnings of its scan, or what is wrong with its files.
 
     Its slice thickness is the whole scan's: which region the program looked at is not known.
@@ -277,7 +276,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> tuple[d
     try:
         scan = read_series(series)
         label = read_label(series, like=scan.grid, look=look)
-        mask, before_prior, uncalibrated = read_masks(prediction, scan)
+        mask, protocol_mask, uncalibrated = read_masks(prediction, scan)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -287,7 +286,7 @@ def measure(prediction: Prediction, look: RecordedLook | None = None) -> tuple[d
         series.patient_id,
         scan.slice_thickness_mm,
         series_metrics(mask, label, scan),
-        series_metrics(protocol_prior(before_prior, scan.volume), label, scan),
+        series_metrics(protocol_mask, label, scan),
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )

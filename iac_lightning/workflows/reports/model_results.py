@@ -17,6 +17,7 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask
 from data_modules.scan.scan import Scan
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import example_series
 from iac_lightning.figures.models import training_figure
@@ -28,7 +29,7 @@ from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
 from iac_lightning.workflows.calibrate import read_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
-from iac_lightning.workflows.external.predictions import DEFAULT_THRESHOLD, find_predictions, read_prediction
+from iac_lightning.workflows.external.predictions import EXTERNAL_CUT, find_predictions, read_prediction
 from iac_lightning.workflows.reports.evaluated import Entry, evaluate_command, evaluation
 
 
@@ -120,8 +121,9 @@ def predicted_mask(entry: Entry, summary: Mapping[str, Any], split: str, series:
     """
     if isinstance(entry, Run):
         return read_mask(entry.directory / "predictions" / split / f"{series.series_id}_mask.nii.gz", like=scan.grid)
-    calibration = summary["calibration"]
-    threshold = DEFAULT_THRESHOLD if calibration else entry.threshold
+    applied = summary["calibration"]
+    calibration = Calibration.from_dict(applied, f"evaluation/{split}.json") if applied else None
+    threshold = EXTERNAL_CUT if calibration else entry.threshold
     predictions, problems = find_predictions(entry.predictions[split], [series], threshold)
     if not predictions:
         again = evaluate_command(entry, split)

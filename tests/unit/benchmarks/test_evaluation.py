@@ -11,7 +11,7 @@ import pytest
 from benchmarks import evaluation as workflow
 from benchmarks.evaluation import bench_evaluation, make_table, monai_figures
 from data_modules.cohort.table import read_cohort
-from iac_lightning.workflows.external.predictions import find_predictions, measure
+from iac_lightning.workflows.external.predictions import find_predictions, measure_prediction
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -24,7 +24,7 @@ def test_monai_finds_the_same_figures(tmp_path: Path) -> None:
         assert not problems
         assert {p.threshold for p in found} == ({None} if model == "model0" else {0.5})
         for prediction in found:
-            measured = measure(prediction)
+            measured = measure_prediction(prediction)
             assert not isinstance(measured, str)
             row, _ = measured
             for prefix, peer in zip(("", "prior_"), monai_figures(prediction), strict=True):

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryF1Score
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from iac_lightning.evaluation.calibration.threshold import RAW_GRID, choose_threshold, dice_at_thresholds
 from iac_lightning.evaluation.metrics.series import dice
 from iac_lightning.modules.metrics import BestDice, MeanLoss
 
@@ -35,7 +35,7 @@ def scans(n: int = 5) -> list[Scan]:
 def fill(metric: BestDice, rows: list[Scan], indices: list[int]) -> None:
     for k in indices:
         probability, label = rows[k]
-        metric.update(k, bool(label.any()), dice_at_thresholds(probability, label, DEFAULT_THRESHOLDS))
+        metric.update(k, bool(label.any()), dice_at_thresholds(probability, label, RAW_GRID))
 
 
 def test_the_best_dice_is_the_mean_of_our_own_and_of_torchmetrics() -> None:
@@ -44,9 +44,9 @@ def test_the_best_dice_is_the_mean_of_our_own_and_of_torchmetrics() -> None:
     fill(metric, rows, list(range(5)))
     threshold, best = metric.compute()
     with_lesion = [(p, g) for p, g in rows if g.any()]
-    means = [np.mean([dice(p >= np.float32(t), g) for p, g in with_lesion]) for t in DEFAULT_THRESHOLDS]
+    means = [np.mean([dice(p >= np.float32(t), g) for p, g in with_lesion]) for t in RAW_GRID]
     assert best == pytest.approx(max(means), abs=1e-12)
-    assert means[int(np.flatnonzero(np.isclose(DEFAULT_THRESHOLDS, threshold))[0])] == pytest.approx(best, abs=1e-12)
+    assert means[int(np.flatnonzero(np.isclose(RAW_GRID, threshold))[0])] == pytest.approx(best, abs=1e-12)
     f1 = BinaryF1Score()
     theirs = [f1(torch.from_numpy(p >= np.float32(threshold)).int(), torch.from_numpy(g).int()) for p, g in with_lesion]
     assert best == pytest.approx(float(torch.stack(theirs).mean()), abs=1e-6)
@@ -54,10 +54,10 @@ def test_the_best_dice_is_the_mean_of_our_own_and_of_torchmetrics() -> None:
 
 def test_the_value_is_that_of_the_whole_matrix_to_the_last_bit() -> None:
     rows = scans()
-    matrix = np.array([dice_at_thresholds(p, g, DEFAULT_THRESHOLDS) for p, g in rows])
+    matrix = np.array([dice_at_thresholds(p, g, RAW_GRID) for p, g in rows])
     metric = BestDice()
     fill(metric, rows, [3, 0, 4, 2, 1])  # in any order
-    assert metric.compute() == choose_threshold(matrix, DEFAULT_THRESHOLDS, [bool(g.any()) for _, g in rows])
+    assert metric.compute() == choose_threshold(matrix, RAW_GRID, [bool(g.any()) for _, g in rows])
 
 
 def test_each_validation_starts_anew() -> None:

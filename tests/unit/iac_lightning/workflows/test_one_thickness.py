@@ -20,16 +20,15 @@ from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability, write_nifti
 from data_modules.scan.scan import read_scan
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Scaling
-from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows import calibrate
 from iac_lightning.workflows.evaluate import evaluate_series
 from iac_lightning.workflows.external import calibrate as external_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
-from iac_lightning.workflows.external.predictions import Prediction, read_masks
-from iac_lightning.workflows.external.predictions import measure as measure_external
+from iac_lightning.workflows.external.predictions import Prediction, measure_prediction, read_masks
 from iac_lightning.workflows.predict import predict
 from iac_lightning.workflows.reports import model_results
 from iac_lightning.workflows.stress_series import stress_series
@@ -60,11 +59,11 @@ def item(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Prepa
 
 
 @pytest.fixture(scope="module")
-def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Thresholds up to 5 mm, up to 8 mm and above, each of which gives this scan another mask."""
     plain: dict[str, Any] = calibrate.read_calibration(model.run)
     out = tmp_path_factory.mktemp("raw")
-    predict(item.series.image, out, calibrated_model(model, plain))
+    predict(item.series.image, out, calibrated_model(model, Calibration.from_dict(plain)))
     p = read_probability(out / "probability.nii.gz").data
     quarter, half, most = (float(q) for q in np.quantile(p[p > 0], [0.25, 0.5, 0.75]))
     strata = [
@@ -73,10 +72,10 @@ def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pyt
         {"above_mm": 8.0, "up_to_mm": None, "threshold": most},
     ]
     by_thickness = {"used": True, "strata": strata}
-    return {**plain, "thickness": by_thickness, "prior_thickness": by_thickness}
+    return Calibration.from_dict({**plain, "thickness": by_thickness, "prior_thickness": by_thickness})
 
 
-def calibrated_model(model: TrainedModel, calibration: dict[str, Any]) -> CalibratedModel:
+def calibrated_model(model: TrainedModel, calibration: Calibration) -> CalibratedModel:
     facts = {"checkpoint_sha256": model.checkpoint_sha256, "trained_on": model.trained_on}
     return CalibratedModel(model.run.config, model.network, model.device, calibration=calibration, **facts)
 
@@ -88,11 +87,11 @@ def test_prepare_says_that_the_table_differs(item: PreparedSeries) -> None:
 
 
 def test_evaluate_predict_and_stress_cut_at_one_threshold(
-    model: TrainedModel, item: PreparedSeries, calibration: dict[str, Any], tmp_path: Path
+    model: TrainedModel, item: PreparedSeries, calibration: Calibration, tmp_path: Path
 ) -> None:
     row = evaluate_series(model, item, "dev", calibration)
     result = predict(item.series.image, tmp_path, calibrated_model(model, calibration), slice_thickness_mm=9.0)
-    assert result["threshold"] == calibration["thickness"]["strata"][0]["threshold"]
+    assert result["threshold"] == calibration.plain.by_thickness["strata"][0]["threshold"]
     assert row["slice_thickness_mm"] == result["slice_thickness_mm"] == 4.0
     masks = [
         read_mask(path).data
@@ -110,15 +109,9 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
     assert own["prior_dice"] == pytest.approx(row["prior_dice"], rel=1e-3)
 
 
-def test_calibration_goes_by_it_and_knows_earlier_ones(
-    model: TrainedModel, item: PreparedSeries, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-    monkeypatch.setattr(
-        calibrate, "thresholds_by_thickness", lambda *arguments: seen.append(arguments[3]) or {"used": False}
-    )
-    calibrate.choose_thresholds(model, [item], Scaling(temperature=1.0, bias=0.0))
-    assert seen == [[4.0], [4.0]]
+def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
+    (scores,) = calibrate.score_development(model, [item], Scaling(temperature=1.0, bias=0.0))
+    assert scores.slice_thickness_mm == 4.0
     agrees = replace(item, series=replace(item.series, slice_thickness_mm=4.0))
     keys = [calibrate.calibration_key(model, [one])["depends_on"] for one in (item, agrees)]
     assert keys[0] != keys[1]  # what was fitted to the table's 9 mm is fitted again
@@ -126,16 +119,19 @@ def test_calibration_goes_by_it_and_knows_earlier_ones(
 
 
 def test_predictions_from_elsewhere_go_by_the_whole_scan(
-    item: PreparedSeries, calibration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    item: PreparedSeries, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = read_scan(item.series.image)
     rng = np.random.default_rng([3])
     p = np.where(scan.hu >= 100, rng.random(scan.hu.shape), 0).astype(np.float32)
     write_nifti(Volume(p, scan.grid), tmp_path / "a1_probability.nii.gz")
-    strata = [dict(s, threshold=t) for s, t in zip(calibration["thickness"]["strata"], (0.2, 0.5, 0.8), strict=True)]
-    own = {**calibration, **{key: {"used": True, "strata": strata} for key in ("thickness", "prior_thickness")}}
+    strata = [
+        dict(s, threshold=t) for s, t in zip(calibration.plain.by_thickness["strata"], (0.2, 0.5, 0.8), strict=True)
+    ]
+    by_thickness = {key: {"used": True, "strata": strata} for key in ("thickness", "prior_thickness")}
+    own = Calibration.from_dict({**calibration.record, **by_thickness})
     prediction = Prediction(item.series, tmp_path / "a1_probability.nii.gz", 0.5, calibration=own)
-    measured = measure_external(prediction)
+    measured = measure_prediction(prediction)
     assert not isinstance(measured, str), measured
     row, warnings = measured
     assert any("9 mm, the file 7 mm" in w for w in warnings)
@@ -143,16 +139,12 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     mask = read_masks(prediction, scan)[0].data
     assert row["volume_mm3"] == pytest.approx(mask.sum() * scan.grid.voxel_volume_mm3)
     assert abs(mask.sum() / (p > 0).sum() - 0.5) < 0.05
-    seen = []
-    monkeypatch.setattr(
-        external_calibration, "thresholds_by_thickness", lambda *a: seen.append(a[3]) or {"used": False}
-    )
-    external_calibration.choose_thresholds([prediction], Scaling(temperature=1.0, bias=0.0), 0, 1, THICKNESS_STRATA)
-    assert seen == [[7.0], [7.0]]
+    (scores,) = external_calibration.score_predictions([prediction], Scaling(temperature=1.0, bias=0.0), workers=1)
+    assert scores.slice_thickness_mm == 7.0
 
 
 def test_the_report_names_the_evaluated_thickness(
-    model: TrainedModel, item: PreparedSeries, calibration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    model: TrainedModel, item: PreparedSeries, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles = []
     monkeypatch.setattr(model_results, "overlay_figure", lambda *_, title, **__: titles.append(title))

@@ -21,10 +21,11 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask, read_probability, write_nifti
 from data_modules.scan.scan import Scan, read_scan
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
 from iac_lightning.workflows.calibrate import load_calibrated
-from iac_lightning.workflows.predict import OUTPUTS, find_region, measure, predict, registration_facts, segment
+from iac_lightning.workflows.predict import OUTPUTS, find_region, measure_lesions, predict, registration_facts, segment
 from iac_lightning.workflows.trained import CalibratedModel
 
 
@@ -49,7 +50,7 @@ def test_volume_centre_and_peak_of_each_lesion() -> None:
     mask[6:9, 5, 4] = True
     hu[2, 2, 2], hu[7, 5, 4], hu[9, 9, 5] = 300, 900, 1200
     region = Scan(hu=hu, grid=region.grid, slice_thickness_mm=4.0)
-    found = measure(Volume(mask, region.grid), region)
+    found = measure_lesions(Volume(mask, region.grid), region)
     assert found["n_lesions"] == 2
     assert found["volume_mm3"] == pytest.approx(5.0)
     large, small = found["lesions"]
@@ -62,7 +63,7 @@ def test_volume_centre_and_peak_of_each_lesion() -> None:
 
 def test_an_empty_mask_has_no_lesions() -> None:
     region = scan_of((4, 4, 4), (1.0, 1.0, 1.0))
-    found = measure(Volume(np.zeros((4, 4, 4), dtype=bool), region.grid), region)
+    found = measure_lesions(Volume(np.zeros((4, 4, 4), dtype=bool), region.grid), region)
     assert found == {"volume_mm3": 0.0, "n_lesions": 0, "lesions": []}
 
 
@@ -176,7 +177,9 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibratedMod
     config.data.grid.roi_mm = (20.0, 16.0, 36.0)
     calibration = {"temperature": 2.0, "bias": -1.0, "threshold": 0.5, "prior_threshold": 0.3}
     calibration |= {"thickness": {"used": False}, "prior_thickness": {"used": False}, "n_series": 9, "n_patients": 7}
-    return CalibratedModel(config, torch.nn.Identity(), torch.device("cpu"), "0123", [], calibration)
+    return CalibratedModel(
+        config, torch.nn.Identity(), torch.device("cpu"), "0123", [], Calibration.from_dict(calibration)
+    )
 
 
 def test_the_probability_is_calibrated_before_it_is_cut(calibrated: CalibratedModel, tmp_path: Path) -> None:
@@ -211,8 +214,9 @@ def test_both_masks_follow_the_thresholds_of_the_scans_slice_thickness(
         limits = ((0.0, 4.0, thin), (4.0, None, thick))
         return {"used": True, "strata": [{"above_mm": a, "up_to_mm": b, "threshold": t} for a, b, t in limits]}
 
-    calibrated.calibration.update(thickness=strata(0.2, None), prior_thickness=strata(0.6, 0.2))
-    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=thickness_mm)
+    record = {**calibrated.calibration.record, "thickness": strata(0.2, None), "prior_thickness": strata(0.6, 0.2)}
+    model = replace(calibrated, calibration=Calibration.from_dict(record))
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", model, slice_thickness_mm=thickness_mm)
     assert (result["threshold"], result["prior_threshold"]) == (cut, prior_cut)
     assert read_mask(tmp_path / "out/mask.nii.gz").data.sum() == n_voxels
     assert read_mask(tmp_path / "out/mask_protocol.nii.gz").data.sum() == n_protocol

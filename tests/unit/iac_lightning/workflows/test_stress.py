@@ -22,11 +22,12 @@ from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from data_modules.prepare.preparation import prepare_cohort
-from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask
-from data_modules.scan.reimaging import finest_mm, thicker
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.reimaging import finest_mm
+from data_modules.scan.scan import read_scan
 from iac_lightning.config.reading import load_experiment
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.clinical.stress import COLUMNS as STRESS_COLUMNS
 from iac_lightning.evaluation.tables.series_table import COLUMNS
 from iac_lightning.report.stress import describe_stress
@@ -116,7 +117,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     store = prepare_cohort(model.run.config.data, ("test",), look=look)
     assert sorted(own.index) == sorted(item.series.series_id for item in store.series)
     for item in store.series:
-        row = evaluation.evaluate_series(model, item, "test", CALIBRATION, look)
+        row = evaluation.evaluate_series(model, item, "test", Calibration.from_dict(CALIBRATION), look)
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column
@@ -273,7 +274,7 @@ def test_a_scan_that_fails_is_listed_and_the_others_go_on(
     assert str(tmp_path) not in json.dumps(summary["failed"])
     assert json.loads((model.run.directory / "stress/test.json").read_text()) == summary
     assert f"failed: {broken.series_id}" in describe_stress(summary)
-    monkeypatch.setattr(series_workflow, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(series_workflow, "measure_version", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"none of the 2 scans of 'test' could be measured. The first, "):
         run_stress([model_of(cohort, tmp_path / "other")], monkeypatch, (8.0,))
 
@@ -345,55 +346,6 @@ def test_the_thinnest_labelled_series_of_each_patient_is_taken() -> None:
     assert [i.series.series_id for i in thinnest(store, "test")] == ["A3", "B1"]
     with pytest.raises(UserError, match="Evaluation needs labels"):
         thinnest(SimpleNamespace(split=lambda name: (items[3],)), "test")
-
-
-def test_overlap_is_measured_on_the_thin_slices_and_volume_on_the_thick_ones() -> None:
-    """Five slices of 1 mm make slices of 2 mm; the third of them ends beyond the scan."""
-    hu = np.full((3, 1, 5), 300, dtype=np.int16)
-    thin = Scan(hu=hu, grid=Grid(hu.shape, np.diag([0.5, 2.0, 1.0, 1.0])), slice_thickness_mm=1.0)
-    thick = thicker(thin, 2.0)
-    label = np.zeros(hu.shape, dtype=bool)
-    label[0, 0, 0] = label[1, 0, 4] = True
-    mask = np.zeros(thick.hu.shape, dtype=bool)
-    mask[0, 0, 0] = mask[1, 0, 2] = mask[2, 0, 2] = True
-    found = series_workflow.against_thin(Volume(mask, thick.grid), thin.volume.with_data(label), thick, thin)
-    # on thin slices: 2 + 1 + 1 predicted voxels, of which both labelled ones are hit
-    assert found.dice == pytest.approx(2 * 2 / (4 + 2))
-    assert (found.sensitivity, found.ppv) == (1.0, 0.5)
-    assert found.label_volume_mm3 == pytest.approx(2.0)
-    assert found.volume_mm3 == pytest.approx(3 * 0.5 * 2.0 * 2.0)
-    # 300 HU: factor 3; areas of 1 mm² and 2 mm² in slices 2 mm apart
-    assert found.agatston == pytest.approx((1 + 2) * 3 * 2 / 3)
-    assert found.label_agatston == pytest.approx((1 + 1) * 3 * 1 / 3)
-    own = series_workflow.against_thin(thin.volume.with_data(label), thin.volume.with_data(label), thin, thin)
-    assert (own.dice, own.volume_mm3) == (1.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("first", "count", "profile_mm", "finest"), [(1, 4, 4.0, 4.0), (4, 5, 7.0, 7.0), (2, 4, 4.0, 7.0)]
-)
-def test_where_thickness_changes_the_region_decides(
-    monkeypatch: pytest.MonkeyPatch, first: int, count: int, profile_mm: float, finest: float
-) -> None:
-    """A skull base of 4 mm slices below a vault of 7 mm slices, on one grid: which of them the region shows counts."""
-    hu = np.full((20, 20, 9), 40, dtype=np.int16)
-    scan = Scan(
-        hu=hu,
-        grid=Grid(hu.shape, np.diag([1.0, 1.0, 4.0, 1.0])),
-        slice_thickness_mm=4.0,
-        slice_thicknesses_mm=(4.0,) * 5 + (7.0,) * 4,
-    )
-    region = scan.grid.crop((2, 2, first), (10, 10, count))
-    item: Any = SimpleNamespace(
-        series=SimpleNamespace(image=Path("scan.nii.gz"), label=Path("label"), slice_thickness_mm=4.0, extra={}),
-        native_grid=region,
-    )
-    monkeypatch.setattr(series_workflow, "read_series", lambda _: scan)
-    monkeypatch.setattr(series_workflow, "read_label", lambda *_, **__: Volume(hu > 100, scan.grid))
-    thin, _, center = series_workflow.read_thin(item)
-    assert (thin.slice_thickness_mm, finest_mm(thin)) == (profile_mm, finest)
-    np.testing.assert_allclose(center, region.center_ras_mm)
-    assert thin.grid is scan.grid
 
 
 def test_a_reason_is_one_line_without_folders(tmp_path: Path) -> None:

@@ -1,109 +1,157 @@
-"""What `calibration.json` holds, from voxels of known probabilities."""
-
 from __future__ import annotations
 
-from pathlib import Path
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import special
 
 from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
 from iac_lightning.evaluation.calibration.record import (
-    QUALITIES,
-    calibrate_voxels,
-    describe,
+    APPLIED,
+    Calibration,
+    describe_calibration,
     reliability,
-    remarks,
-    threshold_for,
-    voxels_on_disk,
 )
-from iac_lightning.evaluation.calibration.scaling import Part, Scaling, apply, fit, quality, sample
 
-PATIENTS = ["a", "a", "b", "c"]
+THICK_IS_OWN = {
+    "used": True,
+    "why": "thresholds by stratum",
+    "strata": [
+        {"above_mm": 0.0, "up_to_mm": 4.0, "threshold": None},
+        {"above_mm": 4.0, "up_to_mm": None, "threshold": 0.2},
+    ],
+}
+RECORD: dict[str, Any] = {
+    "temperature": 2.0,
+    "bias": -1,
+    **{f"{name}_{when}": 0.125 for name in ("ece", "adaptive_ece", "brier", "nll") for when in ("before", "after")},
+    "n_series": 9,
+    "n_patients": 7,
+    "warnings": ["the bones are old"],
+    "reliability_before": [{"bin": [0, 0.1]}],
+    "reliability_after": [],
+    "threshold": 0.5,
+    "dice": 0.75,
+    "thickness": THICK_IS_OWN,
+    "prior_threshold": 0.3,
+    "prior_dice": 0.8,
+    "prior_thickness": {"used": False, "why": "one threshold for all", "strata": []},
+    "checkpoint_sha256": "0123",
+    "depends_on": "4567",
+}
+"""Temperature 2 and bias −1: raw 0.5, 0.6 and 0.9 become sigmoid(−1) = 0.269, sigmoid(0.405 / 2 − 1) = 0.310 and
+sigmoid(2.197 / 2 − 1) = 0.525."""
 
-
-@pytest.fixture(scope="module")
-def voxels() -> list[Part]:
-    """Three patients, four scans; logits are three times too large."""
-    rng = np.random.default_rng([1])
-    logits = [rng.normal(-3, 2, n) for n in (900, 1, 2_000, 1_500)]
-    return [(special.expit(3 * z).astype(np.float32), rng.random(len(z)) < special.expit(z)) for z in logits]
-
-
-def test_the_record_says_what_was_fitted_and_how_good_it_is(voxels: list[Part], tmp_path: Path) -> None:
-    scaling, record = calibrate_voxels(voxels, PATIENTS, seed=4, folder=tmp_path)
-    assert scaling == fit(*sample(voxels, 4))
-    assert scaling.temperature == pytest.approx(3, rel=0.15)
-    assert (record["temperature"], record["bias"]) == (scaling.temperature, scaling.bias)
-    before = quality(voxels, PATIENTS, 4)
-    after = quality([(apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels], PATIENTS, 4)
-    for when, found in (("before", before), ("after", after)):
-        for name in QUALITIES:
-            assert record[f"{name}_{when}"] == found[name]
-            assert record[f"{name}_{when}_ci95"] == found[f"{name}_ci95"]
-        assert reliability(record, when) == {name: found[name] for name in (*QUALITIES, "reliability")}
-    assert record["ece_after"] < record["ece_before"]
-    counts = {"n_series": 4, "n_patients": 3, "n_voxels": 4_401, "n_fit_voxels": 4_401}
-    counts["n_lesion_voxels"] = sum(int(y.sum()) for _, y in voxels)
-    facts = {"split": "dev", "seed": 4, "resamples": 2_000, "bins": 15, "clip": pytest.approx([1e-20, 1 - 1e-7])}
-    assert {name: record[name] for name in counts | facts} == counts | facts
-    assert record["warnings"] == []
-    assert list(tmp_path.iterdir()) == []  # nothing is left behind
-
-
-def test_parts_come_back_from_disk_as_they_were(voxels: list[Part], tmp_path: Path) -> None:
-    wide = [(p.astype(np.float64), y) for p, y in voxels]
-    with voxels_on_disk(iter(wide), tmp_path) as found:
-        assert len(found) == 4
-        for (p, y), (q, z) in zip(voxels, found, strict=True):
-            np.testing.assert_array_equal(q, p, strict=True)
-            np.testing.assert_array_equal(z, y, strict=True)
-            assert isinstance(q.base if q.base is not None else q, np.memmap)
+RAW = [0.6, 0.6, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.5]
+HU = [200, 200, 200, 129, 129, 200, 200, 200, 130]
+"""A row of voxels: two unsure neighbours, two sure ones that are dark, a sure one alone, and one as likely as not."""
 
 
-def test_without_a_voxel_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
-    nothing = (np.zeros(0, np.float32), np.zeros(0, bool))
-    with pytest.raises(UserError, match="nothing to calibrate"), voxels_on_disk([nothing, nothing], tmp_path):
-        pass
+def row(values: list[Any], dtype: type) -> Volume:
+    data = np.array(values, dtype).reshape(-1, 1, 1)
+    return Volume(data, Grid(data.shape, np.diag([0.5, 0.5, 2.0, 1.0])))
 
 
-def test_a_reader_is_told_of_limits_and_of_an_error_that_did_not_fall() -> None:
-    good, bad = {"ece": 0.01, "nll": 0.1}, {"ece": 0.02, "nll": 0.2}
-    plain = Scaling(temperature=1.5, bias=0.0)
-    assert remarks(plain, bad, good) == []
-    assert remarks(plain, good, good) == []
-    (worse,) = remarks(plain, good, bad)
-    assert "did not fall (0.01 to 0.02)" in worse
-    assert "likelihood (0.1 to 0.2)" in worse
-    (sharp,) = remarks(Scaling(temperature=0.05, bias=0.0, at_limit=True), bad, good)
-    assert "temperature 0.05 is a limit" in sharp
-    assert "without error" in sharp
-    (vague,) = remarks(Scaling(temperature=20.0, bias=0.0, at_limit=True), bad, good)
-    assert "knows next to nothing" in vague
-    assert len(remarks(Scaling(temperature=20.0, bias=0.0, at_limit=True), good, bad)) == 2
+@pytest.fixture
+def calibration() -> Calibration:
+    return Calibration.from_dict(RECORD)
 
 
-def strata(*rows: tuple[float, float | None, float | None]) -> dict[str, object]:
-    return {"used": True, "why": "", "strata": [{"above_mm": a, "up_to_mm": b, "threshold": t} for a, b, t in rows]}
+def test_apply_by_hand(calibration: Calibration):
+    raw = row(RAW, np.float32)
+    calibrated = calibration.apply(raw)
+    assert calibrated.data.ravel() == pytest.approx([0.3106, 0.3106, 0, 0.5246, 0.5246, 0, 0.5246, 0, 0.2689], abs=1e-4)
+    assert calibrated.data.dtype == np.float32
+    assert calibrated.grid.same_as(raw.grid)
 
 
-def test_each_mask_has_its_own_thresholds_by_slice_thickness() -> None:
-    record = {"threshold": 0.5, "thickness": strata((0, 2, 0.1), (2, 4, None), (4, None, 0.9))}
-    record |= {"prior_threshold": 0.3, "prior_thickness": strata((0, 2, 0.2), (2, None, 0.8))}
-    at = (0.5, 2.0, 2.01, 4.0, 4.01, 10.0)
-    assert [threshold_for(record, mm) for mm in at] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
-    assert [threshold_for(record, mm, prior=True) for mm in at] == [0.2, 0.2, 0.8, 0.8, 0.8, 0.8]
-    record["thickness"]["used"] = False  # type: ignore[index]
-    assert threshold_for(record, 0.5) == 0.5
+def test_masks_by_hand(calibration: Calibration):
+    """At 0.5 the sure ones; under the protocol at 0.3 the unsure pair too, but nothing dark and nothing alone."""
+    probability = calibration.apply(row(RAW, np.float32))
+    plain, protocol = calibration.masks(probability, row(HU, np.int16), 2.0)
+    assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert plain.data.dtype == protocol.data.dtype == np.bool_
 
 
-def test_the_terminal_shows_the_calibration() -> None:
-    record = {"temperature": 1.5, "bias": -0.25, "n_series": 4, "n_patients": 3, "warnings": ["look"]}
-    record |= {f"{name}_{when}": value for name in QUALITIES for when, value in (("before", 0.5), ("after", 0.125))}
-    record |= {"threshold": 0.5, "dice": 0.75, "prior_threshold": 0.25, "prior_dice": 0.875}
-    lines = describe(record | {"thickness": {"why": "one for all"}}).splitlines()
-    assert lines[0] == "temperature 1.500, bias -0.250 (4 development scans of 3 patients)"
-    assert lines[1:5] == [f"  {name}: 0.5 before, 0.125 after" for name in QUALITIES]
-    assert lines[5] == "  threshold 0.5 (mean Dice 0.750), with the protocol prior 0.25 (0.875)"
-    assert lines[6:] == ["  by slice thickness: one for all", "  warning: look"]
+def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Calibration):
+    assert [calibration.threshold(mm) for mm in (1.0, 4.0, 4.01)] == [0.5, 0.5, 0.2]
+    assert [calibration.threshold(mm, prior=True) for mm in (1.0, 4.0, 4.01)] == [0.3] * 3
+    probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
+    plain, protocol = calibration.masks(probability, hu, 5.0)
+    assert plain.data.ravel().tolist() == [1, 1, 0, 1, 1, 0, 1, 0, 1]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    other = Calibration.from_dict(RECORD | {"thickness": RECORD["prior_thickness"], "prior_thickness": THICK_IS_OWN})
+    plain, protocol = other.masks(probability, hu, 5.0)
+    assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]  # at 0.2 the last voxel stays alone
+    strict = replace(other, prior=replace(other.prior, general=0.9))
+    assert not strict.masks(probability, hu, 2.0)[1].data.any()
+    assert strict.masks(probability, hu, 5.0)[1].data.sum() == 2
+
+
+def test_a_scan_on_another_grid_is_refused(calibration: Calibration):
+    with pytest.raises(UserError, match="grid"):
+        calibration.masks(calibration.apply(row(RAW, np.float32)), row(HU[:-1], np.int16), 2.0)
+
+
+def test_the_uncalibrated_mask_is_that_of_raw_one_half(calibration: Calibration):
+    raw = row([0.0, 0.499, 0.5, 0.501, 0.9], np.float32)
+    assert calibration.uncalibrated_mask(calibration.apply(raw)).data.ravel().tolist() == [0, 0, 1, 1, 1]
+
+
+def test_there_and_back_gives_the_same_bytes():
+    for record in (RECORD, dict(reversed(RECORD.items())), {name: RECORD[name] for name in APPLIED}):
+        again = Calibration.from_dict(json.loads(json.dumps(record))).to_dict()
+        assert json.dumps(again) == json.dumps(record)  # the order of the keys too, and whole numbers stay whole
+
+
+def test_what_is_changed_is_written_in_its_place(calibration: Calibration):
+    changed = replace(calibration, bias=0.5, prior=replace(calibration.prior, general=0.4)).to_dict()
+    assert list(changed) == list(RECORD)
+    assert changed == RECORD | {"bias": 0.5, "prior_threshold": 0.4}
+
+
+def test_facts_are_given_in_the_order_they_are_asked_for(calibration: Calibration):
+    assert list(calibration.facts(("n_patients", "bias")).items()) == [("n_patients", 7), ("bias", -1)]
+    assert calibration.facts(APPLIED) == {name: RECORD[name] for name in APPLIED}
+    with pytest.raises(KeyError):
+        calibration.facts(("nobody",))
+
+
+def test_it_travels_to_worker_processes(calibration: Calibration):
+    assert pickle.loads(pickle.dumps(calibration)) == calibration
+
+
+def test_a_file_without_its_numbers_is_refused_by_name():
+    broken = {name: value for name, value in RECORD.items() if name not in ("bias", "prior_thickness")}
+    with pytest.raises(UserError, match=r"runs/a/calibration\.json: .* without bias, prior_thickness.*iac calibrate"):
+        Calibration.from_dict(broken, "runs/a/calibration.json")
+
+
+def test_reliability_parts_before_from_after():
+    assert reliability(RECORD, "before")["reliability"] == [{"bin": [0, 0.1]}]
+    assert reliability(RECORD | {"nll_after": 3.0}, "after") == {
+        "ece": 0.125,
+        "adaptive_ece": 0.125,
+        "brier": 0.125,
+        "nll": 3.0,
+        "reliability": [],
+    }
+
+
+def test_described_for_the_terminal(calibration: Calibration):
+    assert describe_calibration(calibration).splitlines() == [
+        "temperature 2.000, bias -1.000 (9 development scans of 7 patients)",
+        "  ece: 0.125 before, 0.125 after",
+        "  adaptive_ece: 0.125 before, 0.125 after",
+        "  brier: 0.125 before, 0.125 after",
+        "  nll: 0.125 before, 0.125 after",
+        "  threshold 0.5 (mean Dice 0.750), with the protocol prior 0.3 (0.800)",
+        "  by slice thickness: thresholds by stratum",
+        "  warning: the bones are old",
+    ]

@@ -5,7 +5,12 @@ import pytest
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
-from iac_lightning.evaluation.calibration.threshold import DEFAULT_THRESHOLDS, choose_threshold, dice_at_thresholds
+from iac_lightning.evaluation.calibration.threshold import (
+    CALIBRATED_GRID,
+    RAW_GRID,
+    choose_threshold,
+    dice_at_thresholds,
+)
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import dice
 
@@ -18,9 +23,9 @@ def volume(data: np.ndarray) -> Volume:
 def test_one_pass_equals_one_mask_per_threshold_on_the_thresholds_themselves(dtype):
     rng = np.random.default_rng(1)
     # probabilities that lie exactly on thresholds: `>=` must count them, in the probability's own type
-    probability = rng.choice(np.concatenate([[0.0, 1.0, 0.013], DEFAULT_THRESHOLDS]), (15, 9, 8)).astype(dtype)
+    probability = rng.choice(np.concatenate([[0.0, 1.0, 0.013], RAW_GRID]), (15, 9, 8)).astype(dtype)
     label = rng.random(probability.shape) < 0.2
-    expected = [dice(probability >= float(t), label) for t in DEFAULT_THRESHOLDS]
+    expected = [dice(probability >= float(t), label) for t in RAW_GRID]
     assert dice_at_thresholds(probability, label) == pytest.approx(expected, abs=1e-15)
 
 
@@ -52,9 +57,7 @@ def test_prior_is_applied_at_every_threshold():
     probability = volume(rng.random(shape).astype(np.float32))
     hu = volume(rng.integers(0, 250, shape).astype(np.int16))
     label = volume((rng.random(shape) < 0.3) & (hu.data >= 130))
-    expected = [
-        dice(protocol_prior(volume(probability.data >= float(t)), hu).data, label.data) for t in DEFAULT_THRESHOLDS
-    ]
+    expected = [dice(protocol_prior(volume(probability.data >= float(t)), hu).data, label.data) for t in RAW_GRID]
     found = dice_at_thresholds(probability, label, hu=hu)
     assert found == pytest.approx(expected, abs=1e-15)
     assert not np.allclose(found, dice_at_thresholds(probability, label))
@@ -117,3 +120,21 @@ def test_choose_threshold_needs_a_lesion():
         choose_threshold(np.ones((2, 3)), [0.1, 0.2, 0.3], [False, False])
     with pytest.raises(ValueError, match="shape"):
         choose_threshold(np.ones((2, 3)), [0.1, 0.2], [True, True])
+
+
+def test_thresholds_rise_and_reach_the_probabilities_of_a_weak_model():
+    assert (np.diff(CALIBRATED_GRID) > 0).all()
+    assert (CALIBRATED_GRID[0], CALIBRATED_GRID[-1]) == (1e-5, 0.998)
+    assert CALIBRATED_GRID[CALIBRATED_GRID >= 0.002] == pytest.approx(np.arange(1, 500) / 500)
+
+
+def test_voxels_outside_are_lesion_that_no_threshold_reaches():
+    """As if the array went on with probability 0 and label 1."""
+    probability = np.array([0.1, 0.4, 0.6, 0.9], np.float32).reshape(4, 1, 1)
+    label = np.array([0, 1, 0, 1], bool).reshape(4, 1, 1)
+    scores = dice_at_thresholds(probability, label, [0.05, 0.4, 0.5, 0.95], n_outside=3)
+    assert scores == pytest.approx([2 * 2 / (4 + 5), 2 * 2 / (3 + 5), 2 * 1 / (2 + 5), 0.0])
+    longer = np.append(probability, np.zeros(3, np.float32)), np.append(label, np.ones(3, bool))
+    assert scores == pytest.approx(dice_at_thresholds(*longer, [0.05, 0.4, 0.5, 0.95]), abs=1e-15)
+    with pytest.raises(ValueError, match="positive"):
+        dice_at_thresholds(probability, label, [0.0, 0.5], n_outside=1)

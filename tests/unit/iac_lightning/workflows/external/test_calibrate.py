@@ -17,8 +17,8 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.evaluation.calibration.record import describe
-from iac_lightning.evaluation.calibration.scaling import THRESHOLDS
+from iac_lightning.evaluation.calibration.record import Calibration, describe_calibration
+from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.tables.summary import summarise
 from iac_lightning.runs.looks import record_look
@@ -95,7 +95,7 @@ def test_by_the_rule_of_the_projects_own_models(
     assert (found["n_voxels"], found["n_lesion_voxels"]) == (len(p), y.sum())
     assert (found["n_series"], found["n_patients"], found["n_lesion_voxels_unseen"]) == (4, 3, 0)
     assert "100 HU" in found["domain"]
-    assert f"threshold {found['threshold']:g}" in describe(found)
+    assert f"threshold {found['threshold']:g}" in describe_calibration(Calibration.from_dict(found))
     assert (out / "figures/reliability.png").stat().st_size > 10_000
     written = {path.name for path in out.iterdir() if not path.name.endswith(".lock")}
     assert written == {"calibration.json", "evaluation", "figures", "model.json", "test_looks.jsonl"}
@@ -107,9 +107,9 @@ def test_by_the_rule_of_the_projects_own_models(
         return mask, protocol_prior(Volume(mask, GRID), Volume(hu, GRID)).data
 
     for k, prefix in enumerate(("", "prior_")):
-        means = [np.mean([dice(masks(name, t)[k], scans[name][1]) for name in DEV]) for t in THRESHOLDS]
+        means = [np.mean([dice(masks(name, t)[k], scans[name][1]) for name in DEV]) for t in CALIBRATED_GRID]
         assert found[f"{prefix}dice"] == pytest.approx(max(means))
-        assert means[list(THRESHOLDS).index(found[f"{prefix}threshold"])] == pytest.approx(max(means))
+        assert means[list(CALIBRATED_GRID).index(found[f"{prefix}threshold"])] == pytest.approx(max(means))
         table = pd.read_csv(out / "evaluation/test.csv").set_index("series_id")
         for name in TEST:
             expected = dice(masks(name, found[f"{prefix}threshold"])[k], scans[name][1])

@@ -21,7 +21,7 @@ from iac_lightning.evaluation.tables.summary import summarise
 from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
-from iac_lightning.workflows.external.predictions import find_predictions, measure
+from iac_lightning.workflows.external.predictions import find_predictions, measure_prediction
 
 SHAPE = (12, 10, 6)
 SERIES = ("a1", "a2", "b1", "c1", "d1")
@@ -166,7 +166,7 @@ def test_nnunet_archives_that_do_not_fit(cohort: Path, masks: Path, probabilitie
     series = [s for s in read_cohort(cohort).series if s.series_id == "a1"]
     found, problems = find_predictions(masks, series, 0.5)
     look = record_look(masks, "evaluate", "test", "", None)
-    results = [p for p in problems if "a1" in p] or [str(measure(found[0], look))]
+    results = [p for p in problems if "a1" in p] or [str(measure_prediction(found[0], look))]
     assert len(results) == 1
     assert re.search(message, results[0])
 
@@ -225,9 +225,9 @@ def test_a_look_is_on_record_before_a_label_is_read(
 
     def measuring(prediction, look=None):
         seen.append(len(looks(tmp_path / "out")))
-        return measure(prediction, look)
+        return measure_prediction(prediction, look)
 
-    monkeypatch.setattr(external, "measure", measuring)
+    monkeypatch.setattr(external, "measure_prediction", measuring)
     first = evaluate_predictions(masks, cohort, "test", tmp_path / "out", workers=1)
     again = evaluate_predictions(
         masks, cohort, "test", tmp_path / "out", workers=1, evaluation=EvaluationConfig(thickness_edges_mm=(2.5,))

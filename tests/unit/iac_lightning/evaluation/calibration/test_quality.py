@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss
+
+from iac_lightning.evaluation.calibration import quality as quality_module
+from iac_lightning.evaluation.calibration.quality import quality
+from iac_lightning.evaluation.calibration.scaling import Part, apply, fit, sample
+from tests.unit.iac_lightning.evaluation.calibration.synthetic_voxels import joined, names, voxels
+
+
+def test_ece_by_hand():
+    # bins of equal width: [0, 1/15): two voxels, mean 0.05, no lesion; [9/15, 10/15): two voxels, mean 0.65, one lesion
+    parts = [
+        (np.array([0.04, 0.64], np.float32), np.array([False, True])),
+        (np.array([0.06, 0.66], np.float32), np.array([False, False])),
+    ]
+    found = quality(parts, ["a", "b"], seed=0)
+    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.15, abs=1e-7)
+    first, second = found["reliability"]
+    assert first["bin"] == pytest.approx([0, 1 / 15])
+    assert (second["n_voxels"], second["n_patients"], second["lesion_share"]) == (2, 2, 0.5)
+    assert second["mean_probability"] == pytest.approx(0.65)
+    assert second["lesion_share_ci95"] == [0.0, 1.0]  # twice one patient or twice the other
+    assert (found["n_voxels"], found["n_lesion_voxels"]) == (4, 1)
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[Part]:
+    return [voxels(n, s, sharpen=2.0) for s, n in enumerate([700, 3_000, 1, 12_345])]
+
+
+def test_values_equal_plain_numpy_and_scikit_learn(parts: list[Part]):
+    found = quality(parts, names(4), seed=0)
+    p, y = joined(parts)
+    assert found["brier"] == pytest.approx(brier_score_loss(y, p.astype(np.float64)), rel=1e-9)
+    exact = np.clip(p, 1e-20, 1 - 1e-7).astype(np.float64)
+    reference = log_loss(y, np.stack([1 - exact, exact], axis=1))
+    assert found["nll"] == pytest.approx(reference, rel=1e-6)
+
+    def error(bins: np.ndarray) -> float:
+        return sum(
+            np.mean(bins == b) * abs(y[bins == b].mean() - p[bins == b].mean(dtype=np.float64)) for b in np.unique(bins)
+        )
+
+    assert found["ece"] == pytest.approx(error(np.digitize(p, np.linspace(0, 1, 16)[1:-1])), abs=1e-7)
+    order = np.argsort(p, kind="stable")
+    assert len(np.unique(p)) > 0.99 * len(p)  # hardly a tie, so ranks alone give the bins
+    mass = np.empty(len(p), int)
+    mass[order] = np.searchsorted(np.arange(1, 15) * len(p) // 15, np.arange(len(p)), side="right")
+    assert found["adaptive_ece"] == pytest.approx(error(mass), abs=1e-5)
+
+
+def test_equal_probabilities_share_an_adaptive_bin():
+    """One value everywhere: its mean is compared with all labels, whatever their order."""
+    p, y = np.full(1_000, 0.25, np.float32), np.arange(1_000) < 400
+    assert quality([(p, y)], ["a"], seed=0)["adaptive_ece"] == pytest.approx(0.15)
+
+
+def test_order_statistics_are_exact(parts: list[Part]):
+    arrays = [p for p, _ in parts]
+    ranks = np.array([0, 1, 17, 8_000, 16_045])
+    found = quality_module._order_statistics(arrays, ranks)
+    np.testing.assert_array_equal(found, np.sort(np.concatenate(arrays))[ranks])
+
+
+def test_intervals_are_over_patients():
+    """Ten series of one patient are no more certain than one; equal patients differ by nothing."""
+    part = voxels(2_000, 0, sharpen=2.0)
+    alone = quality([part] * 10, ["a"] * 10, seed=0)
+    assert alone["ece_ci95"] is None
+    assert all(row["lesion_share_ci95"] is None for row in alone["reliability"])
+    equal = quality([part] * 10, [f"p{i}" for i in range(10)], seed=0)
+    assert equal["ece_ci95"] == pytest.approx([equal["ece"]] * 2)
+    different = [voxels(2_000, s, sharpen=2.0) for s in range(10)]
+    low, high = quality(different, [f"p{i}" for i in range(10)], seed=0)["brier_ci95"]
+    scores = [np.mean((p.astype(float) - y) ** 2) for p, y in different]  # equal sizes: the mean over patients
+    assert (high - low) / 3.92 == pytest.approx(np.std(scores) / np.sqrt(10), rel=0.1)
+
+
+def test_a_model_made_overconfident_is_brought_back():
+    """Logits times 3: temperature about 3, errors after within the noise of the original's."""
+    honest = [voxels(40_000, s) for s in range(10)]
+    overconfident = [voxels(40_000, s, sharpen=3.0) for s in range(10)]
+    scaling = fit(*sample(overconfident, seed=0))
+    assert scaling.temperature == pytest.approx(3, rel=0.03)
+    assert scaling.bias == pytest.approx(0, abs=0.1)
+    repaired = [(apply(p, scaling.temperature, scaling.bias), y) for p, y in overconfident]
+    original, before, after = (quality(parts, names(10), seed=0) for parts in (honest, overconfident, repaired))
+    for name in ("ece", "adaptive_ece"):
+        assert before[name] > 3 * original[name]
+        low, high = original[f"{name}_ci95"]
+        assert low - (high - low) < after[name] < high + (high - low)
+    for name in ("brier", "nll"):
+        assert after[name] == pytest.approx(original[name], rel=0.01)
+        assert before[name] > 1.02 * after[name]
