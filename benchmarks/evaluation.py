@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.process import alternate, measured
+from data_modules.cohort.series import read_series
 from data_modules.cohort.table import read_cohort, write_cohort
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
-from data_modules.scan.scan import read_scan
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.surface import TOLERANCE_MM
 from iac_lightning.workflows.external.predictions import Prediction, find_predictions, measure_prediction
@@ -106,7 +106,7 @@ def monai_figures(prediction: Prediction) -> list[dict[str, float]]:
     assert prediction.series.label is not None
     label = np.asarray(nib.load(prediction.series.label).dataobj) > 0
     mask = np.asarray(nib.load(prediction.path).dataobj) >= (prediction.threshold or 1)
-    scan = read_scan(prediction.series.image)
+    scan = read_series(prediction.series)
     prior = protocol_prior(Volume(mask, scan.grid), scan.volume).data
     target = torch.from_numpy(label)[None, None].float()
     spacing = scan.grid.spacing_mm
