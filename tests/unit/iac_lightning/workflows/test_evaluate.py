@@ -1,0 +1,125 @@
+"""One series from its probability to its row: calibrated, cut at each threshold, kept on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.nifti import read_mask, write_nifti
+from data_modules.scan.scan import Scan
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.runs.directory import Run
+from iac_lightning.workflows import evaluate as workflow
+from iac_lightning.workflows.evaluate import calibrated_probability, describe_evaluation, evaluate_series
+from iac_lightning.workflows.trained import TrainedModel
+
+GRID = Grid((9, 1, 1), np.diag([0.5, 0.5, 2.0, 1.0]))
+HU = [900, 900, -900, 129, 129, -900, 900, -900, 130]
+RAW = [0.6, 0.6, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.5]
+LABEL = [1, 1, 0, 0, 0, 0, 1, 0, 0]
+NO_STRATA: dict[str, Any] = {"used": False, "strata": []}
+CALIBRATION = Calibration.from_dict(
+    {
+        "temperature": 2.0,  # 0.6 becomes 0.310, 0.9 becomes 0.525, 0.5 becomes 0.269
+        "bias": -1.0,
+        "threshold": 0.5,
+        "thickness": NO_STRATA,
+        "prior_threshold": 0.3,
+        "prior_thickness": NO_STRATA,
+    }
+)
+
+
+def row(values: list[Any], dtype: type) -> Volume:
+    return Volume(np.array(values, dtype).reshape(9, 1, 1), GRID)
+
+
+@pytest.fixture
+def predicted() -> list[str]:
+    """Names of the series that the network was asked for."""
+    return []
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: list[str]) -> TrainedModel:
+    def native_probability(model: TrainedModel, item: Any) -> Volume:
+        predicted.append(item.series.series_id)
+        return row(RAW, np.float32)
+
+    scan = Scan(hu=row(HU, np.int16).data, grid=GRID, slice_thickness_mm=2.0)
+    monkeypatch.setattr(workflow, "native_probability", native_probability)
+    monkeypatch.setattr(workflow, "read_series", lambda series: scan)
+    monkeypatch.setattr(workflow, "read_label", lambda series, like, look: row(LABEL, np.uint8))
+    run = Run(tmp_path / "run", ExperimentConfig(name="a"))
+    return TrainedModel(run, torch.nn.Identity(), torch.device("cpu"), "0123", [])
+
+
+@pytest.fixture
+def item() -> Any:
+    series = SimpleNamespace(series_id="a1", patient_id="a", true_volume_mm3=None)
+    return SimpleNamespace(series=series, slice_thickness_mm=2.0, source_sha256="4567")
+
+
+def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
+    found = evaluate_series(model, item, "dev", CALIBRATION)
+    assert found["dice"] == pytest.approx(2 * 1 / (3 + 3))  # the sure ones: two dark, one of the label
+    assert found["prior_dice"] == pytest.approx(2 * 2 / (2 + 3))  # the bright pair, from 0.3 on
+    assert found["uncalibrated_dice"] == pytest.approx(2 * 3 / (6 + 3))  # all that the network holds for likely
+    assert found["volume_mm3"] == pytest.approx(3 * 0.5)
+    mask = read_mask(model.run.directory / "predictions/dev/a1_mask.nii.gz", like=GRID)
+    assert mask.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+
+
+def test_without_the_protocol_there_is_no_value_of_it(model: TrainedModel, item: Any) -> None:
+    model.run.config.inference.protocol_prior = False
+    found = evaluate_series(model, item, "dev", CALIBRATION)
+    assert "prior_dice" not in found
+    assert found["dice"] == pytest.approx(1 / 3)
+
+
+def test_the_network_is_asked_once_and_again_for_another_calibration(
+    model: TrainedModel, item: Any, predicted: list[str]
+) -> None:
+    path = model.run.directory / "predictions/dev/a1_probability.nii.gz"
+    first = calibrated_probability(model, item, path, GRID, CALIBRATION)
+    again = calibrated_probability(model, item, path, GRID, CALIBRATION)
+    assert predicted == ["a1"]
+    np.testing.assert_array_equal(first.data, again.data)
+    assert json.loads(path.with_name("a1_probability.json").read_text()).items() >= {
+        ("temperature", 2.0),
+        ("bias", -1.0),
+    }
+    other = calibrated_probability(model, item, path, GRID, replace(CALIBRATION, bias=0.0))
+    assert predicted == ["a1", "a1"]
+    assert other.data[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-np.log(1.5) / 2)))
+
+
+def test_an_uncalibrated_map_of_the_same_weights_saves_the_network(
+    model: TrainedModel, item: Any, predicted: list[str]
+) -> None:
+    path = workflow.uncalibrated_file(model.run, item)
+    write_nifti(row([0.9] * 9, np.float32), path)
+    path.with_name("a1_uncalibrated.json").write_text(json.dumps(workflow.prediction_key(model, item)))
+    found = calibrated_probability(model, item, path.with_name("a1_probability.nii.gz"), GRID, CALIBRATION)
+    assert predicted == []
+    assert found.data.ravel() == pytest.approx([0.5246] * 9, abs=1e-4)
+
+
+def test_described_for_the_terminal() -> None:
+    value, lower = {"mean": 0.5, "ci95": [0.4, 0.6]}, {"mean": 0.25, "ci95": [0.2, 0.3]}
+    names = ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc")
+    summary: dict[str, Any] = {"run": "cnn", "split": "dev", "n_series": 3, "n_patients": 2}
+    summary |= {**dict.fromkeys(names, value), "uncalibrated": dict.fromkeys(names, lower)}
+    head, plain, uncalibrated = describe_evaluation(summary).splitlines()
+    assert head == "cnn, dev: 3 scans of 2 patients"
+    assert plain.startswith("  plain: dice 0.500 [0.400; 0.600]; sensitivity 0.500")
+    assert uncalibrated.startswith("  uncalibrated, at probability 0.5: dice 0.250 [0.200; 0.300]")

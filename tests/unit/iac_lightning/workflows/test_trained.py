@@ -1,0 +1,96 @@
+"""Which weights are loaded, which scans they may be judged on, and which saved predictions are theirs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules.errors import UserError
+from data_modules.scan.geometry import Grid, Volume
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.runs.directory import Run, load_run
+from iac_lightning.workflows.trained import (
+    TrainedModel,
+    file_digest,
+    labelled,
+    load_trained,
+    prediction_key,
+    saved_prediction,
+    write_prediction,
+)
+
+
+def test_the_best_weights_are_loaded_ready_to_predict(trained_run: Run) -> None:
+    model = load_trained(trained_run)
+    path = trained_run.best_checkpoint
+    assert path is not None
+    assert model.checkpoint_sha256 == file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert not model.network.training
+    stored = torch.load(path, weights_only=True)["state_dict"]
+    state = model.network.state_dict()
+    assert {f"model.{name}" for name in state} == set(stored)
+    assert all(torch.equal(stored[f"model.{name}"].cpu(), tensor.cpu()) for name, tensor in state.items())
+
+
+def test_a_run_that_cannot_predict_is_refused(trained_run: Run, tmp_path: Path) -> None:
+    config = load_run(trained_run.directory).config
+    with pytest.raises(UserError, match=r"has no checkpoint yet.*iac finetune"):
+        load_trained(Run(tmp_path, config))
+    config.task = "pretrain"
+    with pytest.raises(UserError, match="is a pre-training"):
+        load_trained(Run(trained_run.directory, config))
+
+
+def test_series_without_label_are_named() -> None:
+    def item(name: str, label: Path | None) -> Any:
+        return SimpleNamespace(series=SimpleNamespace(series_id=name, label=label))
+
+    both = (item("a", Path("l")), item("b", Path("l")))
+    assert labelled(both, "dev") is both
+    with pytest.raises(UserError, match=r"'dev' has 2 series, 1 of them without label \(b …\)"):
+        labelled((both[0], item("b", None)), "dev")
+    with pytest.raises(UserError, match="'test' has 0 series"):
+        labelled((), "test")
+
+
+def test_a_prediction_is_read_again_only_under_its_key(tmp_path: Path) -> None:
+    grid = Grid((2, 3, 4), np.diag([1.0, 1.0, 2.0, 1.0]))
+    probability = Volume(np.random.default_rng([1]).random((2, 3, 4)).astype(np.float32), grid)
+    path = tmp_path / "a1_probability.nii.gz"
+    assert saved_prediction(path, {"x": 1}) is None
+    write_prediction(probability, path, {"x": 1})
+    saved = saved_prediction(path, {"x": 1}, like=grid)
+    assert saved is not None
+    np.testing.assert_array_equal(saved.data, probability.data)
+    assert saved_prediction(path, {"x": 2}) is None
+    (tmp_path / "a1_probability.json").unlink()  # as when a process was killed between the two files
+    assert saved_prediction(path, {"x": 1}) is None
+
+
+def test_the_key_changes_with_all_that_a_prediction_depends_on() -> None:
+    def key(checkpoint: str = "0", source: str = "1", **settings: Any) -> dict[str, Any]:
+        config = ExperimentConfig(name="a")
+        config.loss.restrict_hu = settings.get("restrict_hu", 100.0)
+        config.inference.overlap = settings.get("overlap", 0.5)
+        config.data.grid.spacing_mm = settings.get("spacing_mm", (1.0, 1.0, 2.0))
+        config.seed = settings.get("seed", 0)
+        model = TrainedModel(Run(Path("a"), config), torch.nn.Identity(), torch.device("cpu"), checkpoint, [])
+        item: Any = SimpleNamespace(source_sha256=source)
+        return prediction_key(model, item)
+
+    plain = key()
+    for other in (
+        key("9"),
+        key(source="9"),
+        key(restrict_hu=None),
+        key(overlap=0.25),
+        key(spacing_mm=(1.0, 1.0, 1.0)),
+    ):
+        assert other != plain
+    assert key(seed=5) == plain  # trained weights say it already
