@@ -49,7 +49,7 @@ class Client:
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
     monkeypatch.setattr(parent_run, "_client", lambda config: made)
-    monkeypatch.setattr(parent_run.tracking, "create_store", lambda config: "experiment")
+    monkeypatch.setattr(parent_run, "create_store", lambda config: "experiment")
     return made
 
 
