@@ -131,8 +131,9 @@ class Run:
         if began != data_fingerprint and self.last_checkpoint is not None:
             raise UserError(
                 f"{self.directory}: the data changed since this run began (fingerprint {began} then, "
-                f"{data_fingerprint} now), so continuing would train on two data sets. Bring the data back, give the "
-                f"run another name, or delete {self.directory}."
+                f"{data_fingerprint} now), so continuing would train on two data sets. Bring the data back (where only "
+                "the slice thickness of a series changed, warnings.csv of the prepared store names it), give the run "
+                f"another name, or delete {self.directory}."
             )
         if before and self.last_checkpoint is not None:
             record = before | {"continued": [*before.get("continued", []), now]}

@@ -113,7 +113,7 @@ def line_band(
         count, sx, sy, sxx, sxy = np.moveaxis(total, -1, 0)[..., None]
         with np.errstate(invalid="ignore", divide="ignore"):
             slope = (sxy - sx * sy / count) / (sxx - sx**2 / count)
-        return sy / count + slope * (grid - sx / count)
+            return sy / count + slope * (grid - sx / count)
 
     resampled = lines(times.astype(np.float64) @ sums)
     resampled = resampled[np.isfinite(resampled).all(axis=1)]

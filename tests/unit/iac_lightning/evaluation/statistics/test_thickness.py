@@ -108,6 +108,14 @@ def test_the_band_is_that_of_lines_through_drawn_patients():
     assert np.stack([low, high]) == pytest.approx(np.quantile(lines, [0.025, 0.975], axis=0), abs=0.01)
 
 
+@pytest.mark.filterwarnings("error")
+def test_scans_of_one_thickness_have_no_line_and_no_noise_of_numpy():
+    line, *_ = line_band(
+        np.array([2.0, 2.0]), np.array([0.5, 0.7]), np.array(["a", "b"]), np.array([3.0]), seed=0, resamples=9
+    )
+    assert not np.isfinite(line).any()
+
+
 def test_one_patient_has_a_line_without_a_band():
     line, low, high = line_band(
         np.array([1.0, 2.0]), np.array([0.5, 0.7]), np.array(["a", "a"]), np.array([3.0]), seed=0, resamples=9
