@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 PACKAGES = ("data_modules", "iac_lightning")
-COPIED = (*PACKAGES, "tests", "experiments", "pyproject.toml")
+COPIED = (*PACKAGES, "benchmarks", "tests", "experiments", "pyproject.toml")
 """What the tests of a mutant by hand need."""
 
 _EXIT_CODES = {0: "survived", 1: "killed", 3: "killed", 33: "survived"}
@@ -143,7 +143,7 @@ def run_by_hand(entries: list[dict[str, str]]) -> list[Mutant]:
             places.append((path, test))
         unchanged = pytest_in(tree, sorted({str(test) for _, test in places}))
         if unchanged.returncode:
-            raise SystemExit(f"by hand: a test fails without a mutant\n{unchanged.stdout[-3000:]}")
+            raise SystemExit(f"by hand: a test fails without a mutant\n{(unchanged.stdout + unchanged.stderr)[-3000:]}")
         for number, (entry, (path, test)) in enumerate(zip(entries, places, strict=True), start=1):
             text = path.read_text()
             path.write_text(text.replace(entry["before"], entry["after"]))
