@@ -248,6 +248,23 @@ def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp
     }
 
 
+def test_a_scan_may_be_segmented_again_into_the_same_folder(calibrated: CalibratedModel, tmp_path: Path) -> None:
+    source, out = tmp_path / "scan.nii.gz", tmp_path / "out"
+    first = predict(source, out, calibrated, slice_thickness_mm=3.0)
+    other = replace(calibrated, calibration=replace(calibrated.calibration, bias=-9.0))
+    assert predict(source, out, other, slice_thickness_mm=3.0)["volume_mm3"] == 0
+    assert not read_mask(out / "mask.nii.gz").data.any()
+    assert predict(source, out, calibrated, slice_thickness_mm=3.0) == first
+
+
+def test_a_thickness_that_is_not_the_files_is_a_warning(calibrated: CalibratedModel, tmp_path: Path) -> None:
+    (tmp_path / "scan.json").write_text(json.dumps({"SliceThickness": 3.0}))
+    found = segment(tmp_path / "scan.nii.gz", calibrated, slice_thickness_mm=5.0).result
+    assert found["slice_thickness_mm"] == 3.0
+    (warning,) = found["warnings"]
+    assert warning.startswith("slice thickness by the option slice_thickness_mm is not that of the file: 5 mm")
+
+
 def test_maps_cover_the_whole_scan_and_hold_nothing_outside_the_region(
     calibrated: CalibratedModel, tmp_path: Path
 ) -> None:
