@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from iac_lightning.models import mae
 from iac_lightning.models.mae import MAEOutput, MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder
 
@@ -158,3 +159,43 @@ def test_an_image_of_another_size_is_refused() -> None:
 def test_decoder_heads_are_checked() -> None:
     with pytest.raises(ValueError, match="5 attention heads do not divide a width of 12"):
         MaskedAutoencoder(ViTEncoder(crop=CROP, patch_size=PATCH), decoder_dim=12, decoder_heads=5)
+
+
+def test_what_is_not_said_is_as_documented() -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(ViTEncoder(crop=CROP, patch_size=PATCH, dim=16, depth=2, heads=2))
+    assert (model.n_hidden, model.normalise_targets) == (18, False)
+    assert len(model.decoder_blocks) == 2
+    assert model.mask_token.shape == (96,)
+    assert {tuple(m.weight.shape) for m in model.decoder_blocks.modules() if isinstance(m, torch.nn.Linear)} == {
+        (3 * 96, 96), (96, 96), (4 * 96, 96), (96, 4 * 96)
+    }  # fmt: skip
+    assert model.decoder_blocks[0].attention.heads == 3
+
+
+def test_the_decoder_starts_from_small_tokens_and_without_biases() -> None:
+    model = tiny_mae()
+    wide = MaskedAutoencoder(model.encoder, decoder_dim=960)
+    assert wide.mask_token.std().item() == pytest.approx(0.02, rel=0.1)
+    assert abs(wide.mask_token.mean().item()) < 0.005
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.bias is not None:
+            assert not module.bias.any()
+    for layer in (model.decoder_embedding, model.head):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5  # Xavier
+        assert 0.8 * bound < layer.weight.abs().max().item() <= bound
+
+
+@pytest.mark.parametrize(("checkpointing", "training"), [(True, True), (True, False), (False, True)])
+def test_activations_are_recomputed_in_training_where_asked_for(
+    checkpointing: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def untouched(blocks: object, x: torch.Tensor, *, recompute: bool, last_from: int) -> tuple[torch.Tensor, list]:
+        seen.append(recompute)
+        return x[:, last_from:], []
+
+    monkeypatch.setattr(mae, "run_blocks", untouched)
+    run(tiny_mae(activation_checkpointing=checkpointing).train(training), torch.randn(1, 1, *CROP))
+    assert seen == [checkpointing and training]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import special
 
 from data_modules.errors import UserError
+from data_modules.files import DiskFull
+from iac_lightning.evaluation.calibration import fitting
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, remarks, voxels_on_disk
 from iac_lightning.evaluation.calibration.quality import QUALITIES, quality
 from iac_lightning.evaluation.calibration.record import reliability
@@ -76,3 +83,28 @@ def test_a_reader_is_told_of_limits_and_of_an_error_that_did_not_fall() -> None:
     (vague,) = remarks(Scaling(temperature=20.0, bias=0.0, at_limit=True), bad, good)
     assert "knows next to nothing" in vague
     assert len(remarks(Scaling(temperature=20.0, bias=0.0, at_limit=True), good, bad)) == 2
+
+
+def test_voxels_lie_in_the_folder_that_is_given_and_are_not_written_to(
+    voxels: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+
+    def opened(dir: Path) -> Any:
+        folders.append(dir)
+        return TemporaryFile(dir=dir)
+
+    monkeypatch.setattr(fitting, "TemporaryFile", opened)
+    with voxels_on_disk(voxels, tmp_path) as found:
+        assert folders == [tmp_path, tmp_path]
+        assert not any(array.flags.writeable for part in found for array in part)
+
+
+def test_a_full_disk_is_told_with_its_folder(tmp_path: Path) -> None:
+    def parts() -> Iterator[Part]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    told = re.escape(f"{tmp_path}/(voxels of the calibration)")
+    with pytest.raises(DiskFull, match=told), voxels_on_disk(parts(), tmp_path):
+        pass

@@ -95,3 +95,35 @@ def test_a_model_made_overconfident_is_brought_back():
     for name in ("brier", "nll"):
         assert after[name] == pytest.approx(original[name], rel=0.01)
         assert before[name] > 1.02 * after[name]
+
+
+def test_adaptive_bins_by_hand():
+    """Thirty voxels, two a bin, one of them a lesion: Σ p of bin k is (4k + 3) / 31."""
+    p, y = np.arange(1, 31, dtype=np.float32) / 31, np.arange(30) % 2 == 0
+    expected = sum(abs(1 - (4 * k + 3) / 31) for k in range(15)) / 30
+    assert quality([(p[::-1], y[::-1])], ["a"], seed=0)["adaptive_ece"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_probabilities_of_nothing_and_of_one_have_finite_scores():
+    found = quality([(np.array([1.0, 1e-30], np.float32), np.array([False, True]))], ["a"], seed=0)
+    assert found["brier"] == pytest.approx(1.0)
+    assert found["nll"] == pytest.approx((20 * np.log(10) - np.log(1 - float(np.float32(1 - 1e-7)))) / 2, rel=1e-6)
+    assert [row["bin"] for row in found["reliability"]] == [pytest.approx([0, 1 / 15]), pytest.approx([14 / 15, 1])]
+
+
+def test_two_patients_are_enough_for_an_interval():
+    sure, unsure = (np.full(4, value, np.float32) for value in (0.9, 0.6))
+    found = quality([(sure, np.ones(4, bool)), (unsure, np.ones(4, bool))], ["a", "b"], seed=0)
+    assert found["brier_ci95"] == pytest.approx([0.1**2, 0.4**2])  # twice the one or twice the other
+    assert found["nll_ci95"] == pytest.approx([-np.log(0.9), -np.log(0.6)])
+    assert found["ece_ci95"] == pytest.approx([0.1, 0.4])
+    assert found["adaptive_ece_ci95"] == pytest.approx([0.1, 0.4])
+
+
+def test_a_bin_counts_the_resamples_that_have_a_voxel_there():
+    by_patient, resampled = np.zeros((2, 15, 3)), np.zeros((3, 15, 3))
+    by_patient[:, 4] = [[1, 0.3, 1], [3, 0.9, 0]]
+    resampled[:2, 4] = [[1, 0.3, 1], [4, 1.2, 1]]  # the third drew none of its voxels
+    (row,) = quality_module._reliability(by_patient, resampled)
+    assert row["lesion_share_ci95"] == pytest.approx([0.25 + 0.025 * 0.75, 1 - 0.025 * 0.75])
+    assert (row["n_voxels"], row["n_patients"], row["lesion_share"]) == (4, 2, 0.25)

@@ -108,3 +108,22 @@ def test_volumes_are_calibrated_like_their_voxels():
     found = apply(volume, 2.5, -0.5)
     np.testing.assert_array_equal(found.ravel(), apply(volume.ravel(), 2.5, -0.5), strict=True)
     assert found.flags.f_contiguous
+
+
+@pytest.mark.parametrize(("n_lesion", "n_other", "drawn"), [(100, 10, (30, 10)), (10, 100, (10, 30)), (0, 50, (0, 40))])
+def test_where_one_kind_is_rare_the_other_fills_the_sample(n_lesion: int, n_other: int, drawn: tuple[int, int]):
+    n = n_lesion + n_other
+    p, y = np.linspace(0.1, 0.9, n, dtype=np.float32), np.arange(n) < n_lesion
+    parts = [(p[::2], y[::2]), (p[1::2], y[1::2])]
+    found_p, found_y, weight = sample(parts, seed=3, limit=40)
+    assert (found_y.sum(), (~found_y).sum()) == drawn
+    assert len(np.unique(found_p)) == 40  # without replacement
+    assert set(found_p) <= set(p)
+    for kind, have, take in ((True, n_lesion, drawn[0]), (False, n_other, drawn[1])):
+        np.testing.assert_allclose(weight[found_y == kind], have / max(take, 1))
+
+
+def test_calibrated_volumes_are_single_precision():
+    volume = np.random.default_rng([2]).random((3, 2, 2))
+    assert apply(volume, 1.5, 0.0).dtype == np.float32
+    np.testing.assert_allclose(apply(volume, 1.0, 0.0), volume, rtol=1e-5)
