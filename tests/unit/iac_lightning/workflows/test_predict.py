@@ -43,22 +43,22 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_volume_centre_and_peak_of_each_lesion() -> None:
-    region = scan_of((10, 10, 6), (0.5, 0.5, 4.0))  # 1 mm³ a voxel
+    region = scan_of((10, 10, 6), (0.5, 0.5, 6.0))  # 1.5 mm³ a voxel
     hu = region.hu.copy()
     mask = np.zeros(hu.shape, dtype=bool)
     mask[1, 1, 1] = mask[2, 2, 2] = True  # joined over a corner: one lesion in 26-connectivity
     mask[6:9, 5, 4] = True
     hu[2, 2, 2], hu[7, 5, 4], hu[9, 9, 5] = 300, 900, 1200
-    region = Scan(hu=hu, grid=region.grid, slice_thickness_mm=4.0)
+    region = Scan(hu=hu, grid=region.grid, slice_thickness_mm=6.0)
     found = measure_lesions(Volume(mask, region.grid), region)
     assert found["n_lesions"] == 2
-    assert found["volume_mm3"] == pytest.approx(5.0)
+    assert found["volume_mm3"] == pytest.approx(7.5)
     large, small = found["lesions"]
-    assert (large["volume_mm3"], small["volume_mm3"]) == (pytest.approx(3.0), pytest.approx(2.0))
+    assert (large["volume_mm3"], small["volume_mm3"]) == (pytest.approx(4.5), pytest.approx(3.0))
     assert (large["max_hu"], small["max_hu"]) == (900, 300)
-    # voxel (7, 5, 4): RAS = (−10 + 3.5, 20 + 2.5, 30 + 16); LPS turns x and y
-    assert large["center_lps_mm"] == pytest.approx([6.5, -22.5, 46.0])
-    assert small["center_lps_mm"] == pytest.approx([10 - 0.75, -20.75, 36.0])
+    # voxel (7, 5, 4): RAS = (−10 + 3.5, 20 + 2.5, 30 + 24); LPS turns x and y
+    assert large["center_lps_mm"] == pytest.approx([6.5, -22.5, 54.0])
+    assert small["center_lps_mm"] == pytest.approx([10 - 0.75, -20.75, 39.0])
 
 
 def test_an_empty_mask_has_no_lesions() -> None:

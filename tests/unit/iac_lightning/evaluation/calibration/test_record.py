@@ -94,6 +94,15 @@ def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Ca
     assert strict.masks(probability, hu, 5.0)[1].data.sum() == 2
 
 
+def test_a_probability_at_its_threshold_belongs_to_the_mask(calibration: Calibration):
+    quarters = replace(
+        calibration, plain=replace(calibration.plain, general=0.75), prior=replace(calibration.prior, general=0.5)
+    )
+    plain, protocol = quarters.masks(row([0.75, 0.74, 0.0, 0.5, 0.5], np.float32), row([200] * 5, np.int16), 2.0)
+    assert plain.data.ravel().tolist() == [1, 0, 0, 0, 0]
+    assert protocol.data.ravel().tolist() == [1, 1, 0, 1, 1]
+
+
 def test_a_scan_on_another_grid_is_refused(calibration: Calibration):
     with pytest.raises(UserError, match="grid"):
         calibration.masks(calibration.apply(row(RAW, np.float32)), row(HU[:-1], np.int16), 2.0)
