@@ -164,7 +164,8 @@ def test_what_counts_as_unseen():
     assert threshold_scores(raw, everywhere, hu, 1.0, scaling).n_unseen == 1  # probability 0
     assert threshold_scores(raw, everywhere, hu, 1.0, scaling, domain_hu=100.0).n_unseen == 2  # and the dark one
     assert threshold_scores(raw, nowhere, hu, 1.0, scaling, n_outside=3).n_unseen == 3
-    assert threshold_scores(raw, nowhere, hu, 1.0, scaling, n_outside=3).has_lesion
+    assert threshold_scores(raw, everywhere, hu, 1.0, scaling).has_lesion
+    assert threshold_scores(raw, nowhere, hu, 1.0, scaling, n_outside=1).has_lesion
     assert not threshold_scores(raw, nowhere, hu, 1.0, scaling).has_lesion
 
 
