@@ -140,6 +140,8 @@ def test_a_file_without_its_numbers_is_refused_by_name():
     broken = {name: value for name, value in RECORD.items() if name not in ("bias", "prior_thickness")}
     with pytest.raises(UserError, match=r"runs/a/calibration\.json: .* without bias, prior_thickness.*iac calibrate"):
         Calibration.from_dict(broken, "runs/a/calibration.json")
+    with pytest.raises(UserError, match=r"^calibration\.json: "):
+        Calibration.from_dict(broken)
 
 
 def test_reliability_parts_before_from_after():
