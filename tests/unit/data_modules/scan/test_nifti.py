@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,8 @@ import pytest
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import read_mask, write_nifti
-from data_modules.scan.scan import Scan, canonical_scan, read_scan
-
-AFFINE = np.array([[-0.5, 0, 0, 30], [0, 0.6, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])
-
-
-def head(shape: tuple[int, ...] = (12, 10, 8), seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed]).integers(-1000, 1500, shape).astype(np.int16)
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, units: str | None = "mm", **sidecar: Any) -> Path:
-    """A NIfTI file, written by nibabel and not by the code under test."""
-    image = nib.Nifti1Image(data, affine)
-    image.set_sform(affine, code=1)
-    if units:
-        image.header.set_xyzt_units(units)
-    nib.save(image, path)
-    if sidecar:
-        path.with_name(path.name.split(".")[0] + ".json").write_text(json.dumps(sidecar))
-    return path
-
-
-def remarks(scan: Scan) -> str:
-    return "\n".join(scan.warnings)
+from data_modules.scan.scan import canonical_scan, read_scan
+from tests.nifti_files import AFFINE, head, remarks, save
 
 
 def test_units(tmp_path: Path) -> None:
