@@ -19,7 +19,7 @@ from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.files import on_disk, write_text_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
-from iac_lightning.cluster import slurm as launch
+from iac_lightning.cluster import slurm
 from iac_lightning.figures.scans import overlay_figure, reconstruction_figure
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
@@ -145,7 +145,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 class RequeueCallback(Callback):
-    """Inside a SLURM job: after its signal, saves `last.ckpt` at the end of a training batch and leaves (`launch`).
+    """Inside a SLURM job: after its signal, saves `last.ckpt` at the end of a training batch and leaves (`slurm`).
 
     The ranks agree on the batch, since all of them write a checkpoint. Batches inside an update (with accumulation) are
     left out, whose gradients no checkpoint holds; so are the last batch of an epoch and validation: resuming there
@@ -158,13 +158,13 @@ class RequeueCallback(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run continued inside an epoch does not start that epoch again."""
-        launch.training_batches(True)
+        slurm.training_batches(True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Everything before is saved."""
         if self._agreed(trainer):
-            launch.requeue()
-        launch.training_batches(True)
+            slurm.requeue()
+        slurm.training_batches(True)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -173,27 +173,27 @@ class RequeueCallback(Callback):
         inside_update = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if not trainer.is_last_batch and not inside_update and self._agreed(trainer):
             trainer.save_checkpoint(self.path)
-            launch.requeue()
+            slurm.requeue()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nothing can be saved while it runs: the signal is answered at once."""
-        launch.training_batches(False)
-        if launch.asked():
-            launch.requeue()
+        slurm.training_batches(False)
+        if slurm.asked():
+            slurm.requeue()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The checkpoint of the epoch follows: wait for it."""
-        launch.training_batches(True)
+        slurm.training_batches(True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nothing of a training is left to wait for."""
-        launch.training_batches(False)
-        if launch.asked():
-            launch.requeue()
+        slurm.training_batches(False)
+        if slurm.asked():
+            slurm.requeue()
 
     @staticmethod
     def _agreed(trainer: L.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(launch.asked(), all=False)
+        return trainer.strategy.reduce_boolean_decision(slurm.asked(), all=False)
 
 
 class ReconstructionFigure(Callback):

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
-from iac_lightning.cluster import slurm as launch
+from iac_lightning.cluster import slurm
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import SweepSpec
 
@@ -149,7 +149,7 @@ def states(sweep: Sweep) -> dict[str, str]:
     """State of every cell, by name (`STATES`)."""
     records = {cell.name: sweep.record(cell) for cell in sweep.cells}
     jobs = {name: record["job"] for name, record in records.items() if record.get("state") == "queued"}
-    alive = launch.queued(list(jobs.values()))
+    alive = slurm.queued(list(jobs.values()))
     known: dict[str, str] = {}
     for cell in sweep.cells:  # pre-trainings come first
         state = records[cell.name].get("state")

@@ -10,7 +10,7 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning.cli import run_in_job
-from iac_lightning.cluster import slurm as launch
+from iac_lightning.cluster import slurm
 from iac_lightning.cluster.slurm import RequeuedError, queued, requeue_on_signal, submit, submit_run, training_command
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.schema import LauncherConfig
@@ -146,14 +146,14 @@ def test_only_the_first_rank_requeues(commands: Path, monkeypatch: pytest.Monkey
 def test_training_batches_are_finished_first(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_a_job(monkeypatch)
     with requeue_on_signal():
-        launch.training_batches(True)
+        slurm.training_batches(True)
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert launch.asked()
+        assert slurm.asked()
         assert not commands.exists()
         with pytest.raises(RequeuedError):
-            launch.requeue()
+            slurm.requeue()
     with requeue_on_signal():
-        assert not launch.asked(), "the next command in this process begins anew"
+        assert not slurm.asked(), "the next command in this process begins anew"
 
 
 def test_a_fine_tuning_waits_for_the_pretraining_in_the_queue(commands: Path, tmp_path: Path) -> None:

@@ -256,8 +256,8 @@ def test_a_job_leaves_after_a_whole_update_only(run: Run, monkeypatch: pytest.Mo
     def leave() -> None:
         raise LeftError
 
-    monkeypatch.setattr(callbacks.launch, "asked", lambda: True)
-    monkeypatch.setattr(callbacks.launch, "requeue", leave)
+    monkeypatch.setattr(callbacks.slurm, "asked", lambda: True)
+    monkeypatch.setattr(callbacks.slurm, "requeue", leave)
     saved: list[Path] = []
     state = SimpleNamespace(
         is_last_batch=False,

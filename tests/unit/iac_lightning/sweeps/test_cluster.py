@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from iac_lightning.cli import run_in_job
-from iac_lightning.cluster import slurm as launch
+from iac_lightning.cluster import slurm
 from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.sweeps import cluster
 from iac_lightning.sweeps.state import Sweep, states
@@ -34,7 +34,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return [f"{number}_{k}" for k in range(len(commands))] if len(commands) > 1 else [str(number)]
 
     monkeypatch.setattr(cluster, "submit", submit)
-    monkeypatch.setattr(launch, "queued", lambda ids: dict.fromkeys(ids, "PENDING"))
+    monkeypatch.setattr(slurm, "queued", lambda ids: dict.fromkeys(ids, "PENDING"))
     return jobs
 
 
