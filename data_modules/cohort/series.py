@@ -10,7 +10,8 @@ import numpy as np
 
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan
 from data_modules.scan.sidecar import read_sidecar
 
 SPACING_TOLERANCE = 0.01

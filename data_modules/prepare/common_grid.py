@@ -6,8 +6,9 @@ import numpy as np
 
 from data_modules.config import GridConfig
 from data_modules.scan.geometry import Grid, Volume, canonical
+from data_modules.scan.hounsfield import to_int16
 from data_modules.scan.resampling import resample_image, slab_widths
-from data_modules.scan.scan import Scan, to_int16
+from data_modules.scan.scan import Scan
 
 
 def on_common_grid(scan: Scan, region: Scan, grid: GridConfig) -> Volume:

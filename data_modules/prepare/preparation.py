@@ -47,9 +47,9 @@ from data_modules.prepare.store import (
 )
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid, Volume, place
+from data_modules.scan.hounsfield import to_int16
 from data_modules.scan.nifti import read_mask
 from data_modules.scan.resampling import resample_occupancy
-from data_modules.scan.scan import to_int16
 from data_modules.scan.slices import THICKNESS_UNKNOWN
 
 _log = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from scipy.linalg import polar
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import AIR_HU, Grid, Volume, canonical, lps_from_ras, place, to_sitk
+from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image, slab_widths
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.scan import Scan
 
 SELLA_MNI_MM = (0.0, 4.0, -31.0)
 """Middle of the sella turcica in the template's (MNI) space, the cavernous sinus and carotid siphon on either side."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data_modules.errors import UserError
 from data_modules.scan.dicom_headers import SliceHeader, read_headers
 from data_modules.scan.geometry import AIR_HU
+from data_modules.scan.hounsfield import whole_hu
 from data_modules.scan.slices import SAME_PLACE_MM, SliceStack
 
 _SAME_DIRECTION = 0.005  # largest difference of direction cosines within a stack, about 0.3°
@@ -214,10 +215,3 @@ def _read_hu(item: SliceHeader) -> NDArray[Any]:
         low, high = item.padding_hu
         hu[(hu >= low - 1e-3) & (hu <= high + 1e-3)] = AIR_HU
     return whole_hu(hu)
-
-
-def whole_hu(hu: NDArray[np.float64]) -> NDArray[Any]:
-    """HU kept within [−1024, 32767], as int16 where all are whole numbers, else float32."""
-    hu = np.clip(hu, AIR_HU, np.iinfo(np.int16).max)
-    rounded = np.rint(hu)
-    return rounded.astype(np.int16) if np.abs(hu - rounded).max(initial=0) <= 1e-3 else hu.astype(np.float32)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.hounsfield import to_int16
 from data_modules.scan.resampling import resample_image, slab_widths
-from data_modules.scan.scan import Scan, to_int16
+from data_modules.scan.scan import Scan
 
 TOLERANCE_MM = 0.01
 """Thicknesses that differ by less are the same."""

@@ -15,7 +15,8 @@ from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
 from data_modules.scan.geometry import Volume, lps_from_ras, place
 from data_modules.scan.nifti import write_nifti
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.metrics.lesions import components
 from iac_lightning.figures.scans import overlay_figure

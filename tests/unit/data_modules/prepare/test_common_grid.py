@@ -9,7 +9,8 @@ from data_modules.config import GridConfig
 from data_modules.prepare.common_grid import on_common_grid, surroundings
 from data_modules.prepare.roi import region_of_interest
 from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.scan import Scan, to_int16
+from data_modules.scan.hounsfield import to_int16
+from data_modules.scan.scan import Scan
 
 
 def scan_of(shape: tuple[int, int, int], spacing: tuple[float, float, float], thickness_mm: float) -> Scan:

@@ -19,8 +19,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
+from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image
-from data_modules.scan.scan import read_scan
 from tests.unit.data_modules.prepare.conftest import (
     GE_HEAD,
     LESIONS,

@@ -22,7 +22,8 @@ from data_modules.prepare.registration import (
 )
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
-from data_modules.scan.scan import Scan, canonical_scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan, canonical_scan
 
 DATA = Path(__file__).parents[5] / "shared" / "data"
 

@@ -13,8 +13,9 @@ from data_modules.prepare.registration import Registration, RegistrationFailed
 from data_modules.prepare.roi import locate, region_of_interest
 from data_modules.scan.geometry import Grid, place
 from data_modules.scan.nifti import write_nifti
+from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.scan import Scan
 
 DATA = Path(__file__).parents[5] / "shared" / "data"
 

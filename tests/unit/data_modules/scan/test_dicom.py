@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from data_modules.errors import UserError
-from data_modules.scan.scan import read_scan
+from data_modules.scan.reading import read_scan
 from tests.dicom_series import (
     COLUMNS,
     ROWS,

@@ -10,7 +10,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
-from data_modules.scan.scan import read_scan
+from data_modules.scan.reading import read_scan
 from tests.dicom_series import (
     AXIAL,
     COLUMNS,

@@ -13,7 +13,8 @@ import pytest
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import read_mask, write_nifti
-from data_modules.scan.scan import canonical_scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import canonical_scan
 from tests.nifti_files import AFFINE, head, remarks, save
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid
-from data_modules.scan.scan import Scan, canonical_scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan, canonical_scan
 from tests.dicom_series import START, field, stepping, write_series
 from tests.nifti_files import AFFINE, head, remarks, save
 

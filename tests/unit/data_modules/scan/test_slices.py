@@ -10,7 +10,8 @@ import pytest
 from scipy.ndimage import center_of_mass, map_coordinates
 
 from data_modules.scan.dicom import read_dicom
-from data_modules.scan.scan import Scan, canonical_scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan, canonical_scan
 from tests.dicom_series import (
     COLUMNS,
     ROWS,

@@ -19,7 +19,7 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability, write_nifti
-from data_modules.scan.scan import read_scan
+from data_modules.scan.reading import read_scan
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.tables.model_result import ModelResult

@@ -19,7 +19,8 @@ from data_modules.prepare.registration import Registration, RegistrationFailed
 from data_modules.prepare.roi import find_region_of_interest
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask, read_probability, write_nifti
-from data_modules.scan.scan import Scan, read_scan
+from data_modules.scan.reading import read_scan
+from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.runs.directory import Run, load_run

@@ -24,8 +24,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask
+from data_modules.scan.reading import read_scan
 from data_modules.scan.reimaging import finest_mm
-from data_modules.scan.scan import read_scan
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.clinical.stress import COLUMNS as STRESS_COLUMNS
