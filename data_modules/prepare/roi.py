@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data_modules.config import GridConfig
 from data_modules.errors import UserError
+from data_modules.prepare.contrast import contrast_remarks
 from data_modules.prepare.registration import Registration, find_roi_center
 from data_modules.scan.geometry import Grid
 from data_modules.scan.scan import Scan, canonical_scan
@@ -41,7 +42,7 @@ def find_region_of_interest(scan: Scan, grid: GridConfig) -> tuple[Scan, Registr
     if shown < _MOSTLY:
         warning = f"the scan shows {shown:.0%} of the region of interest; the rest is taken to be air"
         region = replace(region, warnings=(*region.warnings, warning))
-    return region, registration
+    return replace(region, warnings=(*region.warnings, *contrast_remarks(region))), registration
 
 
 def locate(scan: Scan, grid: GridConfig) -> tuple[NDArray[np.float64], Registration | None]:
