@@ -28,9 +28,9 @@ def field(lps: np.ndarray) -> np.ndarray:
 
 
 def ball(lps: np.ndarray, center: tuple[float, float, float], radius: float) -> np.ndarray:
-    """A ball with a soft edge, 1000 HU in water-like surroundings of −500."""
+    """A ball with a soft edge, metal of 2500 HU in soft tissue of 40."""
     distance = np.linalg.norm(lps - np.asarray(center), axis=-1)
-    return -500.0 + 1500.0 * np.clip(radius + 0.5 - distance, 0.0, 1.0)
+    return 40.0 + 2460.0 * np.clip(radius + 0.5 - distance, 0.0, 1.0)
 
 
 def pixel_positions(position: Any, orientation: Any) -> np.ndarray:

@@ -1,12 +1,13 @@
 """The headers of DICOM files: which hold a CT slice, and what they say of its place, its HU and its thickness.
 
-Tags that tell about the patient are not read.
+Tags that tell about the patient are not read. SeriesDescription is read, for a list of series to choose from, but kept
+out of everything that is written.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,56 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
+from data_modules.scan.dicom_files import files_below
+from data_modules.scan.dicom_kinds import not_a_ct_slice, remarks_on_kind, storage_class
+from data_modules.scan.dicom_tags import UnreadableTag, is_filled, number, numbers, raw_value, text, whole
+
 _TAGS: list[Any] = [
     "SOPClassUID",
     "Modality",
     "ImageType",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "SeriesDescription",
     "AcquisitionNumber",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "TemporalPositionIdentifier",
     "InstanceNumber",
+    "FrameOfReferenceUID",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "SliceLocation",
     "PixelSpacing",
     "Rows",
     "Columns",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "NumberOfFrames",
     "PixelRepresentation",
     "BitsAllocated",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
     "SliceThickness",
     "ConvolutionKernel",
     "Manufacturer",
     "GantryDetectorTilt",
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
+    "ContrastBolusVolume",
+    "ContrastBolusTotalDose",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
 ]
+_NO_CONTRAST = re.compile(
+    r"|N|N/A|NA|NULL|0|-|(NONE|NO|NOT|NATIVE|WITHOUT|W/O|UNENHANCED|NON[ -]?(CONTRAST|ENHANCED))\b.*", re.DOTALL
+)
+_LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
+_PERHAPS_LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.93", "1.2.840.10008.1.2.4.203"}
+_CONTRAST = "contrast was given (ContrastBolusAgent is filled): bright arteries need not be calcium"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,26 +77,37 @@ class SliceHeader:
     Attributes:
         path: its file.
         series_uid: SeriesInstanceUID; empty where there is none.
-        series_number: 0 where there is none; so are `acquisition` and `instance`.
+        series_number: 0 where there is none; so are `acquisition`, `temporal_position` and `instance`.
+        description: of the series; may hold anything, so it is shown and never kept.
+        acquired_at: AcquisitionDateTime or AcquisitionTime; empty where there is neither.
+        frame_of_reference: FrameOfReferenceUID; empty where there is none.
         position: `[3]`, centre of pixel (0, 0), LPS mm as in the header.
         x_direction: `[3]`, along a row, LPS; `y_direction` along a column.
+        location_mm: SliceLocation, only to contradict `position`; NaN where unknown.
         shape: rows, columns.
         pixel_mm: spacing along x and y.
-        slope: HU a stored unit; `intercept`: HU of a stored 0.
+        slope: HU a stored unit; `intercept`: HU of a stored 0. NaN where the header has none.
         padding_hu: lowest and highest HU of what is no image; None: no padding.
         thickness_mm: NaN where unknown.
         kernel: values of a multi-valued tag joined by "/".
         tilt_deg: of the gantry; None where the header has none.
+        contrast: whether contrast was given.
+        remarks: what a reader of results should know, alike for slices alike.
     """
 
     path: Path
     series_uid: str
     series_number: int
+    description: str
+    frame_of_reference: str
     acquisition: int
+    temporal_position: int
+    acquired_at: str
     instance: int
     position: NDArray[np.float64]
     x_direction: NDArray[np.float64]
     y_direction: NDArray[np.float64]
+    location_mm: float
     shape: tuple[int, int]
     pixel_mm: tuple[float, float]
     slope: float
@@ -81,25 +117,28 @@ class SliceHeader:
     kernel: str
     manufacturer: str
     tilt_deg: float | None
+    contrast: bool
+    remarks: tuple[str, ...]
 
 
 def read_headers(folder: Path) -> tuple[list[SliceHeader], Counter[str]]:
     """All usable CT slices below a folder, and how many files were left out for which reason."""
     slices: list[SliceHeader] = []
     left_out: Counter[str] = Counter()
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = [path for path in files_below(folder) if not path.name.startswith(".") and path.name != "DICOMDIR"]
     for path in tqdm(files, desc="headers", unit="file", disable=None, leave=False):
-        if path.name == "DICOMDIR":
-            continue
         try:
             header = _read_header(path)
-        except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
+        except OSError as error:
+            left_out[f"cannot be opened ({error.strerror})" if error.strerror else "not readable as DICOM"] += 1
+            continue
+        except Exception:  # pydicom's own, of many kinds
             left_out["not readable as DICOM"] += 1
             continue
         try:
-            result = _slice(path, header)
-        except (ValueError, TypeError, AttributeError, IndexError):
-            result = "a header with unreadable numbers"
+            result = not_a_ct_slice(header) or _slice(path, header)
+        except UnreadableTag as error:
+            result = f"a header with unreadable numbers ({error})"
         if isinstance(result, str):
             left_out[result] += 1
         else:
@@ -112,89 +151,121 @@ def _read_header(path: Path) -> pydicom.Dataset:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
     except InvalidDicomError:  # old exports lack the preamble; what is DICOM all the same names its class
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-        if "SOPClassUID" not in header or "Modality" not in header:
+        if not storage_class(header) or not text(header, "Modality"):
             raise
         return header
 
 
 def _slice(path: Path, header: pydicom.Dataset) -> SliceHeader | str:
-    """What is needed of a header, or the reason for which the image is of no use."""
-    modality = str(header.get("Modality", "") or "none")
-    if modality != "CT":
-        return f"modality {modality} (expected CT)"
-    if any(str(part).upper() in ("LOCALIZER", "SCOUT") for part in _values(header.get("ImageType"))):
-        return "localizer"
-    if not header.get("Rows"):
-        return "no image"
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        return "colour image (expected one grey value a pixel)"
-    if int(header.get("NumberOfFrames", None) or 1) > 1:
-        return "multi-frame image (expected one slice a file; convert it with dcm2niix)"
-    position = _numbers(header.get("ImagePositionPatient"))
-    orientation = _numbers(header.get("ImageOrientationPatient"))
-    pixel = _numbers(header.get("PixelSpacing"))
+    """What is needed of a header, or the reason for which the image is of no use.
+
+    Raises:
+        UnreadableTag: a number that is needed and cannot be read.
+    """
+    shape = (whole(header, "Rows"), whole(header, "Columns"))
+    if min(shape) <= 0:
+        unreadable = [
+            key for key, n in zip(("Rows", "Columns"), shape, strict=True) if n <= 0 and is_filled(header, key)
+        ]
+        return f"a header with unreadable numbers ({' and '.join(unreadable)})" if unreadable else "no image"
+    position = numbers(header, "ImagePositionPatient", comma=True)
+    orientation = numbers(header, "ImageOrientationPatient", comma=True)
+    pixel = numbers(header, "PixelSpacing", comma=True)
     if len(position) != 3 or len(orientation) != 6 or len(pixel) != 2 or min(pixel) <= 0:
         return "no position, orientation or pixel spacing"
     x, y = np.asarray(orientation[:3]), np.asarray(orientation[3:])
     if abs(np.linalg.norm(x) - 1) > 0.01 or abs(np.linalg.norm(y) - 1) > 0.01 or abs(x @ y) > 0.01:
         return "image orientation not of right-angled unit vectors"
-    slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
-    thickness = _number(header, "SliceThickness", np.nan)
-    tilt = _number(header, "GantryDetectorTilt", np.nan)
+    slope, intercept = number(header, "RescaleSlope", np.nan), number(header, "RescaleIntercept", np.nan)
+    remarks = remarks_on_kind(header)
+    thickness = _optional(header, "SliceThickness", remarks)
+    tilt = _optional(header, "GantryDetectorTilt", remarks)
+    contrast = _contrast(header)
+    if contrast:
+        remarks.append(_CONTRAST)
     return SliceHeader(
         path=path,
-        series_uid=str(header.get("SeriesInstanceUID", "")),
-        series_number=int(_number(header, "SeriesNumber", 0)),
-        acquisition=int(_number(header, "AcquisitionNumber", 0)),
-        instance=int(_number(header, "InstanceNumber", 0)),
+        series_uid=text(header, "SeriesInstanceUID"),
+        series_number=whole(header, "SeriesNumber"),
+        description=text(header, "SeriesDescription"),
+        frame_of_reference=text(header, "FrameOfReferenceUID"),
+        acquisition=whole(header, "AcquisitionNumber"),
+        temporal_position=whole(header, "TemporalPositionIdentifier"),
+        acquired_at=text(header, "AcquisitionDateTime") or text(header, "AcquisitionTime"),
+        instance=whole(header, "InstanceNumber"),
         position=np.asarray(position),
         x_direction=x,
         y_direction=y,
-        shape=(int(header.Rows), int(header.Columns)),
+        location_mm=_optional(header, "SliceLocation", []),
+        shape=shape,
         pixel_mm=(pixel[1], pixel[0]),  # PixelSpacing is (between rows, between columns)
         slope=slope,
         intercept=intercept,
         padding_hu=_padding_hu(header, slope, intercept),
         thickness_mm=thickness if thickness > 0 else np.nan,
-        kernel="/".join(str(part) for part in _values(header.get("ConvolutionKernel"))),
-        manufacturer=str(header.get("Manufacturer", "") or "").strip(),
+        kernel=text(header, "ConvolutionKernel"),
+        manufacturer=text(header, "Manufacturer"),
         tilt_deg=None if np.isnan(tilt) else tilt,
+        contrast=contrast,
+        remarks=(*remarks, *_lossy(header)),
     )
 
 
-def _values(value: Any) -> Sequence[Any]:
-    """A DICOM value as a sequence: empty, single or multi-valued."""
-    if value is None or value == "":
+def _optional(header: pydicom.Dataset, keyword: str, remarks: list[str]) -> float:
+    """A number that a scan can do without: NaN, and a remark, where it cannot be read."""
+    try:
+        return number(header, keyword, np.nan, comma=True)
+    except UnreadableTag as error:
+        remarks.append(f"{error}: taken to be unknown")
+        return np.nan
+
+
+def _contrast(header: pydicom.Dataset) -> bool:
+    agent = text(header, "ContrastBolusAgent").upper()
+    if not _NO_CONTRAST.fullmatch(agent) or is_filled(header, "ContrastBolusAgentSequence"):
+        return True
+    return any(_optional(header, f"ContrastBolus{amount}", []) > 0 for amount in ("Volume", "TotalDose"))
+
+
+def _lossy(header: pydicom.Dataset) -> list[str]:
+    """A remark where pixels were compressed with loss, now or before (PS3.3 C.7.6.1.1.5)."""
+    flag = text(header, "LossyImageCompression")
+    meta = getattr(header, "file_meta", None)
+    syntax = text(meta, "TransferSyntaxUID") if meta is not None else ""
+    if flag != "01" and syntax not in _LOSSY_SYNTAXES and not (syntax in _PERHAPS_LOSSY_SYNTAXES and flag != "00"):
         return []
-    return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-
-
-def _numbers(value: Any) -> list[float]:
-    numbers = [float(v) for v in _values(value)]
-    return numbers if np.isfinite(numbers).all() else []
-
-
-def _number(header: pydicom.Dataset, keyword: str, default: float) -> float:
-    values = _values(header.get(keyword))
-    return float(values[0]) if len(values) else default
+    try:
+        ratios = numbers(header, "LossyImageCompressionRatio")
+    except UnreadableTag:
+        ratios = []
+    ratio = f"{ratios[-1]:g} to 1" if ratios else "unknown"
+    return [f"lossy compression (ratio {ratio}): small or faint calcium may be changed or lost"]
 
 
 def _padding_hu(header: pydicom.Dataset, slope: float, intercept: float) -> tuple[float, float] | None:
-    """HU range of the padding, None without one.
+    """HU range of the padding, None without one, or without one that can be read.
 
     Scanners have been seen to declare a padding value of 0 while 0 is water: what lies within the range of tissue is
     not taken for padding.
     """
-    value = header.get("PixelPaddingValue")
-    if value is None or value == "":
-        return None
+    bits = 8 if whole(header, "BitsAllocated") == 8 else 16
     stored = []
-    for number in (value, header.get("PixelPaddingRangeLimit", value)):
-        raw = int.from_bytes(number, "little") if isinstance(number, bytes) else int(number)
-        bits = int(header.get("BitsAllocated", 16))
-        raw %= 1 << bits  # written as US where the pixels are SS, or the other way round
-        if int(header.get("PixelRepresentation", 0)) == 1 and raw >= 1 << (bits - 1):
-            raw -= 1 << bits
-        stored.append(raw * slope + intercept)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        for raw in _stored_numbers(header, keyword):
+            wrapped = raw % (1 << bits)  # written as US where the pixels are SS, or the other way round
+            if whole(header, "PixelRepresentation") == 1 and wrapped >= 1 << (bits - 1):
+                wrapped -= 1 << bits
+            stored.append(wrapped * slope + intercept)
+        if not stored:
+            return None
     low, high = min(stored), max(stored)
     return (low, high) if high <= -900 or low >= 3000 else None
+
+
+def _stored_numbers(header: pydicom.Dataset, keyword: str) -> list[int]:
+    """Pixel values that a tag holds, also as bytes, where the representation of pixels was not known to the reader."""
+    try:
+        return [int(n) for n in numbers(header, keyword)]
+    except UnreadableTag:
+        stored = raw_value(header, keyword)
+        return [int.from_bytes(stored[i : i + 2], "little") for i in range(0, len(stored), 2)]

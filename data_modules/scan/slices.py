@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from data_modules.scan.geometry import AIR_HU, Grid, Volume
 
-SAME_PLACE_MM = 0.02
-"""Slices nearer to each other than this lie at one position."""
+SAME_PLACE_MM = 0.1
+"""Slices nearer to each other than this lie at one position: headers often round positions to 0.1 mm."""
 THICKNESS_UNKNOWN = "slice thickness unknown"
 """How the remark begins that a thickness is a guess."""
 _TOLERANCE_MM = 0.1  # headers often round positions to 0.1 mm
@@ -68,12 +68,14 @@ class StraightStack:
         thicknesses_mm: `[Z]`, thickness of the acquired slice nearest to each output slice.
         tilt_deg: angle between the slices' normal and the direction in which they step, not negative.
         warnings: what was not as it should be.
+        is_resampled: whether slices were moved or interpolated.
     """
 
     volume: Volume
     thicknesses_mm: NDArray[np.float64]
     tilt_deg: float
     warnings: tuple[str, ...]
+    is_resampled: bool
 
 
 def straighten(stack: SliceStack) -> StraightStack:
@@ -89,7 +91,7 @@ def straighten(stack: SliceStack) -> StraightStack:
     normal = np.cross(stack.x_direction, stack.y_direction)
     stack = stack.take(np.argsort(stack.positions_mm @ normal, kind="stable"))
     warnings: list[str] = []
-    kept = _not_covered_by_thinner(stack.positions_mm @ normal, stack.thicknesses_mm)
+    kept = not_covered_by_thinner(stack.positions_mm @ normal, stack.thicknesses_mm)
     if len(kept) < len(stack.planes):
         warnings.append(f"{len(stack.planes) - len(kept)} slices lie within thinner ones and were left out")
         stack = stack.take(kept)
@@ -121,7 +123,7 @@ def straighten(stack: SliceStack) -> StraightStack:
                 f"spacing between slices changes ({np.diff(height).min():.2f} to {np.diff(height).max():.2f} mm): "
                 f"resampled every {spacing:.2f} mm"
             )
-        warnings.extend(_gaps(height))
+        warnings.extend(_gap_remarks(height))
         below = int((height[first] - height[0] + thicknesses[0] / 2) / spacing + 1e-6)
         above = int((height[-1] - height[first] + thicknesses[-1] / 2) / spacing + 1e-6)
         if regular:  # output slices are the acquired ones
@@ -148,10 +150,11 @@ def straighten(stack: SliceStack) -> StraightStack:
         thicknesses_mm=thicknesses,
         tilt_deg=tilt,
         warnings=tuple(warnings),
+        is_resampled=not (straight and regular),
     )
 
 
-def _not_covered_by_thinner(height: NDArray[np.float64], thicknesses: NDArray[np.float64]) -> NDArray[np.intp]:
+def not_covered_by_thinner(height: NDArray[np.float64], thicknesses: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices of slices that do not lie between (or on) two thinner slices within their own thickness."""
     kept = []
     for i, (h, t) in enumerate(zip(height, thicknesses, strict=True)):
@@ -181,18 +184,41 @@ def _spacing(height: NDArray[np.float64], thicknesses: NDArray[np.float64]) -> t
     return float(gaps[alike].mean()), int(np.flatnonzero(alike & np.append(near, False))[0]), False
 
 
-def _gaps(height: NDArray[np.float64]) -> list[str]:
-    """Remarks on single gaps at least 1.5 times as wide as their neighbours."""
-    gaps, remarks = np.diff(height), []
-    for i, gap in enumerate(gaps):
-        around = np.concatenate([gaps[max(0, i - 2) : i], gaps[i + 1 : i + 3]])
-        if around.size and gap > 1.5 * np.median(around):
-            missing = max(1, round(float(gap / np.median(around))) - 1)
-            remarks.append(
-                f"about {missing} slices missing: the gap of {gap:.1f} mm after slice {i + 1} of {len(height)} "
-                "was interpolated"
-            )
-    return remarks
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A step between two slices that is at least 1.5 times as wide as those around it.
+
+    Attributes:
+        after: index of the slice below it.
+        width_mm: how wide it is.
+        spacing_mm: how wide the steps around it are.
+        missing: about how many slices are not there.
+    """
+
+    after: int
+    width_mm: float
+    spacing_mm: float
+    missing: int
+
+
+def missing_slices(height: NDArray[np.float64]) -> list[Gap]:
+    """The gaps between slices at `height` (`[N]`, ascending)."""
+    steps, gaps = np.diff(height), []
+    for i, step in enumerate(steps):
+        around = np.concatenate([steps[max(0, i - 2) : i], steps[i + 1 : i + 3]])
+        if around.size and step > 1.5 * np.median(around):
+            usual = float(np.median(around))
+            missing = max(1, round(float(step) / usual) - 1)
+            gaps.append(Gap(after=i, width_mm=float(step), spacing_mm=usual, missing=missing))
+    return gaps
+
+
+def _gap_remarks(height: NDArray[np.float64]) -> list[str]:
+    return [
+        f"about {gap.missing} slices missing: the gap of {gap.width_mm:.1f} mm after slice {gap.after + 1} of "
+        f"{len(height)} was interpolated"
+        for gap in missing_slices(height)
+    ]
 
 
 def _sample(

@@ -81,12 +81,12 @@ def test_ball_in_a_tilted_series_stays_at_its_place(tmp_path: Path) -> None:
         tmp_path, stepping((-13.0, -14.0, 6.0), np.arange(24) * 2.0), orientation, lambda p: ball(p, center, 5.0)
     )
     scan = read_scan(tmp_path)
-    found = lps_of(scan, center_of_mass(np.where(scan.hu > 250, 1.0, 0.0)))
+    found = lps_of(scan, center_of_mass(np.where(scan.hu > 1270, 1.0, 0.0)))
     assert np.abs(found - center).max() < 0.35  # half the smallest spacing
-    volume = (scan.hu > 250).sum() * scan.grid.voxel_volume_mm3
+    volume = (scan.hu > 1270).sum() * scan.grid.voxel_volume_mm3
     assert volume == pytest.approx(4 / 3 * np.pi * 5.0**3, rel=0.05)
     # not sheared: second moments of a ball are alike along all axes
-    spread = np.argwhere(scan.hu > 250) * scan.grid.spacing_mm
+    spread = np.argwhere(scan.hu > 1270) * scan.grid.spacing_mm
     assert np.abs(np.corrcoef(spread.T) - np.eye(3)).max() < 0.05
 
 
