@@ -30,5 +30,20 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, units: str |
     return path
 
 
+def with_header(path: Path, data: np.ndarray, affine: np.ndarray, version: int = 1, **fields: Any) -> Path:
+    """A NIfTI file (`.nii`) with sform and qform, some of whose header fields are then overwritten as they are."""
+    image = (nib.Nifti1Image if version == 1 else nib.Nifti2Image)(data, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    content = path.read_bytes()
+    header = image.header_class(content[: image.header_class.template_dtype.itemsize], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + content[len(header.binaryblock) :])
+    return path
+
+
 def remarks(scan: Scan) -> str:
     return "\n".join(scan.warnings)

@@ -5,22 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_modules.cohort.series import known_thickness_mm
 from data_modules.cohort.table import Series
+from data_modules.errors import UserError
+from data_modules.scan.dicom_files import files_below
 from data_modules.scan.sidecar import sidecar_path
+from data_modules.scan.stored import image_files
 
 
 def source_files(series: Series) -> list[Path]:
     """The files that decide a prepared series: image (all of a DICOM folder), its JSON sidecar, and label."""
     if series.image.is_dir():
-        files = sorted(path for path in series.image.rglob("*") if path.is_file())
+        try:
+            files = files_below(series.image)
+        except UserError:  # which reading it will say
+            files = []
     else:
         sidecar = sidecar_path(series.image)
-        files = [series.image, *([sidecar] if sidecar.is_file() else [])]
-    return files + ([series.label] if series.label else [])
+        files = [*_parts(series.image), *([sidecar] if sidecar.is_file() else [])]
+    return files + (_parts(series.label) if series.label else [])
+
+
+def _parts(image: Path) -> list[Path]:
+    """The files of an image; the image alone where it cannot be read, which reading it will say."""
+    try:
+        return image_files(image)
+    except UserError:
+        return [image]
 
 
 def source_state(series: Series, root: Path) -> str:
@@ -41,6 +56,11 @@ def source_sha256(series: Series, thickness_from: str = "file") -> str:
     for path in source_files(series):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def sources_digest(series: Sequence[Series], root: Path) -> str:
+    """Digest of which series these are, of whom, in which split, and of the state of their files."""
+    return digest([(s.series_id, s.patient_id, s.split, source_state(s, root)) for s in series])
 
 
 def digest(data: Any) -> str:

@@ -1,7 +1,8 @@
-"""A scan from a NIfTI file and its sidecar."""
+"""A scan from one file (NIfTI, NRRD or MetaImage) and its sidecar."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,32 @@ from numpy.typing import NDArray
 from data_modules.errors import UserError
 from data_modules.scan.geometry import AIR_HU, Grid
 from data_modules.scan.hounsfield import check_hu, whole_hu
-from data_modules.scan.nifti import check_geometry, load_nifti, stored_values
 from data_modules.scan.scan import Scan, scan_of
-from data_modules.scan.sidecar import read_sidecar
+from data_modules.scan.sidecar import read_sidecar, sidecar_remarks
 from data_modules.scan.slices import THICKNESS_UNKNOWN, SliceStack, straighten
+from data_modules.scan.stored import read_stored
 
 _CLEARLY_LARGER = 1.2
 
 
 def read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
     """As `data_modules.scan.reading.read_scan`, of a file."""
-    image = load_nifti(path)
     sidecar = read_sidecar(path)
-    remarks = check_geometry(image, path)
-    raw, slope, intercept = stored_values(image, path)
-    hu, n_lower = _hu_of(raw, slope, intercept, path)
+    header, raw = read_stored(path)
+    remarks = [*sidecar_remarks(path), *header.remarks]
+    hu, n_lower = _hu_of(raw, header.slope, header.intercept, path)
     del raw
-    remarks += check_hu(hu, path)
+    grid = header.grid
+    axis, contradiction = _slice_axis(header.slice_axis, grid)
+    remarks += [*check_hu(hu, path, axis), *contradiction]
+    np.maximum(hu, AIR_HU, out=hu)
     if n_lower:
         remarks.append(f"{n_lower} voxels below −1024 HU set to −1024 (padding)")
-    grid = Grid(hu.shape, image.affine)
-    axis = _slice_axis(image, grid)
     thickness, thickness_from = sidecar.get("SliceThickness"), "file"
     if thickness is None:
         thickness, thickness_from = slice_thickness_mm, "given"
     if thickness is None:
-        thickness, thickness_from = grid.spacing_mm[axis], "spacing"
-        remarks.append(f"{THICKNESS_UNKNOWN}, taken to be the spacing between slices ({thickness:.2f} mm)")
+        thickness, thickness_from = math.nan, "spacing"
     tilt = float(sidecar.get("GantryDetectorTilt", 0.0))
     facts: dict[str, Any] = {
         "thickness_from": thickness_from,
@@ -48,7 +48,12 @@ def read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
     if not grid.is_orthogonal:
         straight = straighten(_sheared_stack(hu, grid, axis, float(thickness), path))
         remarks += straight.warnings
-        return scan_of(straight, gantry_tilt_deg=tilt or straight.tilt_deg, warnings=tuple(remarks), **facts)
+        return scan_of(
+            straight, gantry_tilt_deg=tilt or straight.tilt_deg, warnings=tuple(remarks), file_grid=grid, **facts
+        )
+    if thickness_from == "spacing":
+        thickness = grid.spacing_mm[axis]
+        remarks.append(f"{THICKNESS_UNKNOWN}, taken to be the spacing between slices ({thickness:.2f} mm)")
     return Scan(
         hu=hu,
         grid=grid,
@@ -61,7 +66,7 @@ def read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
 
 
 def _hu_of(raw: NDArray[Any], slope: float, intercept: float, path: Path) -> tuple[NDArray[Any], int]:
-    """HU, slice by slice (a scan in float64 would take four times the memory), and how many were below −1024."""
+    """HU, slice by slice (a scan in float64 would take four times the memory), and how many are below −1024."""
     hu: NDArray[Any] = np.empty(raw.shape, dtype=np.int16, order="F")
     n_lower = 0
     for k in range(raw.shape[2]):
@@ -72,23 +77,36 @@ def _hu_of(raw: NDArray[Any], slope: float, intercept: float, path: Path) -> tup
                 f"{path}: {n_bad} voxels of slice {k} are NaN or infinite, expected HU everywhere. "
                 f"Set voxels outside the field of view to {AIR_HU} (air)."
             )
-        n_lower += int((values < AIR_HU).sum())
-        plane = whole_hu(values)
+        lower = values < AIR_HU
+        n_lower += int(lower.sum())
+        values[lower] = np.rint(values[lower])  # padding, whose fractions say nothing
+        plane = whole_hu(values, lowest=np.iinfo(np.int16).min)
         if plane.dtype != np.int16 and hu.dtype == np.int16:
             hu = hu.astype(np.float32)
         hu[..., k] = plane
     return hu, n_lower
 
 
-def _slice_axis(image: nib.Nifti1Image, grid: Grid) -> int:
-    """The axis the header names, else one of clearly larger spacing, else the one nearest to foot–head."""
-    named = image.header.get_dim_info()[2]
-    if named is not None:
-        return int(named)
+def _slice_axis(named: int | None, grid: Grid) -> tuple[int, list[str]]:
+    """The axis across the slices, and a remark where the header contradicts itself.
+
+    One of clearly larger spacing is it, whatever the header names: programs that turn axes may leave the name behind.
+    Without one the header counts, and where it names none, the axis nearest to foot–head.
+    """
     order = np.argsort(grid.spacing_mm)
-    if grid.spacing_mm[order[2]] > _CLEARLY_LARGER * grid.spacing_mm[order[1]]:
-        return int(order[2])
-    return int(np.flatnonzero(nib.orientations.io_orientation(grid.affine)[:, 0] == 2)[0])
+    largest = int(order[2])
+    if grid.spacing_mm[largest] > _CLEARLY_LARGER * grid.spacing_mm[order[1]]:
+        if named in (None, largest):
+            return largest, []
+        shown = " × ".join(f"{s:g}" for s in grid.spacing_mm)
+        remark = (
+            f"the header names axis {named} as that across the slices (dim_info), the spacing {shown} says axis "
+            f"{largest}: the spacing was followed"
+        )
+        return largest, [remark]
+    if named is not None:
+        return named, []
+    return int(np.flatnonzero(nib.orientations.io_orientation(grid.affine)[:, 0] == 2)[0]), []
 
 
 def _sheared_stack(hu: NDArray[Any], grid: Grid, axis: int, thickness_mm: float, path: Path) -> SliceStack:

@@ -29,6 +29,8 @@ class Scan:
         manufacturer: of the scanner, empty where unknown.
         gantry_tilt_deg: tilt of the gantry, signed as in the header. The grid stands at right angles all the same.
         warnings: what a reader of the results should know about this scan.
+        file_grid: of the file's voxels where they were moved onto another grid (sheared files), else None.
+        is_resampled: whether slices were moved or interpolated to make the grid.
     """
 
     hu: NDArray[Any]
@@ -41,6 +43,8 @@ class Scan:
     manufacturer: str = ""
     gantry_tilt_deg: float = 0.0
     warnings: tuple[str, ...] = ()
+    file_grid: Grid | None = None
+    is_resampled: bool = False
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
@@ -63,7 +67,14 @@ class Scan:
             slices = np.arange(first, first + box.grid.shape[self.slice_axis])
             thicknesses = tuple(np.asarray(thicknesses)[np.clip(slices, 0, len(thicknesses) - 1)].tolist())
             thickness = float(np.median(thicknesses))
-        return replace(self, hu=box.data, grid=box.grid, slice_thickness_mm=thickness, slice_thicknesses_mm=thicknesses)
+        return replace(
+            self,
+            hu=box.data,
+            grid=box.grid,
+            slice_thickness_mm=thickness,
+            slice_thicknesses_mm=thicknesses,
+            file_grid=None,
+        )
 
 
 def canonical_scan(scan: Scan) -> Scan:
@@ -85,5 +96,6 @@ def scan_of(straight: StraightStack, **facts: Any) -> Scan:
         grid=straight.volume.grid,
         slice_thickness_mm=float(np.median(thicknesses)),
         slice_thicknesses_mm=None if same else tuple(thicknesses.tolist()),
+        is_resampled=straight.is_resampled,
         **facts,
     )

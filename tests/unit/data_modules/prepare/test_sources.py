@@ -149,3 +149,14 @@ class TestChangedSources:
         assert source_sha256(series) not in contents
         other = replace(series, extra={"dicom_series": "1.2"})
         assert source_state(other, tmp_path) != source_state(series, tmp_path)
+
+    def test_files_of_a_linked_folder_count(self, tmp_path: Path) -> None:
+        (tmp_path / "archive").mkdir()
+        (tmp_path / "archive" / "1").write_text("1")
+        (tmp_path / "dicom").mkdir()
+        (tmp_path / "dicom" / "linked").symlink_to(tmp_path / "archive", target_is_directory=True)
+        series = Series("p", "s", tmp_path / "dicom", None, "dev", 5.0, (1.0, 1.0, 5.0))
+        before = source_state(series, tmp_path), source_sha256(series)
+        (tmp_path / "archive" / "1").write_text("other")
+        assert source_state(series, tmp_path) != before[0]
+        assert source_sha256(series) != before[1]

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume, place
@@ -22,7 +23,7 @@ def test_units(tmp_path: Path) -> None:
     assert "no spatial unit" in remarks(read_scan(save(tmp_path / "a.nii", head(), units=None)))
     tiny = AFFINE.copy()
     tiny[:3, :3] /= 1000
-    with pytest.raises(UserError, match="without a unit, and not plausible in mm"):
+    with pytest.raises(UserError, match="not plausible in mm"):
         read_scan(save(tmp_path / "b.nii", head(), tiny, units=None))
     with pytest.raises(UserError, match="in meter, expected mm"):
         read_scan(save(tmp_path / "c.nii", head(), tiny, units="meter"))
@@ -74,7 +75,7 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=name):
             read_scan(tmp_path / name)
     nib.save(nib.MGHImage(head().astype(np.float32), AFFINE), tmp_path / "other.mgz")
-    with pytest.raises(UserError, match="not NIfTI but MGHImage"):
+    with pytest.raises(UserError, match="a FreeSurfer image"):
         read_scan(tmp_path / "other.mgz")
 
 
@@ -100,6 +101,16 @@ def test_written_files_read_back(tmp_path: Path, suffix: str, dtype: Any, stored
     first = path.read_bytes()
     write_nifti(Volume(data, Grid(data.shape, affine)), path)
     assert path.read_bytes() == first
+
+
+def test_a_sheared_grid_has_no_qform(tmp_path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[:3, 2] = (0, 0.9, 2.8)
+    write_nifti(Volume(head(), Grid((12, 10, 8), affine)), tmp_path / "a.nii.gz")
+    header = nib.load(tmp_path / "a.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (1, 0)
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        sitk.ReadImage(str(tmp_path / "a.nii.gz"))
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def test_wrong_contents_are_refused(tmp_path: Path) -> None:
     refused(head().astype(np.complex64), "an image of type complex64")
     colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     refused(colour, "an RGB image")
-    doubtful = read_scan(save(tmp_path / "crop.nii", np.clip(head(), -150, 1500)))
+    doubtful = read_scan(save(tmp_path / "crop.nii", np.maximum(head() % 1650 - 150, -149)))
     assert "no air in the image" in remarks(doubtful)
 
 
@@ -136,6 +136,12 @@ def test_sheared_nifti_becomes_right_angled(tmp_path: Path, slice_axis: int) -> 
     assert scan.gantry_tilt_deg == pytest.approx(np.degrees(np.arctan(0.9 / 2.8)), abs=0.01)
     assert "gantry tilt" in remarks(scan)
     assert scan.slice_thickness_mm == 3.0
+    assert scan.file_grid is not None
+    np.testing.assert_allclose(scan.file_grid.affine, sheared[:, [*order, 3]], atol=1e-6)
+    (tmp_path / "a.json").unlink()
+    guessed = read_scan(path)  # along the normal of the slices, not along their slanted step
+    assert (guessed.slice_thickness_mm, guessed.thickness_from) == (pytest.approx(2.8), "spacing")
+    assert "slice thickness unknown" in remarks(guessed)
     place = np.stack(np.meshgrid(*[np.arange(n) for n in scan.hu.shape], indexing="ij"), axis=-1)
     expected = -400 + scan.grid.to_ras_mm(place) @ (9.0, 11.0, 13.0)
     errors = np.abs(scan.hu - expected)[scan.hu > -1024]

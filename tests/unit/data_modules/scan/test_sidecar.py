@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.errors import UserError
-from data_modules.scan.sidecar import read_sidecar, sidecar_path
+from data_modules.scan.sidecar import read_sidecar, sidecar_path, sidecar_remarks
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -36,3 +36,38 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, content: str, expected: 
     with pytest.raises(UserError, match=expected) as caught:
         read_sidecar(tmp_path / "a.nii")
     assert "a.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "json_name", "found"),
+    [
+        ("head_Tilt_Eq_1.nii.gz", "head.json", True),
+        ("head_Tilt_1.nii", "head_Tilt.json", True),
+        ("head_Eq.nii.gz", "head.json", True),
+        ("HEAD_Tilt.NII.GZ", "HEAD.json", True),
+        ("head_1.nii.gz", "head.json", True),
+        ("head_Tilt.nrrd", "head.JSON", True),
+        ("head_MoCo.nii.gz", "head.json", False),
+        ("head_S1.nii.gz", "head.json", False),
+        ("header.nii.gz", "head.json", False),
+    ],
+)
+def test_dcm2niixs_other_volumes_of_a_series_have_its_sidecar(
+    tmp_path: Path, image: str, json_name: str, found: bool
+) -> None:
+    (tmp_path / json_name).write_text('{"SliceThickness": 5}')
+    assert read_sidecar(tmp_path / image) == ({"SliceThickness": 5} if found else {})
+    told = sidecar_remarks(tmp_path / image)
+    assert [json_name in remark for remark in told] == ([True] if found else [])
+    own = tmp_path / f"{image.split('.')[0]}.json"
+    own.write_text('{"SliceThickness": 3}')
+    assert read_sidecar(tmp_path / image) == {"SliceThickness": 3}
+    assert sidecar_remarks(tmp_path / image) == []
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"a\.json: not valid JSON"):
+        read_sidecar(tmp_path / "a.nii")
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'{"SliceThickness": 2}')
+    assert read_sidecar(tmp_path / "a.nii") == {"SliceThickness": 2}
