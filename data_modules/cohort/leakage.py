@@ -13,9 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.cohort.table import Cohort, Series, raise_problems, split_conflicts
+from data_modules.cohort.table import WHAT, Cohort, Series, split_conflicts
+from data_modules.csv_files import raise_problems
 from data_modules.errors import UserError
 from data_modules.files import replacing
+
+TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
+"""Splits that each task learns from. The development split validates; the test split is not even opened."""
 
 SALT_FILE = "split_salt"
 """Beside the cohort table; created once, travels with the table, and is never put into a checkpoint."""
@@ -31,6 +35,7 @@ def check_leakage(cohort: Cohort) -> None:
     raise_problems(
         cohort.path,
         [f"patient {p!r} is in {' and '.join(s)}; a patient belongs to one split" for p, s in conflicts.items()],
+        WHAT,
     )
 
 

@@ -15,6 +15,7 @@ from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask
+from data_modules.scan.scan import Scan
 
 GUARDED = "test"
 """The split that is looked at only for a record."""
@@ -62,12 +63,12 @@ def require_look(splits: Iterable[str], look: RecordedLook | None, what: str) ->
         )
 
 
-def read_label(series: Series, like: Grid | None = None, look: RecordedLook | None = None) -> Volume:
+def read_label(series: Series, like: Scan | Grid | None = None, look: RecordedLook | None = None) -> Volume:
     """The labelled mask of a series of the cohort, as `read_mask` reads it.
 
     Args:
         series: with a label.
-        like: grid that it must lie on.
+        like: the scan, or grid, that it must lie on.
         look: needed for a series of the test split.
 
     Raises:

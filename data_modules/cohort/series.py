@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_modules.cohort.table import Series
+from data_modules.csv_files import number_in
 from data_modules.errors import UserError
 from data_modules.scan.reading import read_scan
 from data_modules.scan.scan import Scan
@@ -19,6 +20,9 @@ SPACING_TOLERANCE = 0.01
 
 THICKNESS_TOLERANCE = 0.1
 """A thickness that was given may differ from the scan's by this share of it before anybody is told."""
+
+LABEL_TOLERANCE = 0.1
+"""The table's volume of a label may differ from the mask's by this share of it, or by 1 mm³, before anybody is told."""
 
 
 def read_series(series: Series) -> Scan:
@@ -89,16 +93,34 @@ def spacing_remark(series: Series, own_mm: tuple[float, float, float]) -> str | 
     )
 
 
-def table_remarks(series: Series, thickness_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[str, ...]:
+def label_remark(series: Series, own_mm3: float | None) -> str | None:
+    """What to tell where the table's volume of the label is not the mask's; None where it is, or either is unknown.
+
+    The mask's own volume is not told: the series may be of the test split.
+    """
+    given_mm3 = number_in(series.extra.get("label_volume_mm3", ""))
+    if own_mm3 is None or not abs(given_mm3 - own_mm3) > max(1.0, LABEL_TOLERANCE * own_mm3):
+        return None
+    return (
+        f"label volume by the cohort table is not that of the mask: {given_mm3:g} mm³ by the table; see that the row "
+        "names the right mask, or empty the cell"
+    )
+
+
+def table_remarks(
+    series: Series, thickness_mm: float, spacing_mm: tuple[float, float, float], label_mm3: float | None = None
+) -> tuple[str, ...]:
     """Where the row of a series contradicts its file.
 
     Args:
         series: the row.
         thickness_mm: of the slices, by the file.
         spacing_mm: voxel size, by the file.
+        label_mm3: labelled volume, by the mask; None where there is none, or it is not known.
     """
     remarks = (
         thickness_remark(series.slice_thickness_mm, thickness_mm, "the cohort table"),
         spacing_remark(series, spacing_mm),
+        label_remark(series, label_mm3),
     )
     return tuple(remark for remark in remarks if remark)

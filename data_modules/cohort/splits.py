@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_modules.cohort.table import SPLITS, VOLUMES, nearest_name, number_in, split_conflicts
+from data_modules.cohort.table import SPLITS, VOLUMES, nearest_name, split_conflicts
+from data_modules.csv_files import number_in
 from data_modules.errors import UserError
 
 
@@ -38,6 +39,8 @@ def assign_splits(table: pd.DataFrame, fractions: Mapping[str, float], seed: int
         UserError: when the fractions or the values of the columns used make no sense.
     """
     _check_fractions(fractions)
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; expected a whole number of at least 0")
     missing = [column for column in ("patient_id", "slice_thickness_mm") if column not in table]
     if missing:
         raise UserError(f"the cohort table lacks column {missing[0]!r}, which splits are assigned by; add it")

@@ -41,21 +41,22 @@ def phantom(arguments: argparse.Namespace) -> None:
         metavar="split=share",
         help="share of the patients of each split (default: %(default)s)",
     ),
+    option("--workers", type=int, default=1, help="processes that measure the masks whose volume the table lacks"),
 )
 def split(arguments: argparse.Namespace) -> None:
     """`iac split`."""
-    from data_modules.cohort.splits import assign_splits
-    from data_modules.cohort.table import read_cohort, read_table, write_cohort
+    from data_modules.cohort.assigning import split_cohort
 
-    fractions = {}
+    fractions: dict[str, float] = {}
     for part in arguments.fractions:
         name, _, share = part.partition("=")
+        if name in fractions:
+            raise UserError(f"--fractions: {name!r} is given twice; give each split one share")
         try:
             fractions[name] = float(share)
         except ValueError:
             raise UserError(f"--fractions: {part!r} is not split=share, such as dev=0.1") from None
-    write_cohort(arguments.cohort, assign_splits(read_table(arguments.cohort), fractions, arguments.seed))
-    cohort = read_cohort(arguments.cohort)
+    cohort = split_cohort(arguments.cohort, fractions, arguments.seed, arguments.workers)
     for name in fractions:
         print(f"{name}: {len(cohort.patients(name))} patients, {len(cohort.split(name))} series")
 

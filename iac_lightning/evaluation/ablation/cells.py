@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES
 from iac_lightning.evaluation.statistics.two_level import Draws, patient_sums, two_level, weighted_means
@@ -107,7 +108,7 @@ def measure_cells(
     defined = np.isfinite(values).all(axis=(0, 1))
     if not defined.any():
         raise UserError(f"no scan has lesions and a defined {metric} in every cell: there is nothing to average")
-    sums, counts = patient_sums(values[..., defined], tables[0]["patient_id"].to_numpy(dtype=str)[defined])
+    sums, counts = patient_sums(values[..., defined], as_text(tables[0]["patient_id"])[defined])
     draws = two_level(weighted_means(sums, counts), n_seeds, len(counts), seed=seed, resamples=resamples)
     ends = np.cumsum(n_seeds)
     spans = [slice(end - n, end) for end, n in zip(ends, n_seeds, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from iac_lightning.evaluation.ablation.recipes import Recipe
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, risk_groups
 from iac_lightning.evaluation.statistics.bootstrap import ratio
@@ -70,7 +71,7 @@ def mean_dice(recipes: Sequence[Recipe], **draw: int) -> MeasuredRecipes:
     tables, unique = _tables(recipes, "table")
     kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
     values = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
-    sums, counts = patient_sums(values[:, None], tables[0]["patient_id"].to_numpy(dtype=str)[kept])
+    sums, counts = patient_sums(values[:, None], as_text(tables[0]["patient_id"])[kept])
     return _measured(unique, weighted_means(sums, counts), int(kept.sum()), len(counts), **draw)
 
 
@@ -82,7 +83,7 @@ def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> 
     if len(np.unique(x)) < 2:
         return None
     y = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
-    patients = tables[0]["patient_id"].to_numpy(dtype=str)[kept]
+    patients = as_text(tables[0]["patient_id"])[kept]
     if stressed:  # what thicker slices do to the same head: deviations from each patient's means
         x, y = (v - _patient_means(v, patients) for v in (x, y))
     (sx, sxx), counts = patient_sums(np.stack([x, x**2]), patients)
@@ -116,7 +117,7 @@ def misclassified_shares(recipes: Sequence[Recipe], cutoffs: RiskCutoffs, **draw
     tables, unique = _tables(recipes, "table")
     right = risk_groups(tables[0]["label_volume_mm3"].to_numpy(dtype=float), cutoffs)
     wrong = np.array([risk_groups(t["volume_mm3"].to_numpy(dtype=float), cutoffs) != right for t in tables])
-    sums, counts = patient_sums(wrong[:, None].astype(np.float64), tables[0]["patient_id"].to_numpy(dtype=str))
+    sums, counts = patient_sums(wrong[:, None].astype(np.float64), as_text(tables[0]["patient_id"]))
     return _measured(unique, weighted_means(sums, counts), len(right), len(counts), **draw)
 
 

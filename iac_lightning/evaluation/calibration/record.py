@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Self
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from iac_lightning.evaluation.calibration.quality import QUALITIES
-from iac_lightning.evaluation.calibration.scaling import apply, calibrated_half
+from iac_lightning.evaluation.calibration.scaling import TEMPERATURES, apply, calibrated_half
 from iac_lightning.evaluation.calibration.thresholds import Thresholds
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 
@@ -28,6 +29,20 @@ APPLIED = (
 """What an evaluation says of the calibration that it applied."""
 
 _NEEDED = APPLIED[:6]
+_ROUNDING = 1e-9  # a temperature at a limit is one over one over it
+
+LARGEST_BIAS = 1000.0
+"""Logits of probabilities in float32, over the lowest temperature, stay below this."""
+
+DESCRIBED = (
+    "n_series",
+    "n_patients",
+    *(f"{name}_{when}" for name in QUALITIES for when in ("before", "after")),
+    "dice",
+    "prior_dice",
+    "warnings",
+)
+"""What `describe_calibration` tells beside the first six of `APPLIED`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +73,19 @@ class Calibration:
             source: where it was read, for the error.
 
         Raises:
-            UserError: naming what it lacks.
+            UserError: naming what it lacks, or which of its values no calibration has.
         """
+        again = (
+            "Calibrate again: iac calibrate RUN (predictions of another program: iac evaluate --dev-predictions DIR)"
+        )
+        if not isinstance(record, Mapping):
+            raise UserError(f"{source}: not a calibration: {type(record).__name__}, expected an object. {again}")
         if missing := [name for name in _NEEDED if name not in record]:
             raise UserError(
-                f"{source}: a calibration without {', '.join(missing)}: cut off, or of an early version. Calibrate "
-                "again: iac calibrate RUN (predictions of another program: iac evaluate --dev-predictions DIR)"
+                f"{source}: a calibration without {', '.join(missing)}: cut off, or of an early version. {again}"
             )
+        if wrong := list(_wrong_values(record)):
+            raise UserError(f"{source}: not a calibration: {'; '.join(wrong)}. {again}")
         plain, prior = (
             Thresholds(general=record[f"{prefix}threshold"], by_thickness=record[f"{prefix}thickness"])
             for prefix in ("", "prior_")
@@ -129,6 +150,47 @@ class Calibration:
         return probability.with_data(probability.data >= calibrated_half(self.temperature, self.bias))
 
 
+def _wrong_values(record: Mapping[str, Any]) -> Iterator[str]:
+    """What of the first six of `APPLIED` no calibration has, in words."""
+    low, high = (limit * (1 + sign * _ROUNDING) for limit, sign in zip(TEMPERATURES, (-1, 1), strict=True))
+    if not _is_number(record["temperature"]) or not low <= record["temperature"] <= high:
+        yield f"temperature {record['temperature']!r}, expected {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
+    if not _is_number(record["bias"]) or abs(record["bias"]) > LARGEST_BIAS:
+        yield f"bias {record['bias']!r}, expected -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}"
+    for prefix in ("", "prior_"):
+        if not _is_threshold(record[f"{prefix}threshold"]):
+            yield f"{prefix}threshold {record[f'{prefix}threshold']!r}, expected a number between 0 and 1"
+        by_thickness = record[f"{prefix}thickness"]
+        used = by_thickness.get("used") if isinstance(by_thickness, Mapping) else None
+        strata = by_thickness.get("strata", None if used else []) if isinstance(used, bool) else None
+        if not isinstance(strata, (list, tuple)):
+            yield f"{prefix}thickness without used (true or false) and strata (a list)"
+            continue
+        for k, stratum in enumerate(strata):
+            if not isinstance(stratum, Mapping) or not _is_stratum(stratum):
+                yield (
+                    f"{prefix}thickness.strata[{k}], expected above_mm below up_to_mm (or null) and a threshold "
+                    "between 0 and 1 (or null)"
+                )
+
+
+def _is_stratum(stratum: Mapping[str, Any]) -> bool:
+    above, up_to, threshold = (stratum.get(name, "") for name in ("above_mm", "up_to_mm", "threshold"))
+    return (
+        _is_number(above)
+        and (up_to is None or (_is_number(up_to) and above < up_to))
+        and (threshold is None or _is_threshold(threshold))
+    )
+
+
+def _is_threshold(value: Any) -> bool:
+    return _is_number(value) and 0 < value < 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
 def reliability(record: Mapping[str, Any], when: str) -> dict[str, Any]:
     """Values and curve `before` or `after` calibration, as `quality` gave them."""
     return {name: record[f"{name}_{when}"] for name in (*QUALITIES, "reliability")}
@@ -146,7 +208,7 @@ def describe_calibration(calibration: Calibration) -> str:
         ),
         f"  threshold {record['threshold']:g} (mean Dice {record['dice']:.3f}), "
         f"with the protocol prior {record['prior_threshold']:g} ({record['prior_dice']:.3f})",
-        f"  by slice thickness: {record['thickness']['why']}",
+        f"  by slice thickness: {record['thickness'].get('why', 'not tried')}",
         *(f"  warning: {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.clinical.conformal import Conformal, fit_conformal, measured_coverage, volume_intervals
 from iac_lightning.evaluation.clinical.risk import (
@@ -262,7 +263,7 @@ def _conformal(fit: Conformal, test: pd.DataFrame, cutoffs: RiskCutoffs) -> dict
 def _thickness(
     x: NDArray[np.float64], table: pd.DataFrame, strata: Sequence[Stratum], draws: Mapping[str, Any]
 ) -> dict[str, Any]:
-    thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), table["patient_id"].to_numpy(dtype=str)
+    thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), as_text(table["patient_id"])
     return {
         "slope_per_mm": plain_interval(slope_ci(x, thickness, patients, **draws)),
         "slope_within_patients_per_mm": plain_interval(within_patient_slope_ci(x, thickness, patients, **draws)),
@@ -306,7 +307,7 @@ def paired_measure(
         `difference`, `wilcoxon_p`, `cohen_dz`, `rank_biserial`, `wins` (the model's is higher), `ties`, `losses`.
     """
     a, b = values(table, measure), values(baseline, measure)
-    patients = table["patient_id"].to_numpy(dtype=str)
+    patients = as_text(table["patient_id"])
     paired = paired_difference(a, b, patients, seed=seed, resamples=resamples)
     size = effect_size(a, b, patients)
     return {

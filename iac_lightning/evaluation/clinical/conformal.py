@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs, risk_groups
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, stratum_index
@@ -141,7 +142,7 @@ def fit_conformal(
     if table.empty:
         raise UserError("the development split holds no evaluated series; conformal intervals need some")
     scores = np.abs(np.sqrt(_volumes(table, "volume_mm3")) - np.sqrt(_volumes(table, "label_volume_mm3")))
-    patients = table["patient_id"].to_numpy(dtype=str)
+    patients = as_text(table["patient_id"])
     index = stratum_index(table["slice_thickness_mm"].to_numpy(dtype=float), strata)
 
     def rows(members: Sequence[int]) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, mean_ci, ratio, sums_ci
 from iac_lightning.evaluation.statistics.classification import (
@@ -131,7 +132,7 @@ def risk_groups(volume_mm3: ArrayLike, cutoffs: RiskCutoffs) -> NDArray[np.int64
 def assess_risk(table: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES) -> RiskResult:
     """Compare the groups of `volume_mm3` with those of `label_volume_mm3`, one row a scan."""
     labelled, predicted = _groups(table, cutoffs)
-    patients = table["patient_id"].to_numpy(dtype=str)
+    patients = as_text(table["patient_id"])
     right = labelled == predicted
     return RiskResult(
         confusion=confusion_matrix(labelled, predicted, len(GROUPS)),
@@ -159,7 +160,7 @@ def compare_risk(
     if list(table["series_id"]) != list(baseline["series_id"]):
         raise ValueError("the model's and the baseline's rows are not the same series in the same order")
     wrong, wrong_before = (np.not_equal(*_groups(rows, cutoffs)) for rows in (table, baseline))
-    patients = table["patient_id"].to_numpy(dtype=str)
+    patients = as_text(table["patient_id"])
     columns = np.stack([wrong, wrong_before], axis=-1).astype(np.float64)
     _, codes = np.unique(patients, return_inverse=True)
     fewer = np.bincount(codes, weights=columns[:, 1] - columns[:, 0])

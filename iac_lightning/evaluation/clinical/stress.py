@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import (
     RESAMPLES,
@@ -100,7 +101,7 @@ def summarise_stress(
         raise UserError("no scan was re-imaged; there is nothing to summarise")
     draws = {"seed": seed, "resamples": resamples}
     own = native(table)
-    patients = table["patient_id"].to_numpy(dtype=str)
+    patients = as_text(table["patient_id"])
     thickness = table["slice_thickness_mm"].to_numpy(dtype=float)
     return {
         "seed": seed,
@@ -151,7 +152,7 @@ def compare_stress(
     comparisons = []
     for first, second in combinations(tables, 2):
         a, b, unpaired = _pair(tables, first, second)
-        patients, thickness = a["patient_id"].to_numpy(dtype=str), a["slice_thickness_mm"].to_numpy(dtype=float)
+        patients, thickness = as_text(a["patient_id"]), a["slice_thickness_mm"].to_numpy(dtype=float)
         slopes = {}
         for metric in METRICS:
             difference = np.round(values_of(a, metric) - values_of(b, metric), 12)
@@ -199,7 +200,7 @@ def ratio_ci(
 
 
 def _means(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
-    patients = rows["patient_id"].to_numpy(dtype=str)
+    patients = as_text(rows["patient_id"])
     lesion = rows["has_lesion"].astype(bool)
     with_lesion = rows[lesion]
     means: dict[str, Any] = {
@@ -213,7 +214,7 @@ def _means(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("volume_error_mm3", "true_volume_error_mm3"):
         means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients, **draws))
     for name, (over, under) in VOLUME_RATIOS.items():
-        names = with_lesion["patient_id"].to_numpy(dtype=str)
+        names = as_text(with_lesion["patient_id"])
         means[name] = plain_interval(ratio_ci(with_lesion[over], with_lesion[under], names, **draws))
     return means
 
@@ -227,7 +228,7 @@ def _from_native(table: pd.DataFrame, thickness_mm: float, draws: Mapping[str, A
 
 
 def _differences(a: pd.DataFrame, b: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
-    patients = a["patient_id"].to_numpy(dtype=str)
+    patients = as_text(a["patient_id"])
     by_metric = {}
     for metric in METRICS:
         paired = paired_difference(values_of(a, metric), values_of(b, metric), patients, **draws)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.tables.model_result import ModelResult
@@ -91,7 +92,7 @@ def compare(
     differences = []
     for first, second in pairs:
         a, b = (_lesion_rows(models[name]) for name in (first, second))
-        patients = a["patient_id"].to_numpy(dtype=str)
+        patients = as_text(a["patient_id"])
         x, y = a[column].to_numpy(dtype=float), b[column].to_numpy(dtype=float)
         paired = paired_difference(x, y, patients, seed=seed, resamples=RESAMPLES)
         by_patient = pd.Series(x - y).groupby(patients).mean().to_numpy()

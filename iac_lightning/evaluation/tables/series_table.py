@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_modules.csv_files import read_typed
 from data_modules.errors import UserError
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
@@ -49,6 +50,9 @@ COLUMNS = {
     **METRICS,
 }
 """Columns of a table of series, and what they hold; one row a series."""
+
+NAMES = ("series_id", "patient_id")
+"""Those that hold text."""
 
 
 def series_row(
@@ -111,16 +115,13 @@ def series_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_series_table(path: Path) -> pd.DataFrame:
-    """Read what `write_series_table` wrote; names that look like numbers stay text.
+    """Read what `write_series_table` wrote; names stay text, whatever they spell.
 
     Raises:
-        UserError: when columns are missing.
+        UserError: when it is no such table, columns are missing, or cells hold no number.
     """
-    table = pd.read_csv(path, dtype={"series_id": str, "patient_id": str})
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; write it again by evaluating the run")
-    return table
+    numbers = [column for column in COLUMNS if column not in NAMES]
+    return read_typed(path, NAMES, numbers, "table of series", "write it again by evaluating the run")
 
 
 def write_series_table(table: pd.DataFrame, path: Path) -> None:

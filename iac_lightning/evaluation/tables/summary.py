@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from iac_lightning.evaluation.statistics import agreement
@@ -93,9 +94,7 @@ def _variant(
     with_lesion = table["has_lesion"].astype(bool)
 
     def mean(x: NDArray[np.float64], rows: pd.DataFrame = table) -> dict[str, Any]:
-        return plain_interval(
-            mean_ci(x, rows["patient_id"].to_numpy(dtype=str), seed=seed, resamples=resamples), "mean"
-        )
+        return plain_interval(mean_ci(x, as_text(rows["patient_id"]), seed=seed, resamples=resamples), "mean")
 
     means = {name: mean(values(table, name, prefix)) for name in MEASURES}
 
@@ -142,7 +141,7 @@ def by_thickness(
     parts = []
     for k, (name, _, _) in enumerate(strata):
         rows = table[index == k]
-        patients, free = rows["patient_id"].to_numpy(dtype=str), ~rows["has_lesion"].astype(bool)
+        patients, free = as_text(rows["patient_id"]), ~rows["has_lesion"].astype(bool)
         means = {
             measure: plain_interval(
                 mean_ci(values(rows, measure, prefix), patients, seed=seed, resamples=resamples), "mean"
@@ -196,7 +195,7 @@ def _pairs(
     """Two columns `[n, 2]` where the reference is known, and how to get an agreement coefficient of them."""
     known = table[table[reference].notna()]
     pairs = known[[predicted, reference]].to_numpy(dtype=float)
-    patients = known["patient_id"].to_numpy(dtype=str)
+    patients = as_text(known["patient_id"])
 
     def coefficient(function: Callable[[NDArray[np.float64]], float]) -> dict[str, Any]:
         interval = statistic_ci(

@@ -12,6 +12,7 @@ import pytest
 
 from data_modules.cohort.series import (
     known_thickness_mm,
+    label_remark,
     read_series,
     spacing_remark,
     table_remarks,
@@ -88,3 +89,28 @@ def test_a_voxel_size_that_is_not_the_scans_is_told(image: Path) -> None:
     both = table_remarks(series_of(image, 9.0, spacing_mm=(0.5, 0.5, 5.0)), 3.0, own)
     assert [text.split(" by ")[0] for text in both] == ["slice thickness", "voxel size"]
     assert table_remarks(series_of(image, 3.0, spacing_mm=own), 3.0, own) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "own_mm3", "differs"),
+    [
+        ("", 10.0, False),
+        ("10", None, False),
+        ("10.9", 10.0, False),
+        ("11.1", 10.0, True),
+        ("0", 1.1, True),
+        ("100", 91.0, False),
+        ("100", 90.0, True),
+        ("0.9", 0.0, False),
+        ("5", 0.0, True),
+    ],
+)
+def test_a_volume_of_the_table_that_is_not_the_masks(
+    image: Path, given: str, own_mm3: float | None, differs: bool
+) -> None:
+    series = series_of(image, 3.0, extra={"label_volume_mm3": given})
+    remark = label_remark(series, own_mm3)
+    assert (remark is not None) == differs
+    assert table_remarks(series, 3.0, (0.5, 0.5, 3.0), own_mm3) == ((remark,) if differs else ())
+    if differs:
+        assert f"not that of the mask: {given} mm³ by the table" in str(remark)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -177,7 +178,8 @@ class TestRead:
         [
             ("", "has no rows"),
             (",".join(COLUMNS), "has no rows"),
-            (";".join(COLUMNS) + "\n" + ";" * 10, "separate cells by commas"),
+            (";".join(COLUMNS) + "\n" + ";" * 7, "has no rows"),
+            ("|".join(COLUMNS) + "\n" + "|" * 7, "separate its cells by commas"),
             ("patient_id,patient_id\n1,2", "column 'patient_id' occurs twice"),
             ("patient_id,series_id\n\n1,2\n1,2,3", "row 4: 3 cells under 2 columns"),
         ],
@@ -200,6 +202,69 @@ class TestRead:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         assert read_cohort(path).series[0].patient_id == "007"
 
+    @pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "007", "1e5", "True"])
+    def test_ids_are_text_whatever_they_spell(self, tmp_path: Path, name: str) -> None:
+        (series,) = read_cohort(write(tmp_path, {"patient_id": name, "series_id": name})).series
+        assert (series.patient_id, series.series_id) == (name, name)
+
+    @pytest.mark.parametrize("separator", [";", "\t"])
+    def test_an_export_with_decimal_commas(self, tmp_path: Path, separator: str) -> None:
+        volume = {"true_volume_mm3": "12.25", "label_volume_mm3": "0.5"}
+        path = write(tmp_path, volume)
+        expected = read_cohort(path)
+        numbers = {"slice_thickness_mm": "5,0", "spacing_x_mm": "0,4", "spacing_y_mm": "0,5", "spacing_z_mm": "4,5"}
+        row = ROW | numbers | {"true_volume_mm3": "12,25", "label_volume_mm3": "0,5"}
+        pd.DataFrame([row]).to_csv(path, index=False, sep=separator)
+        assert read_cohort(path) == expected
+
+    def test_patients_that_are_one_in_all_likelihood_are_asked_about(self, tmp_path: Path) -> None:
+        ids = ["7", "007", "P1", "07"]
+        rows = [{"patient_id": name, "series_id": f"s{k}", "image": f"i{k}"} for k, name in enumerate(ids)]
+        question = r"1 problem (?s:.*)'007' \(row 3\), '07' \(row 5\), '7' \(row 2\): are these one patient\?"
+        with pytest.raises(UserError, match=question):
+            read_cohort(write(tmp_path, *rows))
+        partly = [row | {"distinct": "yes" if k < 2 else ""} for k, row in enumerate(rows)]
+        with pytest.raises(UserError, match=question):
+            read_cohort(write(tmp_path, *partly))
+        cohort = read_cohort(write(tmp_path, *[row | {"distinct": "Yes"} for row in rows]))
+        assert cohort.patients("finetune") == ("007", "07", "7", "P1")
+        assert cohort.series[0].extra == {}
+        with pytest.raises(UserError, match="row 2, column 'distinct': 'no'; expected yes, or nothing"):
+            read_cohort(write(tmp_path, *[row | {"distinct": "no"} for row in rows[2:]]))
+
+    def test_ids_that_cannot_name_folders(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {"series_id": "a"}, {"series_id": "A"}, {"series_id": "x" * 300}, {"series_id": "b"})
+        with pytest.raises(UserError) as caught:
+            read_cohort(path)
+        assert "2 problems" in str(caught.value)
+        assert "'A' (row 3), 'a' (row 2) differ by capitals alone" in str(caught.value)
+        assert "row 4, column 'series_id': 'xxxxxxxxxxxxxxxxxxxx…' has 300 characters" in str(caught.value)
+
+    @pytest.mark.parametrize("value", ["0.008", "1e9", "0", "-5", "20.1", "5,0", "1_0", "nan", "NA"])
+    @pytest.mark.parametrize("column", ["slice_thickness_mm", "spacing_x_mm"])
+    def test_lengths_that_no_scan_has_are_named(self, tmp_path: Path, column: str, value: str) -> None:
+        with pytest.raises(UserError, match=f"column '{column}': '{value}'; expected a number of millimetres from 0.1"):
+            read_cohort(write(tmp_path, {column: value}))
+
+    def test_volumes_that_no_head_has_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"column 'label_volume_mm3': '1e30'; expected a volume in mm³ from 0"):
+            read_cohort(write(tmp_path, {"label_volume_mm3": "1e30"}))
+
+    def test_an_image_is_a_file_or_a_folder(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="'pipe' is neither a file nor a folder"):
+            read_cohort(write(tmp_path, {"image": "pipe", "label": ""}))
+        with pytest.raises(UserError, match=r"'x{300}' does not exist"):
+            read_cohort(write(tmp_path, {"image": "x" * 300, "label": ""}, files=False))
+
+    def test_one_image_of_two_patients_is_found_behind_links(self, tmp_path: Path) -> None:
+        rows = [{"patient_id": f"p{k}", "series_id": f"s{k}", "image": f"i{k}"} for k in range(3)]
+        path = write(tmp_path, *rows)
+        (tmp_path / "i1").unlink()
+        (tmp_path / "i1").symlink_to(tmp_path / "i0")
+        with pytest.raises(UserError, match=r"1 problem (?s:.*)'i0' belongs to 2 patients \(rows 2, 3\)"):
+            read_cohort(path)
+
 
 class TestWrite:
     def test_reads_back_as_written(self, tmp_path: Path) -> None:
@@ -207,6 +272,16 @@ class TestWrite:
         write_cohort(tmp_path / "cohort.csv", table)
         pd.testing.assert_frame_equal(read_table(tmp_path / "cohort.csv"), table)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["cohort.csv", "images", "labels"]
+
+    def test_a_folder_that_takes_no_file_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write(tmp_path, {})
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(UserError, match=r"cohort.csv: .* cannot be written \(Read-only file system\); make its"):
+            write_cohort(path, read_table(path))
 
     def test_a_failure_leaves_the_old_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write(tmp_path, {})

@@ -166,3 +166,42 @@ def test_described_for_the_terminal(calibration: Calibration):
         "  by slice thickness: thresholds by stratum",
         "  warning: the bones are old",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"temperature": 0}, "temperature 0, expected 0.05 to 20"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": "2"}, "temperature '2'"),
+        ({"temperature": 20.1}, "temperature 20.1"),
+        ({"bias": float("inf")}, "bias inf"),
+        ({"bias": None}, "bias None"),
+        ({"threshold": 2}, "threshold 2, expected a number between 0 and 1"),
+        ({"threshold": 0.0}, "threshold 0.0"),
+        ({"threshold": True}, "threshold True"),
+        ({"prior_threshold": -0.5}, "prior_threshold -0.5"),
+        ({"thickness": []}, "thickness without used"),
+        ({"prior_thickness": {"used": True}}, "prior_thickness without used .* and strata"),
+        (
+            {"thickness": {"used": True, "strata": [{"above_mm": 0, "up_to_mm": 4, "threshold": 2}]}},
+            r"thickness\.strata\[0\]",
+        ),
+        (
+            {"thickness": {"used": True, "strata": [{"above_mm": 4, "up_to_mm": 1, "threshold": 0.2}]}},
+            r"thickness\.strata\[0\]",
+        ),
+        ({"thickness": {"used": True, "strata": [{"threshold": 0.2}]}}, r"thickness\.strata\[0\]"),
+    ],
+)
+def test_values_that_no_calibration_has_are_refused(changed: dict[str, Any], told: str):
+    with pytest.raises(UserError, match=rf"a\.json: not a calibration: {told}.*iac calibrate"):
+        Calibration.from_dict(RECORD | changed, "a.json")
+
+
+def test_temperatures_at_their_limits_are_fine():
+    for slope in (0.05, 20.0):
+        Calibration.from_dict(RECORD | {"temperature": 1 / slope})
+    with pytest.raises(UserError, match="not a calibration: list, expected an object"):
+        Calibration.from_dict([])  # type: ignore[arg-type]
