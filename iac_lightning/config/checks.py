@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from iac_lightning.config.addresses import holds_secret, mentions_secret
 from iac_lightning.config.cnn_plan import MIN_EDGE, topology, total_stride, valid_lengths
-from iac_lightning.config.keys import rules, value_at
+from iac_lightning.config.keys import leaves, rules, value_at
 from iac_lightning.config.schema import ExperimentConfig, resolved_vit
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+,-]*")
+_NAME_PART_LENGTH, _NAME_LENGTH = 200, 1000
+_MOST_VOXELS, _MOST_AT_ONCE, _MOST_WINDOWS = 2**27, 2**30, 100_000
 _STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -24,30 +26,50 @@ def range_problems(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
         value = value_at(config, key)
         if value is not None and not rule.fine(value):
             yield key, f"out of range: expected {rule.expected}"
-    if not all(_NAME_PART.fullmatch(part) and ".." not in part for part in config.name.split("/")):
+    yield from _name_problems(config.name)
+    yield from _address_problems(config)
+
+
+def _name_problems(name: str) -> Iterator[tuple[str, str]]:
+    if not all(_NAME_PART.fullmatch(part) and ".." not in part for part in name.split("/")):
         yield (
             "name",
             "not a safe folder name: use letters, digits and . _ - = + , each part beginning with a letter or "
             "digit; '/' nests folders (demo/vit_mae)",
         )
+    elif max(map(len, name.split("/"))) > _NAME_PART_LENGTH or len(name) > _NAME_LENGTH:
+        yield (
+            "name",
+            f"too long for a folder: at most {_NAME_PART_LENGTH} characters between two '/', {_NAME_LENGTH} in all",
+        )
+
+
+def _address_problems(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Settings are stored with every run: no text among them may hold a credential."""
     uri = config.tracking.uri
-    if uri is not None and not uri.startswith(_STORES):
+    if uri is not None and holds_secret(uri):
+        yield (
+            "tracking.uri",
+            "may hold a password or token (before an @, behind a ? or #), and settings are stored with every run: "
+            "leave it out here and give it in the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
+            "MLFLOW_TRACKING_TOKEN; PGUSER, PGPASSWORD; DATABRICKS_CONFIG_PROFILE)",
+        )
+    elif uri is not None and not uri.startswith(_STORES):
         yield (
             "tracking.uri",
             "MLflow needs a database or a server: sqlite:///<absolute path>/mlflow.db, http://<host>:<port>, …; "
             "or null for a database in runs_dir",
         )
-    if uri is not None and urlsplit(uri).password:
-        yield (
-            "tracking.uri",
-            "holds a password, and settings are stored with every run: give it in the environment "
-            "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) and leave it out here",
-        )
+    for key in leaves(ExperimentConfig):
+        value = value_at(config, key)
+        if key != "tracking.uri" and isinstance(value, str) and mentions_secret(value):
+            yield key, "holds an address with a user, password or token, and settings are stored with every run"
 
 
 def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     """Settings that do not fit together: the keys involved, and what is wrong and how to mend it."""
     yield from _task_problems(config)
+    yield from _size_problems(config)
     if config.model.name == "vit":
         yield from _vit_problems(config)
     else:
@@ -79,6 +101,26 @@ def _task_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
         )
     if config.task == "segment" and config.loss.dice_weight == 0 and config.loss.ce_weight == 0:
         yield ("loss.dice_weight", "loss.ce_weight"), "both losses weigh 0, so nothing is learned: raise one of them"
+
+
+def _size_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no memory holds and no patience outlasts: to be said before anything is allocated."""
+    grid, crop, inference = config.data.grid, config.data.sampling.crop, config.inference
+    region = [math.ceil(length / spacing) for length, spacing in zip(grid.roi_mm, grid.spacing_mm, strict=True)]
+    steps = [max(1, int(edge * (1 - inference.overlap))) for edge in crop]
+    windows = [
+        max(1, math.ceil((whole - edge) / step) + 1) for whole, edge, step in zip(region, crop, steps, strict=True)
+    ]
+    for keys, factors, what, most in (
+        (("data.sampling.crop",), crop, "voxels", _MOST_VOXELS),
+        (("data.grid.spacing_mm", "data.grid.roi_mm"), region, "voxels", _MOST_VOXELS),
+        (("data.batch_size", "data.sampling.crop"), (config.data.batch_size, *crop), "voxels", _MOST_AT_ONCE),
+        (("inference.window_batch", "data.sampling.crop"), (inference.window_batch, *crop), "voxels", _MOST_AT_ONCE),
+        (("inference.overlap", "data.sampling.crop", "data.grid.roi_mm"), windows, "windows", _MOST_WINDOWS),
+    ):
+        if math.prod(factors) > most:
+            words = " × ".join(map(str, factors))
+            yield keys, f"{' and '.join(keys)} make {words} {what}, and at most {most:,} are taken"
 
 
 def _vit_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -23,9 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from data_modules.errors import UserError
 from data_modules.files import shown_path
 from iac_lightning.config import checks
+from iac_lightning.config.addresses import without_secrets
+from iac_lightning.config.interpolation import interpolation_problem, is_interpolation
 from iac_lightning.config.keys import default_of, fields_of, leaves, nearest_keys, value_at
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.values import (
+    MOST_CHARACTERS,
     Loader,
     WrongValueError,
     coerce,
@@ -35,13 +38,17 @@ from iac_lightning.config.values import (
     show,
     type_words,
     unwrapped,
+    yaml_problem,
 )
 
 COMMAND_LINE = "command line"
 
 
 class ConfigError(UserError):
-    """Settings that cannot be used; the message lists every problem."""
+    """Settings that cannot be used; the message lists every problem, and no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 def load_experiment(path: Path | None, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -64,19 +71,52 @@ def load_experiment(path: Path | None, overrides: Sequence[str] = ()) -> Experim
     return reading.finish()
 
 
-def from_dict(data: dict[str, Any], source: str = "stored settings") -> ExperimentConfig:
-    """The inverse of `config_dict`, with the same checks; `source` names the dictionary in errors."""
+def load_stored(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Settings that were stored with a run (`to_yaml`): complete, so that they name no other files and settings.
+
+    Args:
+        path: YAML file.
+        overrides: as `load_experiment` takes them.
+
+    Raises:
+        ConfigError: with all problems.
+    """
     reading = _Reading()
-    reading.read_text(yaml.safe_dump(plain(data), sort_keys=False), _Source(source, lines=False))
+    reading.read_file(Path(path), (), stored=True)
+    for override in overrides:
+        reading.read_override(override)
+    return reading.finish()
+
+
+def from_dict(data: dict[str, Any], source: str = "stored settings", overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The inverse of `config_dict`, with the same checks.
+
+    Args:
+        data: nested plain types.
+        source: names the dictionary in errors.
+        overrides: as `load_experiment` takes them.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    reading = _Reading()
+    try:
+        text = yaml.safe_dump(plain(data), sort_keys=False)
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"{source}: not settings: they hold something else than plain values") from None
+    reading.read_text(text, _Source(source, lines=False, stored=True))
+    for override in overrides:
+        reading.read_override(override)
     return reading.finish()
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where settings come from, for messages."""
+    """Where settings come from, for messages; those that were stored are taken as they are written."""
 
     name: str
     lines: bool = True
+    stored: bool = False
 
     def at(self, node: yaml.Node | None) -> str:
         return f"{self.name}:{node.start_mark.line + 1}" if self.lines and node is not None else self.name
@@ -97,7 +137,9 @@ class _Reading:
         if (line := f"{where}: {text}") not in self.problems:
             self.problems.append(line)
 
-    def read_file(self, path: Path, chain: tuple[Path, ...], wanted_at: str = COMMAND_LINE) -> None:
+    def read_file(
+        self, path: Path, chain: tuple[Path, ...], wanted_at: str = COMMAND_LINE, stored: bool = False
+    ) -> None:
         resolved = path.resolve()
         if resolved in chain:
             loop = " → ".join(shown_path(p, whole=True) for p in (*chain[chain.index(resolved) :], resolved))
@@ -106,9 +148,13 @@ class _Reading:
         if resolved in self.done:
             return
         self.done.add(resolved)
-        source = _Source(shown_path(path, whole=True))
+        source = _Source(shown_path(path, whole=True), stored=stored)
+        if stored and path.is_symlink():
+            self.problem(source.name, "is a link; the settings of a run are a file of its own: copy that file here")
+            return
         try:
-            text = resolved.read_text(encoding="utf-8")
+            with resolved.open(encoding="utf-8") as file:
+                text = file.read(MOST_CHARACTERS + 1)
         except OSError as error:
             names = [p.name for p in resolved.parent.glob("*.yaml")] if resolved.parent.is_dir() else []
             near = difflib.get_close_matches(resolved.name, names, n=1)
@@ -118,7 +164,7 @@ class _Reading:
         except UnicodeDecodeError:
             self.problem(source.name, "not a text file in UTF-8; settings files are YAML")
             return
-        self.read_text(text, source, (path, (*chain, resolved)))
+        self.read_text(text, source, None if stored else (path, (*chain, resolved)))
 
     def read_text(self, text: str, source: _Source, file: tuple[Path, tuple[Path, ...]] | None = None) -> None:
         node = self.compose(text, source)
@@ -150,7 +196,9 @@ class _Reading:
             self.problem(COMMAND_LINE, f"{override!r} is not key=value, such as seed=1")
             return
         before = len(self.problems)
-        node = self.compose(text, source, f"{key} = {text!r}: ") or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+        node = self.compose(text, source, f"{key} = {safe_show(key, text)}: ") or yaml.ScalarNode(
+            "tag:yaml.org,2002:null", ""
+        )
         if len(self.problems) > before:
             return
         cls: Any = ExperimentConfig
@@ -171,12 +219,10 @@ class _Reading:
     def compose(self, text: str, source: _Source, what: str = "") -> yaml.Node | None:
         try:
             return Loader(text).get_single_node()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            where = f"{source.name}:{mark.line + 1}" if mark and source.lines else source.name
-            self.problem(where, f"{what}not valid YAML: {error.problem or error.context}")
         except yaml.YAMLError as error:
-            self.problem(source.name, f"{what}not valid YAML: {str(error).splitlines()[0]}")
+            line, problem = yaml_problem(error)
+            where = f"{source.name}:{line}" if line and source.lines else source.name
+            self.problem(where, f"{what}not valid YAML: {problem}")
         return None
 
     def read_section(self, node: yaml.MappingNode, cls: type, prefix: str, source: _Source) -> None:
@@ -203,17 +249,21 @@ class _Reading:
                 self.read_entry(short, node, typing.cast(type, hint), key + ".", source, key_node)
             elif python_value(node) is not None or source.name == COMMAND_LINE:  # an empty section in a file is fine
                 names = ", ".join(fields_of(typing.cast(type, hint)))
-                self.problem(where, f"{key} = {show(python_value(node))}: expected a section with keys among {names}")
+                shown = safe_show(key, python_value(node))
+                self.problem(where, f"{key} = {shown}: expected a section with keys among {names}")
         else:
-            self.read_leaf(key, node, hint, where)
+            self.read_leaf(key, node, hint, where, source.stored)
 
-    def read_leaf(self, key: str, node: yaml.Node, hint: Any, where: str) -> None:
+    def read_leaf(self, key: str, node: yaml.Node, hint: Any, where: str, stored: bool) -> None:
         value = python_value(node)
         self.origins[key] = where
         self.deferred.discard(key)
-        if any(isinstance(v, str) and "${" in v for v in (value if isinstance(value, list) else [value])):
-            self.values[key] = value
-            self.deferred.add(key)
+        if is_interpolation(value):
+            if problem := interpolation_problem(value, stored):
+                self.wrong(key, where, f"{safe_show(key, value)}: {problem}")
+            else:
+                self.values[key] = value
+                self.deferred.add(key)
             return
         if (
             unwrapped(hint)[0] is str
@@ -226,8 +276,11 @@ class _Reading:
         try:
             self.values[key] = coerce(key, value, hint)
         except WrongValueError as wrong:
-            self.bad.add(key)
-            self.problem(where, f"{key} = {show(value)}: {wrong}")
+            self.wrong(key, where, f"{safe_show(key, value)}: {wrong}")
+
+    def wrong(self, key: str, where: str, text: str) -> None:
+        self.bad.add(key)
+        self.problem(where, f"{key} = {text}")
 
     def unknown(self, section: str, name: str, cls: type, where: str) -> None:
         key = f"{section}.{name}" if section else name
@@ -266,7 +319,7 @@ class _Reading:
             if not unsound.intersection(keys):
                 key = next((k for k in keys if k in self.origins), keys[0])
                 where = self.origins.get(key, "default")
-                self.problem(where, f"{key} = {show(value_at(config, key))}: {text}")
+                self.problem(where, f"{key} = {safe_show(key, value_at(config, key))}: {text}")
         if self.problems:
             count = len(self.problems)
             head = "1 problem in the settings:" if count == 1 else f"{count} problems in the settings:"
@@ -278,10 +331,13 @@ class _Reading:
         try:
             value = OmegaConf.select(tree, key)
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            return coerce(key, value, leaves(ExperimentConfig)[key])
+            value = coerce(key, value, leaves(ExperimentConfig)[key])
+            if is_interpolation(value):  # put together from pieces: OmegaConf would read it again
+                raise WrongValueError("gives an interpolation again: write the value")
+            return value
         except (OmegaConfBaseException, ValueError) as error:
-            self.bad.add(key)
-            self.problem(self.origins[key], f"{key} = {show(self.values[key])}: {str(error).splitlines()[0]}")
+            shown, problem = safe_show(key, self.values[key]), str(error).splitlines()[0]
+            self.wrong(key, self.origins[key], f"{shown}: {problem}")
             return default_of(key)
 
 

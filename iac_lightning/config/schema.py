@@ -10,6 +10,7 @@ from data_modules.settings import (
     ANY,
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
+    MOST,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
@@ -26,10 +27,18 @@ from data_modules.settings import (
 VIT_PRESETS: dict[str, tuple[int, int, int]] = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 """Width of a token, number of blocks and attention heads of each preset."""
 
+WIDTH = Rule(lambda v: 1 <= v <= 65536, "a whole number from 1 to 65536")
+DEPTH = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000")
+MLP_RATIO = Rule(lambda v: 0 < v <= 64, "a number greater than 0, at most 64")
 SEED = Rule(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 BETAS = Rule(lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1")
-THICKNESS_EDGES_MM = Rule(lambda v: len(v) > 0 and v[0] > 0 and rises(v), "one or more rising numbers greater than 0")
-RISK_CUTOFFS_MM3 = Rule(lambda v: v[0] >= 0 and rises(v), "[none, low, medium], three rising numbers of 0 or more")
+THICKNESS_EDGES_MM = Rule(
+    lambda v: 1 <= len(v) <= 100 and v[0] > 0 and rises(v) and v[-1] <= 1000,
+    "one or more rising numbers greater than 0, at most 1000",
+)
+RISK_CUTOFFS_MM3 = Rule(
+    lambda v: v[0] >= 0 and rises(v) and v[-1] <= MOST, "[none, low, medium], three rising numbers of 0 or more"
+)
 
 
 @dataclass(kw_only=True)
@@ -40,13 +49,13 @@ class ViTConfig:
     """Sizes to start from: tiny 192/6/3, small 384/12/6, base 768/12/12 (width / depth / heads)."""
     patch_size: tuple[int, int, int] = setting((8, 8, 8), SIZES)
     """Voxels a token covers along x, y, z."""
-    dim: int | None = setting(None, AT_LEAST_ONE)
+    dim: int | None = setting(None, WIDTH)
     """Width of a token; overrides the preset."""
-    depth: int | None = setting(None, AT_LEAST_ONE)
+    depth: int | None = setting(None, DEPTH)
     """Number of transformer blocks; overrides the preset."""
-    heads: int | None = setting(None, AT_LEAST_ONE)
+    heads: int | None = setting(None, WIDTH)
     """Attention heads; overrides the preset."""
-    mlp_ratio: float = setting(4.0, POSITIVE)
+    mlp_ratio: float = setting(4.0, MLP_RATIO)
     """Width of the MLP over the width of a token."""
     drop_path: float = setting(0.0, SHARE_BELOW_ONE)
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
@@ -66,11 +75,11 @@ class MAEConfig:
 
     mask_ratio: float = setting(0.75, SHARE_INSIDE)
     """Share of tokens that are hidden."""
-    decoder_dim: int = setting(96, AT_LEAST_ONE)
+    decoder_dim: int = setting(96, WIDTH)
     """Width of the decoder."""
-    decoder_depth: int = setting(2, AT_LEAST_ONE)
+    decoder_depth: int = setting(2, DEPTH)
     """Blocks of the decoder."""
-    decoder_heads: int = setting(3, AT_LEAST_ONE)
+    decoder_heads: int = setting(3, WIDTH)
     """Attention heads of the decoder."""
     normalise_targets: bool = False
     """Standardise each target patch before the loss (He et al. 2022, norm_pix_loss)."""
@@ -87,9 +96,9 @@ class DecoderConfig:
     """How features grow: transposed convolution, interpolation with regular convolution, or pixel shuffle."""
     pyramid: bool = True
     """Features of the image beside the tokens' at every level, not at full resolution alone (progressive, unetr)."""
-    channels: int = setting(16, AT_LEAST_ONE)
+    channels: int = setting(16, WIDTH)
     """Channels at full resolution; each coarser level doubles them, up to `max_channels`."""
-    max_channels: int = setting(128, AT_LEAST_ONE)
+    max_channels: int = setting(128, WIDTH)
     """Most channels of a level."""
 
 
@@ -99,9 +108,9 @@ class CNNConfig:
 
     encoder: str = choice("plain", "residual")
     """Plain or residual encoder."""
-    base_features: int = setting(32, AT_LEAST_ONE)
+    base_features: int = setting(32, WIDTH)
     """Features of the first stage; each stage doubles them."""
-    max_features: int = setting(320, AT_LEAST_ONE)
+    max_features: int = setting(320, WIDTH)
     """Most features of a stage."""
     max_stages: int | None = setting(None, AT_LEAST_ONE)
     """Upper bound on the planned number of stages."""
@@ -297,6 +306,8 @@ class ExperimentConfig:
     """Parent of all run directories."""
     init_from: str | None = None
     """Run directory (or checkpoint) of a pre-training whose encoder is taken over."""
+    init_from_other: bool = False
+    """Take over also an encoder that learnt under another HU window, voxel size, profile, patch or number of heads."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

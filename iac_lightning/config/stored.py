@@ -15,6 +15,7 @@ from iac_lightning.config.values import plain
 
 UNDECISIVE = (
     "runs_dir",
+    "init_from_other",
     "data.prepared_dir",
     "data.prepare_workers",
     "data.num_workers",

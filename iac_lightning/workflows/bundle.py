@@ -5,38 +5,45 @@ Nothing in it is unpickled, and nothing in it tells where or on whom it was made
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors.torch import save
 
 from data_modules.errors import UserError
 from data_modules.files import replacing_folder, write_json_atomic, write_text_atomic
+from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import ConfigError, from_dict
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.models.build import build_model
 from iac_lightning.runs.directory import Run
+from iac_lightning.workflows.bundle_files import (
+    AGAIN,
+    CALIBRATION,
+    CARD,
+    FILES,
+    FORMAT,
+    MANIFEST,
+    SETTINGS,
+    TRAINED_ON,
+    VERSION,
+    WEIGHTS,
+    check_manifest,
+    is_bundle,
+    is_seen_patients,
+    other_files,
+    read_json,
+    read_weights,
+    sha256,
+)
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.model_card import model_card
 from iac_lightning.workflows.trained import CalibratedModel, inference_device
-
-FORMAT = "iac-lightning bundle"
-VERSION = 1
-"""Raised when an older `load_bundle` could not read, or would misread, what is written now."""
-
-MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
-SETTINGS = "model.json"
-CALIBRATION = "calibration.json"
-TRAINED_ON = "trained_on.json"
-CARD = "MODEL_CARD.md"
-FILES = (WEIGHTS, SETTINGS, CALIBRATION, TRAINED_ON, CARD)
 
 _PACKAGES = ("iac-lightning", "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors")
 
@@ -53,11 +60,15 @@ def export_bundle(run: Run, out: Path) -> Path:
         out: folder; an earlier bundle there is replaced.
 
     Raises:
-        UserError: when the run cannot predict, or `out` is something else than a bundle.
+        UserError: when the run cannot predict, or `out` is something else than a bundle, or more.
     """
     out = Path(out)
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not is_bundle(out)):
         raise UserError(f"{out}: exists and is not a bundle (no {MANIFEST} of one). Give another folder, or move it.")
+    if out.is_dir() and (others := other_files(out)):
+        raise UserError(
+            f"{out}: holds {others[0]} beside a bundle, which would be lost. Move it, or give another folder."
+        )
     model = load_calibrated(run)
     settings = {
         "name": run.config.name,
@@ -108,73 +119,61 @@ def prediction_settings(config: ExperimentConfig) -> dict[str, Any]:
 def load_bundle(path: Path) -> CalibratedModel:
     """A model to predict with, from the folder that `export_bundle` wrote.
 
+    Nothing is allocated before the settings are within the bounds of any experiment and describe a network of exactly
+    the weights that the file holds.
+
     Raises:
-        UserError: when the folder is not a bundle, is of a newer format, or any file is missing, cut off or changed.
+        UserError: when the folder is not a bundle, is of a newer format, any file is missing, cut off, changed or a
+            link, or holds values that no model has.
     """
     path = Path(path)
-    check_manifest(path)
-    exported = _json(path / SETTINGS)
-    try:
-        config = from_dict({"name": exported["name"], **exported["settings"]}, source=str(path / SETTINGS))
-        network = build_model(config)
-        network.load_state_dict(load_file(path / WEIGHTS))
-    except (KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{path}: the bundle is whole but does not fit this version of iac-lightning ({reason}). Use the version "
-            "that its model card names, or export the run again."
-        ) from error
+    manifest = check_manifest(path)
+    exported, trained_on = read_json(path, SETTINGS), read_json(path, TRAINED_ON)
+    calibration = Calibration.from_dict(read_json(path, CALIBRATION), path / CALIBRATION)
+    config = _config(path, exported)
+    weights = exported.get("checkpoint_sha256")
+    if not (isinstance(weights, str) and re.fullmatch(r"[0-9a-f]{16}", weights)) or any(
+        named != weights for named in (manifest.get("checkpoint_sha256"), calibration.record.get("checkpoint_sha256"))
+    ):
+        raise UserError(f"{path}: settings, calibration and manifest are not of the same weights. {AGAIN}")
+    if not is_seen_patients(trained_on):
+        raise UserError(f"{path / TRAINED_ON}: does not say whom the model has learnt from. {AGAIN}")
+    with torch.device("meta"):  # shapes without memory
+        expected = build_model(config).state_dict()
+    state = read_weights(path, expected)
+    network = build_model(config)
+    network.load_state_dict(state)
     device = inference_device()
     return CalibratedModel(
         config=config,
         network=network.to(device).eval(),
         device=device,
-        checkpoint_sha256=exported["checkpoint_sha256"],
-        trained_on=_json(path / TRAINED_ON),
-        calibration=Calibration.from_dict(_json(path / CALIBRATION), path / CALIBRATION),
+        checkpoint_sha256=weights,
+        trained_on=trained_on,
+        calibration=calibration,
     )
 
 
-def check_manifest(path: Path) -> None:
-    """Refuse a folder whose files are not those that were exported.
+def _config(path: Path, exported: Any) -> ExperimentConfig:
+    """The settings of a bundle, and no others than those that prediction depends on.
 
     Raises:
-        UserError: with one line.
+        UserError: in one line.
     """
-    again = "Copy it again whole, or export the run again: iac export RUN OUT"
-    if not is_bundle(path):
-        what = f"not a bundle (no {MANIFEST} of one)" if path.exists() else "there is no such folder"
-        raise UserError(f"{path}: {what}. Give a folder that `iac export RUN OUT` wrote.")
-    manifest = _json(path / MANIFEST)
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
-        raise UserError(
-            f"{path}: a bundle of format {version}; this version reads up to {VERSION}. Update iac-lightning."
-        )
-    sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or sorted(sums) != sorted(FILES):
-        raise UserError(f"{path / MANIFEST}: does not list the files of a bundle ({', '.join(FILES)}). {again}")
-    for name in FILES:
-        if not (path / name).is_file():
-            raise UserError(f"{path / name}: is missing from the bundle. {again}")
-        if sha256(path / name) != sums[name]:
-            raise UserError(f"{path / name}: is not the file that was exported (cut off, or changed). {again}")
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a folder says that it is a bundle."""
+    where = path / SETTINGS
+    settings = exported.get("settings") if isinstance(exported, dict) else None
+    if not isinstance(settings, dict) or not isinstance(exported.get("name"), str):
+        raise UserError(f"{where}: has no name and settings. {AGAIN}")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+        config = from_dict({**settings, "name": exported["name"]}, source=str(where))
+    except ConfigError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(
+            f"{path}: the bundle is whole but does not fit this version of iac-lightning ({reason}). Use the version "
+            "that its model card names, or export the run again."
+        ) from error
+    if others := sorted(flat(settings).keys() - flat(prediction_settings(config)).keys()):
+        raise UserError(f"{where}: {', '.join(others[:3])}: no setting of prediction. {AGAIN}")
+    if config.task != "segment":
+        raise UserError(f"{where}: a pre-training, which segments nothing. {AGAIN}")
+    return config

@@ -40,8 +40,8 @@ class ScanModel:
         """Segment each scan; one that fails says so in its row.
 
         Args:
-            table: `path` (NIfTI file or folder of a DICOM series, on the machine that predicts), and optionally
-                `slice_thickness_mm` (where the file has none), `series` (of a DICOM folder) and `out`
+            table: `path` (NIfTI, NRRD or MetaImage file, or folder of a DICOM series, where it is predicted), and
+                optionally `slice_thickness_mm` (where the file has none), `series` (of a DICOM folder) and `out`
                 (a folder for what `iac predict` writes: masks, probabilities, overlay).
             params: `template`, a CT template to find the region with, for whole heads.
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 
+from iac_lightning.config.keys import leaves
 from iac_lightning.config.reading import load_experiment
-from tests.unit.iac_lightning.config.problems import only
+from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.values import unwrapped
+from tests.unit.iac_lightning.config.problems import only, problems
 
 FSDP = ("trainer.strategy=fsdp", "trainer.devices=2")
 
@@ -18,7 +23,7 @@ FSDP = ("trainer.strategy=fsdp", "trainer.devices=2")
         ("data.sampling.lesion_fraction=1.1", "from 0 to 1"),
         ("data.augmentation.flip_probability=-0.1", "from 0 to 1"),
         ("data.labelled_fraction=0", "above 0 and at most 1"),
-        ("data.sampling.crop=[48,0,32]", "three whole numbers of 1 or more"),
+        ("data.sampling.crop=[48,0,32]", "three whole numbers from 1 to 4096"),
         ("data.grid.spacing_mm=[1,1,0]", "three numbers greater than 0"),
         ("optimizer.lr=0", "greater than 0"),
         ("optimizer.betas=[0.9,1]", "two numbers from 0 to below 1"),
@@ -31,11 +36,42 @@ FSDP = ("trainer.strategy=fsdp", "trainer.devices=2")
         ("name=a b", "not a safe folder name"),
         ("name=a..b", "not a safe folder name"),
         ("name='a\n'", "not a safe folder name"),
+        (f"name={'a' * 300}", "too long for a folder"),
+        (f"name={'/'.join(['a' * 100] * 11)}", "too long for a folder"),
         ("tracking.uri=./mlruns", "MLflow needs a database or a server"),
     ],
 )
 def test_ranges(override, expected):
     assert expected in only(override)
+
+
+@pytest.mark.parametrize("value", ["-1e300", "1e300", str(10**30), str(-(10**30))])
+def test_no_number_is_without_bounds(value):
+    """Every setting that holds numbers refuses what no computer could do anything with, by its key."""
+    hints = leaves(ExperimentConfig)
+    numbers = {key: hint for key, hint in hints.items() if unwrapped(hint)[0] not in (str, bool)}
+    assert len(numbers) > 60
+    overrides = []
+    for key, hint in numbers.items():
+        kinds = typing.get_args(unwrapped(hint)[0])
+        text = f"[{','.join([value] * (len(kinds) - (kinds[-1] is ...)))}]" if kinds else value
+        overrides.append(f"{key}={text}")
+    refused = {line.split(" = ")[0] for line in problems(None, "name=a", *overrides)}
+    assert refused == {f"command line: {key}" for key in numbers}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.sampling.crop=[4096,4096,4096]"], "data.sampling.crop make 4096 × 4096 × 4096 voxels, and at most"),
+        (["data.grid.spacing_mm=[.001,.001,.001]"], "data.grid.spacing_mm and data.grid.roi_mm make 80000 × 64000"),
+        (["data.batch_size=100000"], "make 100000 × 48 × 48 × 32 voxels"),
+        (["inference.window_batch=100000"], "make 100000 × 48 × 48 × 32 voxels"),
+        (["inference.overlap=0.99", "data.sampling.crop=[8,8,8]"], "make 93 × 73 × 23 windows"),
+    ],
+)
+def test_sizes_that_no_memory_holds(overrides, expected):
+    assert any(expected in line for line in problems(None, "name=a", *overrides))
 
 
 def test_ranges_accept_their_edges_and_null():

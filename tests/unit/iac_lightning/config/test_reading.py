@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from iac_lightning.config.reading import from_dict, load_experiment
+from iac_lightning.config.reading import ConfigError, from_dict, load_experiment, load_stored
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict, to_yaml
 from tests.unit.iac_lightning.config.problems import only, problems
@@ -100,6 +101,12 @@ def test_every_problem_in_one_message_with_file_line_key_value_and_remedy(tmp_pa
         ("runs_dir=${no.such}", "runs_dir = '${no.such}': Interpolation key 'no.such' not found"),
         ("runs_dir=${runs_dir}", "runs_dir = '${runs_dir}': Recursive interpolation"),
         ("seed=${runs_dir}", "seed = '${runs_dir}': "),
+        ('seed="[1"', "seed = '[1': expected a whole number"),
+        (f"optimizer.lr={'9' * 400}", "expected a number"),
+        (f"seed={'9' * 5000}", "expected a whole number"),
+        ("optimizer.lr=1e400", "expected a number"),
+        ("optimizer.lr=-.inf", "expected a number"),
+        ("optimizer.lr=true", "optimizer.lr = true: expected a number"),
         ("task=${model.name}", "task = '${model.name}': unknown choice; choices: pretrain, segment"),
     ],
 )
@@ -115,20 +122,119 @@ def test_the_name_is_required():
     assert line.startswith("command line: name is required")
 
 
-def test_interpolations_resolve_after_overrides(tmp_path, monkeypatch):
-    monkeypatch.setenv("IAC_SEED", "7")
+def test_interpolations_resolve_after_overrides(tmp_path):
     path = write(
         tmp_path / "a.yaml",
-        "name: 'seed_${seed}'\nseed: 1\nruns_dir: ${oc.env:HOME}/x\ndata:\n  num_workers: ${data.batch_size}\n"
+        "name: 'seed_${seed}'\nseed: 1\nruns_dir: here/${name}\ndata:\n  num_workers: ${data.batch_size}\n"
         "  sampling:\n    crop: ['${model.vit.dim}', 48, 32]\n",
     )
-    config = load_experiment(path, ["data.batch_size=4", "model.vit.dim=96", "seed=${oc.env:IAC_SEED}"])
-    assert config.name == "seed_7"
+    config = load_experiment(path, ["data.batch_size=4", "model.vit.dim=96", "seed=${data.num_workers}"])
+    assert config.name == "seed_4"
     assert config.data.num_workers == 4
     assert config.data.sampling.crop == (96, 48, 32)
-    assert config.runs_dir == f"{os.environ['HOME']}/x"
+    assert config.runs_dir == "here/seed_4"
     assert "${" not in to_yaml(config)
     assert load_experiment(path, ["runs_dir=plain", "model.vit.dim=96"]).runs_dir == "plain"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "leak-${oc.env:SECRET}",
+        "leak-${oc.env:SECRET,none}",
+        "${oc.decode:${oc.env:SECRET}}",
+        "${oc.select:oc.env:SECRET}",
+        "${own:SECRET}",
+        "${.seed}",
+        "${data.${model.name}}",
+        "${data[batch_size]}",
+        "$${seed}{oc.env:SECRET}",
+        "\\${oc.env:SECRET}",
+        "${oc.env:SECRET",
+    ],
+)
+def test_neither_the_environment_nor_functions_are_read(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    OmegaConf.register_resolver("own", os.environ.get, replace=True)
+    path = write(tmp_path / "a.yaml", f"seed: 1\ninit_from: '{value}'\n")
+    (line,) = problems(path, "name=a")
+    assert line.startswith(f"{path}:2: init_from = ")
+    assert "the environment and functions are never read" in line
+    assert "hunter2" not in line
+    assert "never read" in only(f"init_from='{value}'")
+
+
+def test_an_interpolation_put_together_from_pieces_is_not_read(monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    line = only("init_from=$", "runs_dir='${init_from}{oc.env:SECRET}'")
+    assert "gives an interpolation again" in line
+    assert "hunter2" not in line
+
+
+def test_stored_settings_hold_plain_values():
+    nested: list[object] = []
+    for _ in range(5000):
+        nested = [nested]
+    for value in (object(), 1j, nested):
+        with pytest.raises(ConfigError, match="a checkpoint: not settings"):
+            from_dict({"name": "a", "seed": value}, "a checkpoint")
+
+
+def test_stored_settings_are_taken_as_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    write(tmp_path / "other.yaml", "seed: 5\n")
+    stored = "settings of a run or model are taken as they are written"
+    for value in ("${seed}", "${oc.env:SECRET}"):
+        path = write(tmp_path / "config.yaml", f"name: a\nruns_dir: '{value}'\n")
+        for load, given in ((load_stored, path), (from_dict, {"name": "a", "runs_dir": value})):
+            with pytest.raises(ConfigError, match=stored) as caught:
+                load(given)
+            assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"config.yaml:2: extends: unknown key"):
+        load_stored(write(tmp_path / "config.yaml", "name: a\nextends: other.yaml\n"))
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "other.yaml")
+    with pytest.raises(ConfigError, match=r"link.yaml: is a link"):
+        load_stored(tmp_path / "link.yaml")
+    config = load_experiment(None, ["name=a", "seed=3"])
+    path = write(tmp_path / "config.yaml", to_yaml(config))
+    assert load_stored(path) == config
+    assert load_stored(path, ["inference.overlap=0.25"]).inference.overlap == 0.25
+
+
+@pytest.mark.parametrize("uri", ["https://T0KEN@host", "postgresql://h/db?password=T0KEN", "u:T0KEN@host"])
+def test_an_address_with_a_secret_is_refused_and_never_repeated(uri, tmp_path):
+    path = write(tmp_path / "a.yaml", f"name: a\ntracking:\n  uri: '{uri}'\nseed: '{uri}'\ndata: {{cohort: '{uri}'}}\n")
+    lines = problems(path, f"tracking.uri=['{uri}']", f"tracking='{uri}'", f"tracking.uri='{uri}", f"runs_dir='{uri}'")
+    assert not [line for line in lines if "T0KEN" in line and "://" in uri]
+    (line,) = problems(None, "name=a", f"tracking={{uri: '{uri}'}}")
+    assert "may hold a password or token" in line
+    assert "MLFLOW_TRACKING_TOKEN" in line
+    assert "T0KEN" not in line
+    if "://" in uri:
+        assert "holds an address with a user, password or token" in only(f"init_from='{uri}'")
+
+
+BOMB = "".join(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]\n" for i in range(8))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BOMB, "a.yaml:5: not valid YAML: more than 20,000 values"),
+        ("name: &a [*a]", "a.yaml:1: not valid YAML: an alias inside what it stands for"),
+        ("name: " + "[" * 2000, "a.yaml:1: not valid YAML: more than 40 levels"),
+        ("name: " + "{a: " * 100, "a.yaml:1: not valid YAML: more than 40 levels"),
+        ("k0: &a0 [x]\n" + "".join(f"k{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 60)), "or 40 levels"),
+        ("name: !!python/object/apply:os.system [echo]", "'tag:yaml.org,2002:python/object/apply:os.system' is not a"),
+        ("name: !!python/name:os.system x", "is not a plain value"),
+        ("name: !other x", "'!other' is not a plain value"),
+        ("name: a" + " " * 2**18, "not valid YAML: 262,145 characters or more"),
+    ],
+)
+def test_what_no_settings_need_is_refused_before_it_takes_memory(text, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = problems(write(tmp_path / "a.yaml", text), "name=a")
+    assert expected in line
 
 
 def test_text_stays_as_written(tmp_path):
@@ -188,7 +294,7 @@ def test_a_list_of_any_length(tmp_path):
     example = "expected a list of numbers, such as [1.0, 2.0, 4.0, 6.0]"
     assert only("evaluation.thickness_edges_mm=3").endswith(f"= 3: {example}")
     assert only("evaluation.thickness_edges_mm=[1,x]").endswith(f'= [1, "x"]: {example}')
-    rising = "out of range: expected one or more rising numbers greater than 0"
+    rising = "out of range: expected one or more rising numbers greater than 0, at most 1000"
     for wrong in ("[]", "[0,1]", "[2,1]", "[1,1]"):
         assert only(f"evaluation.thickness_edges_mm={wrong}").endswith(rising)
     assert only("evaluation.risk_cutoffs_mm3=[1,2]").endswith("expected three numbers or null")

@@ -28,8 +28,10 @@ def test_every_default_obeys_its_rule_or_is_one_of_its_words() -> None:
 
 
 def test_the_words_of_a_rule_are_there_for_the_reference() -> None:
-    assert rules()["trainer.max_epochs"].expected == "a whole number of 1 or more"
-    assert rules()["data.window_hu"].expected == "[low, high] with low below high"
+    assert rules()["trainer.max_epochs"].expected == "a whole number from 1 to 1000000000"
+    assert (
+        rules()["data.window_hu"].expected == "[low, high] with low below high by at least 1 HU, from -100000 to 100000"
+    )
     assert choices()["model.name"] == ("vit", "cnn")
 
 

@@ -57,4 +57,4 @@ def test_others_say_what_was_expected(key: str, value: Any, words: str) -> None:
 def test_types_and_values_in_words() -> None:
     assert type_words(tuple[float, ...] | None) == "a list of numbers or null"
     assert plain({"a": (1, [(2,)])}) == {"a": [1, [[2]]]}
-    assert safe_show("tracking.uri", "http://me:secret@host") == "'http://…@host'"
+    assert safe_show("tracking.uri", "http://me:secret@host") == "'http://…'"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from data_modules.errors import UserError
 from iac_lightning.cli import main
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows import bundle as workflow
-from iac_lightning.workflows.bundle import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS, export_bundle, load_bundle
+from iac_lightning.workflows.bundle import export_bundle, load_bundle
+from iac_lightning.workflows.bundle_files import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS, sha256
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS
 
@@ -106,7 +110,7 @@ def damage(path: Path, how: str) -> None:
         settings = json.loads((path / SETTINGS).read_text())
         settings["settings"]["model"]["decoder"]["channels"] *= 2
         (path / SETTINGS).write_text(json.dumps(settings))
-        manifest["sha256"][SETTINGS] = workflow.sha256(path / SETTINGS)
+        manifest["sha256"][SETTINGS] = sha256(path / SETTINGS)
         (path / MANIFEST).write_text(json.dumps(manifest))
     else:
         shutil.rmtree(path)
@@ -156,3 +160,128 @@ def test_settings_are_those_of_prediction_alone(trained_run: Run, exported: Path
     assert config.data.sampling.crop == trained_run.config.data.sampling.crop
     assert config.model.decoder == trained_run.config.model.decoder
     assert config.inference == trained_run.config.inference
+
+
+def reseal(bundle: Path, name: str, content: bytes) -> None:
+    """Give a file other content, and the manifest its sum: whoever makes a bundle can write both."""
+    (bundle / name).write_bytes(content)
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["sha256"][name] = sha256(bundle / name)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def with_value(content: Any, key: str, value: Any) -> Any:
+    """A copy of nested values with another one at a dotted key."""
+    first, _, rest = key.partition(".")
+    return {**content, first: with_value(content.get(first, {}), rest, value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "complaint"),
+    [
+        (SETTINGS, "name", "leak-${oc.env:SECRET}", "taken as they are written"),
+        (SETTINGS, "name", "${seed}", "taken as they are written"),
+        (SETTINGS, "name", "../../up", "not a safe folder name"),
+        (SETTINGS, "name", 7, "has no name and settings"),
+        (SETTINGS, "settings", [], "has no name and settings"),
+        (SETTINGS, "settings.extends", "/etc/hostname", "extends: unknown key"),
+        (SETTINGS, "settings.${oc.env:SECRET}", 1, "unknown key"),
+        (SETTINGS, "settings.data.grid.template", "/etc/hostname", "data.grid.template: no setting of prediction"),
+        (SETTINGS, "settings.runs_dir", "/tmp", "runs_dir: no setting of prediction"),
+        (SETTINGS, "settings.data.window_hu", [1000, -200], "data.window_hu = [1000.0, -200.0]: out of range"),
+        (SETTINGS, "settings.data.grid.spacing_mm", [0, 1, 1], "data.grid.spacing_mm"),
+        (SETTINGS, "settings.data.sampling.crop", [-48, 48, 32], "data.sampling.crop"),
+        (SETTINGS, "settings.data.sampling.crop", [4096, 4096, 4096], "and at most"),
+        (SETTINGS, "settings.inference.overlap", -0.5, "inference.overlap = -0.5: out of range"),
+        (SETTINGS, "settings.inference.window_batch", 10**9, "voxels, and at most"),
+        (SETTINGS, "settings.model.vit.dim", 10**6, "model.vit.dim = 1000000: out of range"),
+        (SETTINGS, "settings.model.vit.dim", 48000, "its settings describe another network than its weights"),
+        (SETTINGS, "settings.model.vit.depth", True, "model.vit.depth = true: expected a whole number"),
+        (SETTINGS, "settings.loss.restrict_hu", 10**400, "loss.restrict_hu"),
+        (SETTINGS, "settings.task", "pretrain", "a pre-training, which segments nothing"),
+        (SETTINGS, "checkpoint_sha256", "0" * 16, "not of the same weights"),
+        (SETTINGS, "checkpoint_sha256", ["x"], "not of the same weights"),
+        ("calibration.json", "temperature", 0, "temperature 0"),
+        ("calibration.json", "temperature", -1.0, "temperature -1.0"),
+        ("calibration.json", "threshold", 2, "threshold 2"),
+        ("calibration.json", "checkpoint_sha256", "0" * 16, "not of the same weights"),
+    ],
+)
+def test_values_that_no_model_has_are_refused_though_the_sums_are_right(
+    name: str, key: str, value: Any, complaint: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    reseal(bundle, name, json.dumps(with_value(json.loads((bundle / name).read_text()), key, value)).encode())
+    with pytest.raises(UserError, match=re.escape(complaint)) as caught:
+        load_bundle(bundle)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        (SETTINGS, b"[]", "has no name and settings"),
+        (SETTINGS, b"[" * 10**5, "not JSON as it was exported"),
+        (SETTINGS, b'{"name": ' + b"9" * 5000 + b"}", "not JSON as it was exported"),
+        (SETTINGS, b" " * 2**21, "holds 2,097,152 bytes, and at most 1,048,576 are read"),
+        ("calibration.json", b'{"temperature": NaN}', "NaN is no number"),
+        ("calibration.json", b'{"temperature": 1e400}', "1e400 is no number that can be reckoned with"),
+        ("trained_on.json", b'{"salt_id": 1}', "does not say whom the model has learnt from"),
+        ("trained_on.json", b'[{"salt_id": "a", "hashes": [1]}]', "does not say whom the model has learnt from"),
+        ("trained_on.json", b"\xff", "not JSON as it was exported"),
+        (WEIGHTS, b"", "is not a file of weights"),
+        (WEIGHTS, b"\xff" * 64, "is not a file of weights"),
+        (WEIGHTS, pickle.dumps({"a": 1}), "is not a file of weights"),
+    ],
+)
+def test_files_that_hold_something_else_are_named(name: str, content: bytes, complaint: str, bundle: Path) -> None:
+    reseal(bundle, name, content)
+    with pytest.raises(UserError, match=re.escape(complaint)) as caught:
+        load_bundle(bundle)
+    assert f"{bundle / name}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["nan", "half", "renamed", "shape"])
+def test_weights_that_are_not_those_of_the_network(how: str, bundle: Path) -> None:
+    state = load_file(bundle / WEIGHTS)
+    first = sorted(state)[0]
+    if how == "nan":
+        state[first].view(-1)[0] = float("nan")
+    elif how == "half":
+        state[first] = state[first].half()
+    elif how == "renamed":
+        state["other"] = state.pop(first)
+    else:
+        state[first] = state[first].flatten()[:1].clone()
+    reseal(bundle, WEIGHTS, save(state))
+    complaint = "not finite, such as" if how == "nan" else "another network than its weights"
+    with pytest.raises(UserError, match=f"{complaint}.*{first if how != 'renamed' else ''}"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "folder", "fifo"])
+def test_a_bundle_holds_plain_files_of_its_own(kind: str, name: str, bundle: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (bundle / name).rename(elsewhere)
+    if kind == "symlink":
+        (bundle / name).symlink_to(elsewhere)
+    elif kind == "hard link":
+        os.link(elsewhere, bundle / name)
+    elif kind == "folder":
+        (bundle / name).mkdir()
+    else:
+        os.mkfifo(bundle / name)
+    complaint = "not a bundle" if name == MANIFEST else f"{name}: is a link or no plain file"
+    with pytest.raises(UserError, match=complaint):
+        load_bundle(bundle)
+
+
+def test_what_does_not_belong_to_a_bundle_is_named_and_kept(bundle: Path, trained_run: Run) -> None:
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt: is no file of a bundle"):
+        load_bundle(bundle)
+    with pytest.raises(UserError, match=r"holds notes\.txt beside a bundle, which would be lost"):
+        export_bundle(trained_run, bundle)
+    assert (bundle / "notes.txt").read_text() == "mine"
