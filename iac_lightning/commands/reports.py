@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_modules.errors import UserError
-from iac_lightning.commands.command import command, option, split, takes_settings
+from iac_lightning.commands.command import command, option, paths_apart, split, takes_settings
 
 
 @command(
@@ -43,6 +43,7 @@ def report(arguments: argparse.Namespace) -> None:
     split(help="whose scans are compared"),
     option("--json", action="store_true", help="print JSON"),
     takes_settings,
+    prints=True,
 )
 def compare(arguments: argparse.Namespace) -> None:
     """`iac compare`."""
@@ -63,28 +64,14 @@ def compare(arguments: argparse.Namespace) -> None:
         print(describe_comparison(comparison))
 
 
-def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
-    """Runs, and the `key=value` settings that stand among them or after an option."""
-    words = [*arguments.runs, *arguments.overrides]
-    return [Path(w) for w in words if "=" not in w or Path(w).exists()], [
-        w for w in words if "=" in w and not Path(w).exists()
-    ]
-
-
 @command(
     "ui",
     "show tracked runs in the browser (127.0.0.1)",
     option("--runs-dir", type=Path, default=Path("runs"), help="whose MLflow database is shown"),
+    option("--port", type=int, help="to listen on; 0: any free one (default: 5000, any free one where that is taken)"),
 )
 def ui(arguments: argparse.Namespace) -> int:
     """`iac ui`."""
-    import subprocess
+    from iac_lightning.tracking.server import serve
 
-    from iac_lightning.tracking.store import serve_command
-
-    command = serve_command(arguments.runs_dir)
-    print("http://127.0.0.1:5000 (Ctrl-C ends it)", flush=True)
-    try:
-        return subprocess.call(command)
-    except KeyboardInterrupt:  # the way to end it
-        return 0
+    return serve(arguments.runs_dir, arguments.port)

@@ -16,12 +16,13 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 
+from data_modules.errors import UserError
 from data_modules.files import DiskFull, replacing
 from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.tracking.mlflow_run import continue_or_create, log_parameters, log_provenance
 from iac_lightning.tracking.names import metric_name, numbers_of
 from iac_lightning.tracking.spool import Spool, spool_file, stored_steps
-from iac_lightning.tracking.store import client_of, create_store, tracking_uri
+from iac_lightning.tracking.store import client_of, create_store, has_store, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -261,12 +262,14 @@ def log_folder(run: Run, path: Path, folder: str, logger: object = None) -> None
 
 def _store_now_or_later(run: Run, what: str, add: Callable[[Spool], None]) -> None:
     """Send something to the MLflow run of a run that no logger serves; keep it in the run directory on failure."""
-    run_id = run.mlflow_run_id
-    if run_id is None or not run.config.tracking.enabled or not is_main_process():
+    run_id = _run_id(run)
+    if run_id is None:
         return
     spool = Spool(run.directory)
     add(spool)
     try:
+        if not has_store(run.config):
+            raise UserError(f"there is no MLflow database in {run.config.runs_dir}")
         create_store(run.config)
         spool.send(client_of(tracking_uri(run.config)), run_id)
     except Exception as error:  # see RunLogger.attempt
@@ -285,8 +288,8 @@ def log_files(run: Run, paths: Sequence[Path], root: Path, folder: str) -> None:
         root: their common folder.
         folder: of the artifacts.
     """
-    run_id = run.mlflow_run_id
-    if run_id is None or not run.config.tracking.enabled or not is_main_process():
+    run_id = _run_id(run)
+    if run_id is None or not has_store(run.config):
         return
     try:
         create_store(run.config)
@@ -298,6 +301,19 @@ def log_files(run: Run, paths: Sequence[Path], root: Path, folder: str) -> None:
         log.warning("tracking: %s of %s was not stored in MLflow (%s)", folder, run.config.name, _one_line(error))
 
 
+def _run_id(run: Run) -> str | None:
+    """The MLflow run to add to; None where there is none, or where it belongs to the run that this one is a copy of."""
+    if run.mlflow_run_id is None or not run.config.tracking.enabled or not is_main_process():
+        return None
+    original = Path(run.config.runs_dir) / run.config.name
+    if original.exists() and not original.samefile(run.directory):
+        log.warning("tracking: %s is a copy of %s, whose MLflow run is left as it is", run.directory, original)
+        return None
+    return run.mlflow_run_id
+
+
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return error.kept.splitlines()[0].strip()[:200]
     text = (str(error).splitlines() or [""])[0].strip()[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

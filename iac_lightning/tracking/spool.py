@@ -56,8 +56,11 @@ class Spool:
         self._unsaved: list[str] = []
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):  # cut off by a crash or a full disk
+                waiting = json.loads(line)
+                if "file" in waiting:
+                    self._check_own(str(waiting["file"]))
+                self._take(waiting)
+            except (ValueError, KeyError, TypeError, AttributeError):  # cut off by a crash or a full disk, or foreign
                 continue
         self._inherited = {(m.name, m.step) for m in self.metrics}
 
@@ -140,7 +143,8 @@ class Spool:
         Args:
             rows: `epoch`, `step`, `seconds` and metrics.
         """
-        forked = {name.removesuffix("_step") for name, _ in self.stored if name.endswith("_step")}
+        ends = ("_step", "_epoch")  # a run of few steps has none of the first
+        forked = {name.removesuffix(end) for name, _ in self.stored for end in ends if name.endswith(end)}
         known = self.stored | {(m.name, m.step) for m in self.metrics}
         for row in rows:
             step = int(row["step"])
@@ -168,6 +172,16 @@ class Spool:
         else:
             self.status = line["status"]
         return True
+
+    def _check_own(self, name: str) -> None:
+        """Refuse what lies elsewhere: a run that comes from elsewhere must not have files sent, or folders removed.
+
+        Raises:
+            ValueError: when a path, or a link in it, leads out of the run.
+        """
+        directory = self.directory.resolve()
+        if not (directory / name).resolve().is_relative_to(directory) or Path(name) == Path():
+            raise ValueError(f"{name} lies outside the run")
 
     def _send_file(self, client: Any, run_id: str, name: str, folder: str | None) -> None:
         path = self.directory / name

@@ -1,22 +1,31 @@
-"""The store that MLflow keeps runs in: where it is, making it, reaching it, showing it."""
+"""The store that MLflow keeps runs in: where it is, making it, reaching it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from data_modules.errors import UserError
+from data_modules.files import replacing
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.tracking.place import ARTIFACTS, database_of, follow, is_file, sqlite_uri
+
+LOCK_WAIT_S = 60.0
+"""Longest wait for another process that makes the database."""
 
 
 def tracking_uri(config: ExperimentConfig) -> str:
     """The store: what the config says, or a sqlite database in the runs directory."""
-    return config.tracking.uri or f"sqlite:///{Path(config.runs_dir).resolve() / 'mlflow.db'}"
+    return config.tracking.uri or sqlite_uri(Path(config.runs_dir).resolve() / "mlflow.db")
+
+
+def has_store(config: ExperimentConfig) -> bool:
+    """Whether there is a store: one that is a file can have been left behind by a run that was moved or copied."""
+    uri = tracking_uri(config)
+    return not is_file(uri) or database_of(uri).exists()
 
 
 def create_store(config: ExperimentConfig) -> str:
@@ -26,13 +35,24 @@ def create_store(config: ExperimentConfig) -> str:
     run the migration into each other.
     """
     uri = tracking_uri(config)
-    if not uri.startswith("sqlite:///"):
+    if not is_file(uri):
         return _experiment_id(uri, config.tracking.experiment, None)
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = database_of(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
-    artifacts = (database.parent / "mlartifacts").resolve()
-    with FileLock(f"{database}.lock"):
+    artifacts = (database.parent / ARTIFACTS).resolve()
+    with FileLock(f"{database}.lock", timeout=LOCK_WAIT_S):
+        if not database.exists():
+            _make(database)
+        follow(database, artifacts.as_uri())
         return _experiment_id(uri, config.tracking.experiment, artifacts.as_uri())
+
+
+def _make(database: Path) -> None:
+    """MLflow's tables in a new file, whole or not at all: one that a kill left half made is of no use for ever."""
+    for left in database.parent.glob(f".{database.name}.*.tmp*"):  # by a killed process; nobody else holds the lock
+        left.unlink(missing_ok=True)
+    with replacing(database) as temporary:
+        client_of(sqlite_uri(temporary)).search_experiments(max_results=1)
 
 
 def client_of(uri: str) -> Any:
@@ -52,25 +72,6 @@ def import_mlflow() -> Any:
     for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):  # tracebacks beside the exception, which is dealt with
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
-
-
-def serve_command(runs_dir: Path, port: int = 5000) -> list[str]:
-    """The command that shows the runs of a directory in the browser, on this machine only.
-
-    Raises:
-        UserError: when nothing was tracked there.
-    """
-    database = Path(runs_dir).resolve() / "mlflow.db"
-    if not database.exists():
-        raise UserError(f"{database}: there is no tracking database yet. Train first, or name another runs directory.")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # for the command, which inherits both
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes, of no use here
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", f"sqlite:///{database}"),
-        *("--artifacts-destination", str(database.parent / "mlartifacts")),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-    ]
 
 
 def _experiment_id(uri: str, name: str, artifacts: str | None) -> str:

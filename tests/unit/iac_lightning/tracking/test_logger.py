@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from torch.utils.data import DataLoader
 
-from iac_lightning.runs.directory import Run, open_run
+from iac_lightning.runs.directory import Run, load_run, open_run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.tracking import spool as tracking_spool
 from iac_lightning.tracking.logger import (
@@ -320,3 +321,24 @@ def test_files_keep_their_folders(runs_dir, tmp_path, caplog, monkeypatch):
             log_files(run, [page, table], tmp_path / "page", "report/test")
         assert [r.message for r in caplog.records if "report/test of files was not stored" in r.message]
         assert len(caplog.records) == 1
+
+
+def test_a_copy_of_a_run_adds_nothing_to_the_run_of_the_original(tmp_path, caplog):
+    with open_run(config_of(tmp_path, "a")) as run:
+        start_logger(run)
+    shutil.copytree(run.directory, tmp_path / "b")
+    log_summary(load_run(tmp_path / "b"), {"a": 1.0})
+    assert "a" not in stored(run).data.metrics
+    assert "is a copy of" in caplog.text
+    log_summary(load_run(run.directory), {"a": 2.0})
+    assert stored(run).data.metrics["a"] == 2.0
+
+
+def test_a_run_without_its_store_makes_no_new_one(tmp_path, caplog):
+    with open_run(config_of(tmp_path / "runs", "a")) as run:
+        start_logger(run)
+    shutil.copytree(run.directory, tmp_path / "elsewhere" / "a")
+    shutil.rmtree(tmp_path / "runs")
+    log_summary(load_run(tmp_path / "elsewhere" / "a"), {"a": 1.0})
+    assert "there is no MLflow database" in caplog.text
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["a"]

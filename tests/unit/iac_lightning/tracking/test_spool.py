@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
+
+import pytest
 
 from iac_lightning.tracking.spool import Spool, spool_file
 
@@ -70,3 +73,38 @@ def test_a_long_absence_is_made_up_for_in_portions(tmp_path):
     assert spool.send(Counter(), "id", seconds=-1) == 0
     assert spool.send(Counter(), "id") == 1200
     assert Counter.sizes == [500, 500, 200]
+
+
+@pytest.mark.parametrize("kind", ["absolute", "above", "link", "itself"])
+def test_a_foreign_run_has_nothing_else_sent_or_removed(kind: str, tmp_path: Path) -> None:
+    """A folder that was sent is removed: it must be the run's own."""
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    (mine / "folder").mkdir(parents=True)
+    (mine / "folder" / "thesis.txt").write_text("mine")
+    (run / "model").mkdir(parents=True)
+    (run / "link").symlink_to(mine)
+    name = {"absolute": f"{mine}/folder/", "above": "../mine/folder/", "link": "link/folder/", "itself": "./"}[kind]
+    spool_file(run).parent.mkdir()
+    lines = [{"file": name, "folder": "x"}, {"file": "model/", "folder": "model"}]
+    spool_file(run).write_text("\n".join(map(json.dumps, lines)))
+    sent: list[str] = []
+
+    class Store:
+        def log_artifacts(self, run_id: str, path: str, folder: str) -> None:
+            sent.append(path)
+
+    Spool(run).send(Store(), "id")
+    assert sent == [str(run / "model")]
+    assert not (run / "model").exists()
+    assert (mine / "folder" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("logged", [{("loss_step", 20), ("loss_epoch", 3)}, {("loss_epoch", 3)}])
+def test_epochs_that_are_sent_later_go_by_the_name_they_have_in_the_store(
+    logged: set[tuple[str, int]], tmp_path: Path
+) -> None:
+    """Also where the run is shorter than the steps between two values by step."""
+    spool = Spool(tmp_path)
+    spool.stored = logged
+    spool.add_history([{"epoch": k, "step": 4 * (k + 1), "seconds": 1.0, "loss": 0.5} for k in range(2)])
+    assert [(m.name, m.step) for m in spool.metrics] == [("loss_epoch", 7)]

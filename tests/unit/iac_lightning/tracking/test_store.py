@@ -1,4 +1,4 @@
-"""Where the store is, how it is made and shown."""
+"""Where the store is, and how it is made."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from data_modules.errors import UserError
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.tracking import store as tracking_store
-from iac_lightning.tracking.store import serve_command, tracking_uri
+from iac_lightning.tracking.store import tracking_uri
 
 ROOT = Path(__file__).parents[4]
 
@@ -47,15 +46,26 @@ def test_an_experiment_that_another_process_creates_first(monkeypatch):
         tracking_store._experiment_id("http://x", "iac", None)
 
 
-def test_serve_command(tmp_path):
-    with pytest.raises(UserError, match=r"mlflow\.db: there is no tracking database yet"):
-        serve_command(tmp_path)
-    (tmp_path / "mlflow.db").touch()
-    command = serve_command(tmp_path)
-    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
-    assert f"sqlite:///{tmp_path}/mlflow.db" in command
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[command.index("--port") + 1] == "5000"
+def test_a_database_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the midst of its tables, it would keep every later start from tracking."""
+    config = load_experiment(None, ["name=a", f"runs_dir={tmp_path}/runs"])
+
+    def killed(uri: str) -> Any:
+        tracking_store.database_of(uri).write_bytes(b"half of the tables")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking_store, "client_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking_store.create_store(config)
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["mlflow.db.lock"]
+    for name in (".mlflow.db.1.ab.tmp", ".mlflow.db.1.ab.tmp-journal"):
+        (tmp_path / "runs" / name).write_bytes(b"of a kill")
+    experiment = tracking_store.create_store(config)
+    assert tracking_store.create_store(config) == experiment
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+    run = tracking_store.client_of(tracking_uri(config)).create_run(experiment).info
+    assert run.artifact_uri.startswith((tmp_path / "runs" / "mlartifacts").as_uri())
 
 
 COLD_START = """
