@@ -10,6 +10,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from data_modules.batches.patches import normalise
+from data_modules.errors import UserError
 from data_modules.prepare.common_grid import on_common_grid
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
@@ -57,6 +58,9 @@ def predict_volume(
 
     A network that learnt under the restricted objective (`loss.restrict_hu`) has never been told about darker voxels:
     its probability there is 0, by the scan's own HU.
+
+    Raises:
+        UserError: when what the network gives is not finite, which would pass for no lesion.
     """
     data = config.data
     image = torch.from_numpy(normalise(np.asarray(common.data, dtype=np.float32), data.window_hu))[None, None]
@@ -66,6 +70,11 @@ def predict_volume(
         probability = predict_region(model, image.to(device), data.sampling.crop, config.inference).cpu().numpy()
     finally:
         model.train(training)
+    if not np.isfinite(probability).all():
+        raise UserError(
+            f"{config.name}: the network gives values that are not finite: its weights are damaged, or its training "
+            "has diverged. Restore the checkpoint from a backup, or train again at a lower optimizer.lr."
+        )
     native = resample_probability(Volume(probability, common.grid), native_hu.grid)
     if config.loss.restrict_hu is None:
         return native

@@ -8,19 +8,18 @@ import lightning as L
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_modules.batches.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
-from data_modules.cohort.leakage import check_leakage, check_trains_on
+from data_modules.batches.shared_memory import check_shared_memory
+from data_modules.cohort.leakage import TRAINS_ON, check_leakage, check_trains_on
 from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store
-
-TRAINS_ON = {"pretrain": ("pretrain", "finetune"), "segment": ("finetune",)}
-"""Splits that each task learns from. The development split validates; the test split is not even opened."""
 
 DEV_CROPS = 4
 """Crops of each development series that validate pre-training."""
@@ -92,6 +91,7 @@ class CTDataModule(L.LightningDataModule):
         if self.task == "segment":
             train = _labelled_subset(train, self.config.labelled_fraction, self.seed)
             _check_labels((*train, *dev), self.config.cohort)
+            _check_lesions(train, dev if self.needs_dev else (), self.config.cohort)
         check_trains_on([p.series for p in train], TRAINS_ON[self.task])
         shared = {p.series.patient_id for p in train} & {p.series.patient_id for p in dev}
         assert not shared, "a patient of both splits has passed the leakage check"
@@ -108,6 +108,7 @@ class CTDataModule(L.LightningDataModule):
             restrict_hu=self.restrict_hu,
         )
         _check_even(sampling.samples_per_epoch, self._world)
+        check_shared_memory(self.config, self.task == "segment", self.trainer.num_devices if self.trainer else 1)
         sampler = PatchSampler(sampling.samples_per_epoch, batch_size, self._rank, self._world)
         workers = self.config.num_workers
         return PatchLoader(
@@ -199,6 +200,38 @@ def _check_labels(series: tuple[PreparedSeries, ...], cohort: str) -> None:
             f"{', '.join(missing[:3])}; give each a mask (an empty one where there is no lesion), or move the patient "
             "to the pretrain split"
         )
+
+
+def _check_lesions(train: tuple[PreparedSeries, ...], dev: tuple[PreparedSeries, ...], cohort: str) -> None:
+    """Refuse, before the first step, labels from which nothing is learnt or by which nothing is judged.
+
+    Raises:
+        UserError: when no training series, or no development series, has a lesion in its region, or a label fills one.
+    """
+    lacking = [
+        f"none of the {len(series)} {kind} series has a labelled voxel in its region of interest, so {consequence}"
+        for kind, series, bears, consequence in (
+            ("training", train, lambda s: len(s.components) > 0, "there is nothing to learn"),
+            ("development", dev, lambda s: _labelled(s).any(), "neither a best epoch nor a threshold can be chosen"),
+        )
+        if series and not any(bears(s) for s in series)
+    ]
+    filled = [s.series.series_id for s in (*train, *dev) if _labelled(s).all()]
+    if filled:
+        lacking.append(
+            f"the label of {len(filled)} series fills the whole region of interest, such as {', '.join(filled[:3])}"
+        )
+    if lacking:
+        raise UserError(
+            f"{cohort}: {'; '.join(lacking)}. See that the masks (column label) are those of these scans and hold 1 "
+            "where there is calcium, or change the splits (or data.labelled_fraction)"
+        )
+
+
+def _labelled(series: PreparedSeries) -> NDArray[np.bool_]:
+    label = series.native_label()
+    assert label is not None, "series without a label were refused before"
+    return label
 
 
 def _check_even(samples: int, world: int) -> None:

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_modules.csv_files import read_csv
+from data_modules.errors import UserError
 from data_modules.files import write_text_atomic
 
 FAILED_FILE = "failed.csv"
@@ -17,12 +19,15 @@ WARNINGS_FILE = "warnings.csv"
 
 
 def read_failed(directory: Path) -> dict[str, tuple[str, str]]:
-    """(reason, state of the source files) by series id."""
+    """(reason, state of the source files) by series id; none of a file that is no such list, which is written anew."""
+    columns = ["series_id", "reason", "source_state"]
     try:
-        with (directory / FAILED_FILE).open(encoding="utf-8", newline="") as file:
-            return {row["series_id"]: (row["reason"], row["source_state"]) for row in csv.DictReader(file)}
-    except FileNotFoundError:
+        cells = read_csv(directory / FAILED_FILE, columns).cells
+    except UserError:
         return {}
+    if not set(columns) <= set(cells.columns):
+        return {}
+    return {name: (reason, state) for name, reason, state in cells[columns].to_numpy().tolist()}
 
 
 def write_failed(directory: Path, failed: dict[str, tuple[str, str]]) -> None:

@@ -1,16 +1,17 @@
 """Preparing: each series of a cohort cropped to its region of interest and resampled, once.
 
 What a store holds is described in `data_modules.prepare.store`. A series is prepared again when the size or time of
-one of its files changes; otherwise the volumes are used as they are, without opening a scan. A series appears whole
-or not at all. Series that fail are listed in `failed.csv`, what is remarked on the others in `warnings.csv`.
+one of its files changes, or its arrays are not those that were written (`facts`); otherwise the volumes are used as
+they are, without opening a scan. A series appears whole or not at all. Series that fail are listed in `failed.csv`,
+what is remarked on the others in `warnings.csv`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from data_modules.cohort.look import RecordedLook
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Cohort, Series
 from data_modules.config import DataConfig, GridConfig
-from data_modules.errors import UserError
 from data_modules.files import remove_folder, remove_leftovers, replacing_folder, write_json_atomic
 from data_modules.prepare.common_grid import on_common_grid, surroundings
+from data_modules.prepare.facts import broken_array, read_meta, write_meta
+from data_modules.prepare.labels import check_label
 from data_modules.prepare.listings import (
     FAILED_FILE,
     WARNINGS_FILE,
@@ -41,16 +43,16 @@ from data_modules.prepare.store import (
     all_warnings,
     open_prepared,
     preparation_settings,
-    read_meta,
     select_series,
     store_directory,
 )
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.hounsfield import to_int16
-from data_modules.scan.nifti import read_mask
+from data_modules.scan.nifti import mask_remarks, read_mask
 from data_modules.scan.resampling import resample_occupancy
 from data_modules.scan.slices import THICKNESS_UNKNOWN
+from data_modules.system_errors import in_words, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -81,11 +83,14 @@ def prepare_cohort(
     """
     cohort, series = select_series(config, splits)
     directory = store_directory(config, cohort)
-    todo = _todo(directory, series, cohort.path.parent, retry_failed)
+    todo = _todo(directory, series, config, retry_failed)
     if todo:
-        directory.mkdir(parents=True, exist_ok=True)
+        with place_of("set data.prepared_dir=… to a place where prepared volumes can be written", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / ".lock").touch()
         with FileLock(directory / ".lock"):
-            todo = _todo(directory, series, cohort.path.parent, retry_failed)  # another process may have done it
+            lacking = [item for item, _ in todo]
+            todo = _todo(directory, lacking, config, retry_failed)  # another process may have done it
             if todo:
                 _prepare_all(directory, todo, cohort, config)
                 write_warnings(directory, all_warnings(directory, cohort))
@@ -100,22 +105,34 @@ def list_warnings(store: PreparedStore) -> Path:
     """Bring `warnings.csv` up to date, a row a warning, where the table has been changed since; returns its path."""
     path = store.directory / WARNINGS_FILE
     rows = all_warnings(store.directory, store.cohort)
-    if (path.read_text(encoding="utf-8") if path.exists() else "") != warnings_text(rows):
+    if (path.read_bytes() if path.is_file() else b"") != warnings_text(rows).encode():
         with FileLock(store.directory / ".lock"):
             write_warnings(store.directory, all_warnings(store.directory, store.cohort))
     return path
 
 
-def _todo(directory: Path, series: Sequence[Series], root: Path, retry_failed: bool) -> list[tuple[Series, str]]:
-    """The series that are not ready, with the present state of their files."""
+def _todo(
+    directory: Path, series: Sequence[Series], config: DataConfig, retry_failed: bool
+) -> list[tuple[Series, str]]:
+    """The series that are not ready, with the present state of their files; says which are damaged."""
     failed = {} if retry_failed else read_failed(directory)
-    todo = []
-    for item in series:
+    root = Path(config.cohort).absolute().parent
+
+    def look(item: Series) -> tuple[str, bool, str | None]:
+        """State of its files, whether they are those that were prepared, and what is wrong with its arrays."""
         state = source_state(item, root)
         meta = read_meta(directory / item.series_id)
-        is_ready = meta is not None and meta["source_state"] == state and not _guessed(meta, item)
-        if not is_ready and failed.get(item.series_id, ("", ""))[1] != state:
-            todo.append((item, state))
+        if meta is None or meta["source_state"] != state or _guessed(meta, item):
+            return state, False, None
+        return state, True, broken_array(directory / item.series_id, meta, labelled=item.label is not None)
+
+    todo = []
+    with ThreadPoolExecutor(config.prepare_workers) as pool:  # reading and summing go on beside each other
+        for item, (state, same, broken) in zip(series, pool.map(look, series), strict=True):
+            if broken is not None:
+                _log.warning("%s: %s; prepared again", directory / item.series_id, broken)
+            if (not same or broken is not None) and failed.get(item.series_id, ("", ""))[1] != state:
+                todo.append((item, state))
     return todo
 
 
@@ -154,8 +171,9 @@ def _prepare_guarded(job: Job) -> str | None:
     try:
         _prepare_series(*job)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        words = in_words(error, "prepare")
+        reason = " ".join((words.kept if words else str(error)).split())
+        return reason if words else f"{type(error).__name__}: {reason}"
     return None
 
 
@@ -171,11 +189,15 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "components": np.empty((0, 4), dtype=np.int32),
     }
     warnings = list(roi.warnings)
+    label_mm3 = None
     if series.label is not None:
-        mask = read_mask(series.label, like=scan.grid)
+        mask = read_mask(series.label, like=scan)
+        warnings += mask_remarks(series.label, scan)
         label = place(mask, roi.grid, fill=0)
+        check_label(label.data.astype(bool), roi.hu, series.label)
         arrays["native_label"] = label.data.astype(bool)
         arrays["occupancy"], arrays["components"] = _soft_label(surroundings(mask, roi.grid, common), common)
+        label_mm3 = float(np.count_nonzero(mask.data)) * mask.grid.voxel_volume_mm3
         outside = int(np.count_nonzero(mask.data)) - int(np.count_nonzero(label.data))
         if outside:
             warnings.append(f"{outside} labelled voxels lie outside the region of interest")
@@ -188,12 +210,13 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "slice_thickness_mm": roi.slice_thickness_mm,
         "thickness_from": scan.thickness_from,
         "slice_axis": roi.slice_axis,
+        "label_volume_mm3": label_mm3,
         "warnings": warnings,
     }
     with replacing_folder(directory / series.series_id) as folder:
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
-        (folder / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+        write_meta(folder, meta)
 
 
 def _soft_label(label: Volume, common: Grid) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

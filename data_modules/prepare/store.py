@@ -5,7 +5,7 @@
 - `hu.npy`, `occupancy.npy`: int16 HU and uint8 occupancy (255 = full) on the common grid, for training;
 - `native_hu.npy`, `native_label.npy`: int16 HU and bool mask of the region on the scan's own voxels, for evaluation;
 - `components.npy`: int32 `[n, 4]`, the lesion components of the occupancy, for sampling;
-- `meta.json`: both grids, slice thickness, and fingerprints of the sources.
+- `meta.json`: both grids, slice thickness, fingerprints of the sources, sizes and sums of the arrays (`facts`).
 
 Other settings lead to another folder. `data_modules.prepare.preparation` makes what is opened here.
 """
@@ -13,7 +13,6 @@ Other settings lead to another folder. `data_modules.prepare.preparation` makes 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,12 +28,16 @@ from data_modules.cohort.series import table_remarks
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
+from data_modules.prepare.facts import read_meta
 from data_modules.prepare.listings import FAILED_FILE, read_failed
 from data_modules.prepare.sources import digest
 from data_modules.scan.geometry import Grid
 
 PREPARATION_VERSION = 1
 """Raised whenever the code prepares volumes differently, so that old ones are not taken for new ones."""
+
+_HEADER_BYTES = 128
+"""What `np.save` puts before every three-dimensional array of these types: padded to whole 64 bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,11 @@ class PreparedSeries:
     @cached_property
     def components(self) -> NDArray[np.int32]:
         """`[n, 4]`: lesion component (from 1), x, y, z of each voxel of the common grid with occupancy above 0."""
-        array: NDArray[np.int32] = np.load(self.directory / "components.npy")
+        path = self.directory / "components.npy"
+        try:
+            array: NDArray[np.int32] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise _damaged(path) from None
         return array
 
     def hu(self) -> NDArray[np.int16]:
@@ -202,7 +209,8 @@ def prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> Pr
     """A series as the facts of its folder say."""
     native_grid = Grid.from_dict(meta["native_grid"])
     # of the table as it is now, which may be mended without preparing again
-    remarks = table_remarks(series, meta["slice_thickness_mm"], native_grid.spacing_mm)
+    label_mm3 = meta.get("label_volume_mm3") if series.label else None  # not in what was prepared earlier
+    remarks = table_remarks(series, meta["slice_thickness_mm"], native_grid.spacing_mm, label_mm3)
     return PreparedSeries(
         series=series,
         directory=directory,
@@ -226,16 +234,20 @@ def all_warnings(directory: Path, cohort: Cohort) -> list[tuple[str, str]]:
     return rows
 
 
-def read_meta(directory: Path) -> dict[str, Any] | None:
-    """The facts of a prepared series, None where it is not prepared."""
-    try:
-        meta: dict[str, Any] = json.loads((directory / "meta.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return meta
-
-
 def _open(path: Path, dtype: type[np.generic], grid: Grid) -> NDArray[Any]:
-    """Map a `.npy` file of known type and shape: three times as fast as `np.load`, which parses the header."""
-    header = path.stat().st_size - math.prod(grid.shape) * np.dtype(dtype).itemsize
+    """Map a `.npy` file of known type and shape: three times as fast as `np.load`, which parses the header.
+
+    Raises:
+        UserError: when the file is not as long as that takes.
+    """  # noqa: DOC501 - `_damaged` makes a UserError
+    try:
+        header = path.stat().st_size - math.prod(grid.shape) * np.dtype(dtype).itemsize
+    except OSError:
+        header = 0
+    if header != _HEADER_BYTES:
+        raise _damaged(path)
     return np.memmap(path, dtype=dtype, mode="r", offset=header, shape=grid.shape)
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: missing, cut off or foreign; run the same command again, which prepares the series anew")

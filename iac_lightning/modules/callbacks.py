@@ -88,7 +88,7 @@ class EpochHistory(Callback):
         }
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         row["seconds"] = round(time.monotonic() - self._start, 1)
-        with on_disk(self.path), self.path.open("a") as file:
+        with on_disk(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         print(
@@ -136,7 +136,7 @@ class DataWait(Callback):
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The epochs in a history file, oldest first; a line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

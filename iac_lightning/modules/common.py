@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +12,24 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from data_modules.errors import UserError
 from iac_lightning.config.batching import batch_weight, learning_rate, training_steps
+from iac_lightning.config.dotted import flat
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.config.stored import config_dict
+from iac_lightning.config.stored import config_dict, decisive_settings
 from iac_lightning.models.build import build_model
 from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
 from iac_lightning.modules.strategies import whole_state
+
+_OF_THE_WEIGHTS = ("task", "model.", "optimizer.")
+"""Settings that decide which weights and moments there are."""
 
 
 class ExperimentModule(L.LightningModule):
     """Network, optimiser and memory of one experiment.
 
     Attributes:
+        gradient_norm: of the last update, before clipping, on the device; None before the first.
         config: the experiment.
         model: its network; names in its state are those of a plain `torch.nn.Module`, without prefix, on transfer.
         trained_on: whom it and its encoder learnt from, as salted hashes (`cohort.leakage.seen_patients`), one
@@ -41,6 +48,7 @@ class ExperimentModule(L.LightningModule):
             memory_format=torch.contiguous_format if sharded else torch.channels_last_3d
         )
         self.trained_on: list[dict[str, Any]] = []
+        self.gradient_norm: Tensor | None = None
         self._decayed = decayed_parameters(self.model)
 
     @property
@@ -73,12 +81,19 @@ class ExperimentModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of the whole gradient, which under FSDP only the wrapped network knows."""
+        """Clip by the norm of the whole gradient, which under FSDP only the wrapped network knows, and keep the norm.
+
+        As Lightning's own, which does not tell the norm.
+        """
         strategy = self.trainer.strategy
-        if isinstance(strategy, FSDPStrategy) and gradient_clip_val:
-            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
+        if isinstance(strategy, FSDPStrategy):
+            self.gradient_norm = strategy.model.clip_grad_norm_(gradient_clip_val or math.inf)  # type: ignore[union-attr, operator]
             return
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_val:
+            self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def on_validation_start(self) -> None:
         """Under FSDP, gather the weights: devices validate unequal shares, and a shared network waits for all.
@@ -95,6 +110,23 @@ class ExperimentModule(L.LightningModule):
     def on_validation_end(self) -> None:
         """Forget the copy."""
         self._whole = ()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another network or optimiser.
+
+        Raises:
+            UserError: naming the settings that differ.
+        """
+        own = checkpoint.get("iac")
+        before = flat(own["config"]) if isinstance(own, dict) and isinstance(own.get("config"), dict) else {}
+        now = {key: value for key, value in decisive_settings(self.config).items() if key.startswith(_OF_THE_WEIGHTS)}
+        changed = [f"{k}: {before[k]} there, {v} here" for k, v in now.items() if before.get(k, v) != v]
+        if not before or changed:
+            raise UserError(
+                f"{self.trainer.ckpt_path}: is the checkpoint of another training"
+                + (f" ({'; '.join(changed[:5])})" if changed else " (it does not say of which)")
+                + ". Put back the one that the run has written, or delete it to begin the run anew."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain types only, so that the file loads with ``weights_only=True``."""

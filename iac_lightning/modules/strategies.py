@@ -12,10 +12,13 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch import nn
 
 from data_modules.errors import UserError
+from iac_lightning.cluster import ranks
+from iac_lightning.cluster.slurm import slurm_job
 from iac_lightning.config.batching import accumulated_batches, processes
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.vit import Block
-from iac_lightning.modules.checkpoint import load_checkpoint
+from iac_lightning.modules.checkpoint import load_training
+from iac_lightning.runs.directory import is_main_process
 
 TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others, such as for the first one's figures."""
@@ -32,7 +35,7 @@ class ShardedStrategy(FSDPStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """As Lightning's, after the check."""
-        load_checkpoint(Path(checkpoint_path))
+        load_training(Path(checkpoint_path))
         return super().load_checkpoint(checkpoint_path, weights_only)
 
 
@@ -95,17 +98,29 @@ def whole_state(wrapped: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def check_launched_processes(config: ExperimentConfig) -> None:
-    """Compare the processes that torchrun has started with those of the experiment.
+    """Compare the processes that a launcher has started with those of the experiment.
 
     Raises:
         UserError: with the setting to change, where they differ.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if (config.trainer.devices, config.trainer.num_nodes) != (local, world // local):
+    trainer = config.trainer
+    if ranks.TORCHRUN in os.environ:
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        launcher, started = "torchrun", (local, world // local)
+    elif slurm_job() is not None:
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        launcher, started = "SLURM", (int(os.environ["SLURM_NTASKS"]) // nodes, nodes)
+    elif processes(config) == 1 and not is_main_process():
         raise UserError(
-            f"torchrun has started {local} processes on each of {world // local} nodes, and the experiment has "
-            f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}: set "
-            f"trainer.devices={local} trainer.num_nodes={world // local}, or start others."
+            f"{ranks.described()} in the environment say that this process is one of several, and the experiment has "
+            "trainer.devices=1 trainer.num_nodes=1: unset these variables, or set as many devices as were started."
+        )
+    else:
+        return
+    local, nodes = started
+    if (trainer.devices, trainer.num_nodes) != started:
+        raise UserError(
+            f"{launcher} has started {local} processes on each of {nodes} nodes, and the experiment has "
+            f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: set "
+            f"trainer.devices={local} trainer.num_nodes={nodes}, or start others."
         )

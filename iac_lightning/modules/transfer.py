@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from data_modules.errors import UserError
+from iac_lightning.config.keys import value_at
+from iac_lightning.config.schema import ExperimentConfig, resolved_vit
+from iac_lightning.config.values import plain
 from iac_lightning.models.vit import ViTEncoder, resize_position_embedding
 
 POSITION = "encoder.position_embedding"
@@ -79,8 +82,40 @@ def transfer_encoder(
     return rows
 
 
-def transfer_table(rows: list[TransferRow]) -> str:
-    """The rows as text: a count of each status, then a line a tensor."""
+CONVENTIONS = (
+    "data.window_hu",
+    "data.grid.spacing_mm",
+    "data.grid.profile",
+    "model.vit.patch_size",
+    "model.vit.mlp_ratio",
+)
+"""Settings that decide, beside the encoder's width, depth and heads, what its weights mean: how HU become numbers, how
+large a voxel is, and how voxels become tokens. Shapes do not tell most of them."""
+
+
+def other_conventions(source: ExperimentConfig, config: ExperimentConfig) -> list[str]:
+    """Where an encoder has learnt under other conventions than a network would use it with.
+
+    Args:
+        source: settings of the pre-training.
+        config: settings of the new network.
+
+    Returns:
+        A phrase each, with both values; empty where the encoder may be taken over as it is.
+    """
+    pairs = [(key, plain(value_at(source, key)), plain(value_at(config, key))) for key in CONVENTIONS]
+    names = ("model.vit.dim", "model.vit.depth", "model.vit.heads")
+    pairs += zip(names, resolved_vit(source.model.vit), resolved_vit(config.model.vit), strict=True)
+    return [f"{key} was {before} and is {now} here" for key, before, now in pairs if before != now]
+
+
+def transfer_table(rows: list[TransferRow], others: Sequence[str] = ()) -> str:
+    """The rows as text: a count of each status, other conventions if there are any, then a line a tensor.
+
+    Args:
+        rows: from `transfer_encoder`.
+        others: from `other_conventions`.
+    """
     counts = {s: sum(r.status == s for r in rows) for s in ("loaded", "resized", "new", "left")}
     head = ", ".join(f"{n} {s}" for s, n in counts.items())
-    return "\n".join([head, *(f"{r.status:8s} {r.name} {tuple(r.shape)}" for r in rows)]) + "\n"
+    return "\n".join([head, *others, *(f"{r.status:8s} {r.name} {tuple(r.shape)}" for r in rows)]) + "\n"

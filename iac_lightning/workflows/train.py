@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from data_modules.batches.ct_data_module import CTDataModule
 from data_modules.errors import UserError
 from data_modules.files import write_text_atomic
+from iac_lightning.cluster import ranks
 from iac_lightning.cluster.slurm import RequeuedError, slurm_job
 from iac_lightning.config.batching import accumulated_batches, global_batch, learning_rate
 from iac_lightning.config.reading import from_dict
@@ -30,12 +31,15 @@ from iac_lightning.modules.callbacks import (
     RunRecord,
     read_history,
 )
-from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint
+from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_model
 from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.devices import check_devices
+from iac_lightning.modules.finite import FiniteGuard
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
+from iac_lightning.modules.sources import SourcesWatch
 from iac_lightning.modules.strategies import build_strategy, check_launched_processes
-from iac_lightning.modules.transfer import transfer_encoder, transfer_table
+from iac_lightning.modules.transfer import other_conventions, transfer_encoder, transfer_table
 from iac_lightning.runs.directory import Run, is_main_process, load_run, open_run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_run
@@ -57,7 +61,10 @@ def train(config: ExperimentConfig) -> Run:
             f"init_from: {config.init_from} does not exist. Pre-train first (iac pretrain …), or give the directory of "
             "a finished pre-training."
         )
+    if ranks.forget_stray_variables():
+        rank_zero_only.rank = 0  # type: ignore[attr-defined] # Lightning has read it when it was imported
     check_launched_processes(config)
+    check_devices(config)
     with open_run(config) as run:
         if run.is_finished:
             if is_main_process():
@@ -125,12 +132,14 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         ),
         ReconstructionFigure(run) if config.task == "pretrain" else OverlayFigure(run),
         DataWait(),
+        SourcesWatch(),
         EpochHistory(run),
     ]
     if logger:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if config.optimizer.ema_decay > 0:
         callbacks.append(EMAWeightAveraging(decay=config.optimizer.ema_decay))
+    callbacks.append(FiniteGuard(run))
     if slurm_job():
         callbacks.append(RequeueCallback(run))  # after all that change the weights at the end of a batch
     settings = config.trainer
@@ -168,7 +177,8 @@ def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> 
         run: where the report goes.
 
     Raises:
-        UserError: when the source holds no finished pre-training of this project.
+        UserError: when the source holds no finished pre-training of this project, its weights are not finite, or it
+            learnt with other conventions than the settings have (`init_from_other` lets it through).
     """
     path: Path | None = source
     if source.is_dir():
@@ -180,19 +190,26 @@ def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> 
         path = pretraining.last_checkpoint
     if path is None or not path.exists():
         raise UserError(f"init_from: no checkpoint in {source}. Give the run directory of a finished pre-training.")
-    checkpoint = load_checkpoint(path)
-    if "iac" not in checkpoint or checkpoint["iac"]["config"]["task"] != "pretrain":
+    saved = load_model(path)
+    if saved.config.get("task") != "pretrain":
         raise UserError(f"init_from: {path} is not a pre-training of this project. Give one made with `iac pretrain`.")
-    state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    config = from_dict(checkpoint["iac"]["config"])
+    config = from_dict(saved.config, f"{path} (its settings)")
+    others = other_conventions(config, run.config)
+    if others and not run.config.init_from_other:
+        raise UserError(
+            f"init_from: the encoder of {source} has learnt other things than this network would show it: "
+            f"{'; '.join(others)}. Set them alike, or, if that is meant, set init_from_other=true."
+        )
     x, y, z = (c // p for c, p in zip(config.data.sampling.crop, config.model.vit.patch_size, strict=True))
-    rows = transfer_encoder(module.model, state, (x, y, z), str(source))
-    module.trained_on = checkpoint["iac"]["trained_on"]
-    report_transfer(transfer_table(rows), run)
+    rows = transfer_encoder(module.model, saved.state, (x, y, z), str(source))
+    module.trained_on = saved.trained_on
+    report_transfer(transfer_table(rows, others), others, run)
 
 
 @rank_zero_only
-def report_transfer(table: str, run: Run) -> None:
-    """Keep the table and print its first line."""
+def report_transfer(table: str, others: list[str], run: Run) -> None:
+    """Keep the table and print its first line, and what the encoder has learnt otherwise."""
     write_text_atomic(run.directory / "logs" / "transfer.txt", table)
     print(f"{run.config.name}: encoder tensors: {table.splitlines()[0]}")
+    for other in others:
+        print(f"{run.config.name}: warning: the encoder learnt otherwise: {other}")

@@ -22,7 +22,7 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
-from iac_lightning.modules.checkpoint import load_checkpoint
+from iac_lightning.modules.checkpoint import load_model
 from iac_lightning.runs.directory import Run, is_main_process
 
 
@@ -70,19 +70,18 @@ def load_trained(run: Run) -> TrainedModel:
     """The best checkpoint of a finished segmentation run.
 
     Raises:
-        UserError: when the run is a pre-training or has no checkpoint.
+        UserError: when the run is a pre-training or has no checkpoint, or as `load_model` and `SavedModel.load_into`.
     """
     if run.config.task != "segment":
         raise UserError(f"{run.directory} is a pre-training; evaluate or predict with a run of `iac finetune`.")
     path = run.best_checkpoint
     if path is None:
         raise UserError(f"{run.directory} has no checkpoint yet. Train it first: iac finetune …")
-    checkpoint = load_checkpoint(path)
+    saved = load_model(path)
     network = build_model(run.config)
-    state = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    network.load_state_dict(state)
+    saved.load_into(network, path)
     device = inference_device(run.config.trainer.accelerator)
-    return TrainedModel(run, network.to(device).eval(), device, file_digest(path), checkpoint["iac"]["trained_on"])
+    return TrainedModel(run, network.to(device).eval(), device, file_digest(path), saved.trained_on)
 
 
 def inference_device(accelerator: str = "auto") -> torch.device:
@@ -154,10 +153,13 @@ def write_prediction(probability: Volume, path: Path, key: dict[str, Any]) -> No
 
 
 def saved_prediction(path: Path, key: dict[str, Any], like: Grid | None = None) -> Volume | None:
-    """The map that an earlier call wrote, if it depends on the same; None otherwise."""
-    if not (path.exists() and key_file(path).exists()) or json.loads(key_file(path).read_text()) != key:
+    """The map that an earlier call wrote, if it is whole and depends on the same; None otherwise."""
+    try:
+        if not path.exists() or json.loads(key_file(path).read_text(encoding="utf-8")) != key:
+            return None
+        return read_probability(path, like=like)
+    except (OSError, ValueError, UserError):  # a damaged one is predicted again
         return None
-    return read_probability(path, like=like)
 
 
 def key_file(path: Path) -> Path:

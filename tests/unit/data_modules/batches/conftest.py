@@ -104,7 +104,7 @@ class Ranks:
 
     def __init__(self, rank: int, world: int) -> None:
         self.global_rank = rank
-        self.world_size = world
+        self.world_size = self.num_devices = world
 
 
 def on_rank(config: DataConfig, rank: int, world: int, task: str = "segment") -> CTDataModule:

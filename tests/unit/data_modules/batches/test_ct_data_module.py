@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_modules.batches import ct_data_module
 from data_modules.batches.ct_data_module import DEV_CROPS
 from data_modules.batches.patches import normalise
 from data_modules.config import DataConfig
@@ -72,6 +73,11 @@ class TestPatients:
         assert {p.series.split for p in build(fresh).store.series} == {"finetune", "dev"}
         assert not list(tmp_path.rglob("s8"))
 
+    @pytest.fixture(autouse=True)
+    def _whatever_is_labelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A share of so few patients may have no lesion, which is refused elsewhere."""
+        monkeypatch.setattr(ct_data_module, "_check_lesions", lambda *_: None)
+
     def test_labelled_fractions_are_nested_and_by_patient(self, config: DataConfig) -> None:
         for seed in range(6):
             fractions = [replace(config, labelled_fraction=f) for f in (0.01, 0.25, 0.5, 0.75, 1.0)]
@@ -127,6 +133,31 @@ class TestGuard:
         data = build(changed_table(config, tmp_path, split={"s5": "test", "s6": "test"}), needs_dev=False)
         assert data.dev_series == ()
         assert len(list(data.train_dataloader())) == 6
+
+    @pytest.mark.parametrize(
+        ("splits", "told"),
+        [
+            (("dev",), "none of the 2 development series has a labelled voxel .* neither a best epoch nor a threshold"),
+            (("finetune",), "none of the 5 training series has a labelled voxel .* nothing to learn"),
+            (("finetune", "dev"), "none of the 5 training .*; none of the 2 development"),
+        ],
+    )
+    def test_labels_without_a_lesion(
+        self, config: DataConfig, tmp_path: Path, splits: tuple[str, ...], told: str
+    ) -> None:
+        empty = str(Path(config.cohort).parent / "s3_label.nii")
+        labels = {series: empty for _, series, split, _ in ROWS if split in splits}
+        changed = changed_table(config, tmp_path / "c", label=labels)
+        with pytest.raises(UserError, match=told):
+            build(changed)
+        build(changed, "pretrain")  # looks at no label
+
+    def test_a_label_that_fills_the_region(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = ct_data_module._labelled
+        full = lambda s: real(s) | (s.series.series_id == "s3")  # noqa: E731
+        monkeypatch.setattr(ct_data_module, "_labelled", full)
+        with pytest.raises(UserError, match=r"the label of 1 series fills the whole region of interest, such as s3"):
+            build(config)
 
     @pytest.mark.parametrize("series", ["s2", "s6"])
     def test_missing_labels(self, config: DataConfig, tmp_path: Path, series: str) -> None:

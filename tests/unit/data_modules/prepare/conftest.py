@@ -127,6 +127,7 @@ def change_table(config: DataConfig, **columns: str) -> None:
 
 
 def change_meta(directory: Path, name: str, **facts: Any) -> None:
+    """Other facts, as of a series that was prepared before sums were kept; None leaves one out."""
     path = directory / name / "meta.json"
-    meta = json.loads(path.read_text()) | facts
+    meta = json.loads(path.read_text()) | facts | {"arrays": None, "digest": None}
     path.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))

@@ -12,6 +12,7 @@ from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare import preparation
 from data_modules.prepare.preparation import list_warnings, prepare_cohort
+from tests.dicom_series import START, stepping, write_series
 from tests.unit.data_modules.prepare.conftest import (
     change_table,
     folders,
@@ -53,6 +54,20 @@ class TestWarnings:
         list_warnings(prepare_cohort(config))
         assert not (prepared.directory / "warnings.csv").exists()
 
+    def test_a_label_volume_that_the_mask_has_not(self, config: DataConfig) -> None:
+        change_table(config, label_volume_mm3=["26", "0", ""])  # 13 voxels of 2 mm³
+        assert prepare_cohort(config).warnings == {}
+        change_table(config, label_volume_mm3=["30", "2", "7"])
+        list_warnings(prepared := prepare_cohort(config))
+        differs = "label volume by the cohort table is not that of the mask"
+        assert self.rows(prepared.directory) == [("a", differs), ("b", differs)]
+
+    def test_a_list_of_another_kind_is_written_anew(self, config: DataConfig) -> None:
+        path = prepare_cohort(config).directory / "warnings.csv"
+        path.write_bytes(b"\xff\xfe\x00")
+        assert list_warnings(prepare_cohort(config)) == path
+        assert not path.exists()
+
 
 class TestFailures:
     def break_label(self, tmp_path: Path) -> None:
@@ -71,6 +86,26 @@ class TestFailures:
         assert "another grid" in row["reason"]
         assert prepared.failed == {"b": row["reason"]}
         assert folders(prepared.directory) == ["a", "c"]
+
+    def test_what_the_terminal_shows_of_a_patient_is_not_kept(self, config: DataConfig, tmp_path: Path) -> None:
+        for uid in ("1.2.3456789.1", "1.2.3456789.2"):
+            write_series(
+                tmp_path / "dicom",
+                stepping(START, np.arange(12) * 3.0),
+                prefix=uid[-1],
+                SeriesInstanceUID=uid,
+                SeriesDescription="Meier",
+            )
+        change_table(config, image=["images/a.nii.gz", "dicom", "images/c.nii.gz"], label="")
+        prepared = prepare_cohort(config)
+        (row,) = self.failed(prepared.directory)
+        assert "2: 12 slices, axial, 3 mm, kernel H31s" in row["reason"]
+        change_table(config, dicom_series=["", "3456789.3", ""])
+        prepare_cohort(config)
+        (other,) = self.failed(prepared.directory)
+        assert "the series named fits 0 CT series" in other["reason"]
+        assert "Meier" not in row["reason"] + other["reason"]
+        assert "3456789" not in row["reason"] + other["reason"]
 
     def test_a_failure_is_tried_again(self, config: DataConfig, reads: list[str], tmp_path: Path) -> None:
         self.break_label(tmp_path)
@@ -99,6 +134,15 @@ class TestFailures:
         directory = prepare_cohort(config, ["pretrain"]).directory
         assert [row["series_id"] for row in self.failed(directory)] == ["b"]
 
+    @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"series_id,reason\nb,x\n", b"\xff\xfe\x00", b'a,"b'])
+    def test_a_list_of_another_kind_is_written_anew(self, config: DataConfig, tmp_path: Path, content: bytes) -> None:
+        self.break_label(tmp_path)
+        path = prepare_cohort(config).directory / "failed.csv"
+        written = path.read_bytes()
+        path.write_bytes(content)
+        assert prepare_cohort(config, retry_failed=False).failed.keys() == {"b"}
+        assert path.read_bytes() == written
+
     def test_when_all_fail_the_first_reason_is_shown(self, config: DataConfig, tmp_path: Path) -> None:
         self.break_label(tmp_path)
         with pytest.raises(UserError, match=r"none of the 1 series .*failed.csv. The first, b: .*another grid"):
@@ -106,7 +150,7 @@ class TestFailures:
 
     def test_other_errors_carry_their_type(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> None:
-            raise MemoryError("too\nlarge")
+            raise ArithmeticError("too\nlarge")
 
         monkeypatch.setattr(preparation, "resample_occupancy", fail)
-        assert prepare_cohort(config).failed == dict.fromkeys("ab", "MemoryError: too large")
+        assert prepare_cohort(config).failed == dict.fromkeys("ab", "ArithmeticError: too large")

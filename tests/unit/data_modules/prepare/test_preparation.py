@@ -68,11 +68,13 @@ class TestContent:
         np.testing.assert_allclose(prepared.hu(), expected, atol=1.5 if profile == "gaussian" else 0.51)
 
     def test_no_air_is_mixed_in_where_the_scan_ends(self, config: DataConfig, tmp_path: Path) -> None:
-        save(tmp_path / "images" / "a.nii.gz", np.full(SHAPE, -500, dtype=np.int16))
+        tissue = np.full(SHAPE, 40, dtype=np.int16)
+        tissue[0], tissue[-1] = -1000, 1000  # air and bone beside the region
+        save(tmp_path / "images" / "a.nii.gz", tissue)
         config.grid = GridConfig(spacing_mm=(1.0, 1.0, 1.0), roi_mm=(10.0, 10.0, 60.0))  # the scan: 40 mm
         prepared = only(config)
-        np.testing.assert_array_equal(prepared.hu()[5, 5], [-1024] * 10 + [-500] * 40 + [-1024] * 10)
-        assert prepared.native_hu()[5, 5].tolist() == [-1024] * 5 + [-500] * 20 + [-1024] * 5
+        np.testing.assert_array_equal(prepared.hu()[5, 5], [-1024] * 10 + [40] * 40 + [-1024] * 10)
+        assert prepared.native_hu()[5, 5].tolist() == [-1024] * 5 + [40] * 20 + [-1024] * 5
 
     def test_occupancy_keeps_the_volume(self, config: DataConfig) -> None:
         config.grid = replace(config.grid, spacing_mm=(1.7, 2.3, 3.1))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from data_modules.files import DiskFull
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.stored import config_dict
 from iac_lightning.modules import checkpoint as module
-from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint
+from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_checkpoint, load_model, load_training
 
 ROOT = Path(__file__).parents[4]
 
@@ -95,7 +96,7 @@ def test_every_type_that_is_let_through_is_read_back(tmp_path):
         "torch": [torch.Size([1]), torch.float16, torch.device("cpu"), torch.nn.Parameter(torch.zeros(1))],
     }
     AtomicCheckpointIO().save_checkpoint(saved, tmp_path / "deep/a.ckpt")
-    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "deep/a.ckpt", weights_only=False)
+    loaded = load_checkpoint(tmp_path / "deep/a.ckpt")
     assert loaded["plain"] == saved["plain"]
     assert loaded["torch"][:3] == saved["torch"][:3]
     assert torch.equal(loaded["ordered"]["a"], saved["ordered"]["a"])
@@ -123,8 +124,75 @@ def test_damaged_files_are_named(tmp_path):
         load_checkpoint(path)
     with pytest.raises(UserError, match="there is no such checkpoint"):
         load_checkpoint(tmp_path / "none.ckpt")
+    path.write_bytes(whole)
+    (tmp_path / "link.ckpt").symlink_to(path)
+    with pytest.raises(UserError, match=r"link\.ckpt: is a link"):
+        load_checkpoint(tmp_path / "link.ckpt")
     with pytest.raises(UserError, match="damaged or cut off"):
         load_checkpoint(tmp_path)
+
+
+def test_one_flipped_bit_of_a_weight_is_found(tmp_path):
+    path = tmp_path / "best.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.full((1000,), 0.009)}, path)
+    content = bytearray(path.read_bytes())
+    place = content.index(np.float32(0.009).tobytes() * 8) + 403  # the highest byte of a weight in the middle
+    content[place] ^= 0x40
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["weights"].max() > 1e30, "torch itself does not mind"
+    with pytest.raises(UserError, match=r"best\.ckpt: damaged or cut off.*data/0 does not have its checksum"):
+        load_checkpoint(path)
+
+
+def test_a_compressed_archive_is_not_inflated(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1000))
+    with pytest.raises(UserError, match=r"damaged or cut off.*it is compressed"):
+        load_checkpoint(path)
+
+
+def test_a_training_goes_on_from_whole_and_finite_checkpoints_only(tmp_path):
+    fit(tmp_path, 1)
+    path = tmp_path / "last.ckpt"
+    saved = load_training(path)
+    moments = saved["optimizer_states"][0]["state"][0]
+    for part, broken in ((saved["state_dict"], "state_dict.layer.weight"), (moments, "optimizer_states.0.state.0.exp")):
+        name = next(key for key in part if broken.endswith(key) or key == "exp_avg")
+        before, part[name] = part[name], torch.full_like(part[name], float("nan"))
+        torch.save(saved, path)
+        with pytest.raises(UserError, match=rf"last\.ckpt: 1 of its tensors .* not finite, such as {broken}"):
+            fit(tmp_path, 2, path)
+        part[name] = before
+    del saved["loops"]
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"last\.ckpt: is not a checkpoint of a training \(it has no loops\)"):
+        fit(tmp_path, 2, path)
+
+
+def test_a_model_is_taken_from_checkpoints_of_this_project_only(tmp_path):
+    path, network = tmp_path / "best.ckpt", torch.nn.Linear(2, 1)
+    weights = {f"model.{name}": value for name, value in network.state_dict().items()}
+    own = {"config": {"name": "a"}, "trained_on": [{"salt_id": "0", "hashes": ["1"]}]}
+    whole = {"state_dict": weights, "iac": own}
+    torch.save(whole, path)
+    saved = load_model(path)
+    saved.load_into(network, path)
+    assert (set(saved.state), saved.config, saved.trained_on) == ({"weight", "bias"}, own["config"], own["trained_on"])
+    with pytest.raises(UserError, match=r"best\.ckpt: is not of the network .*weight is \(1, 2\), expected \(1, 3\)"):
+        saved.load_into(torch.nn.Linear(3, 1), path)
+    for foreign in (
+        {"state_dict": weights},
+        {"iac": own},
+        {"state_dict": {"model.weight": 1}, "iac": own},
+        {"state_dict": weights, "iac": {"config": {}, "trained_on": [{"hashes": []}]}},
+    ):
+        torch.save(foreign, path)
+        with pytest.raises(UserError, match=r"best\.ckpt: is not a checkpoint of this project"):
+            load_model(path)
+    torch.save(whole | {"state_dict": weights | {"model.bias": torch.tensor([float("inf")])}}, path)
+    with pytest.raises(UserError, match=r"best\.ckpt: 1 of its tensors .* such as model\.bias"):
+        load_model(path)
 
 
 def test_a_failure_while_saving_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
@@ -161,3 +229,26 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path):
         process.wait()
         loaded = load_checkpoint(path)
         assert (loaded["w"] == loaded["step"]).all()
+
+
+def test_what_was_learnt_is_refused_where_it_was_changed_and_saved_again(tmp_path: Path) -> None:
+    """The archive's own sums fit then."""
+    fit(tmp_path, 1, extra={"config": {}, "trained_on": []})
+    path = tmp_path / "last.ckpt"
+    for key, tensor, load in (
+        ("state_dict", "layer.weight", load_model),
+        ("optimizer_states", "0.state.0.exp_avg", load_training),
+    ):
+        fit(tmp_path, 1, extra={"config": {}, "trained_on": []})
+        load(path)
+        saved = torch.load(path, weights_only=True)
+        found = saved[key]
+        for name in [tensor] if key == "state_dict" else tensor.split("."):
+            found = found[int(name) if name.isdecimal() else name]
+        found.view(torch.int32)[0] ^= 1 << 12  # one bit, and a plausible value
+        torch.save(saved, path)
+        with pytest.raises(UserError, match=rf"last\.ckpt: 1 of its tensors are not those .* such as {key}\.{tensor}"):
+            load(path)
+        del saved["sha256"]
+        torch.save(saved, path)
+        load(path)  # checkpoints of before have no sums

@@ -111,3 +111,20 @@ def test_processes_of_torchrun_are_those_of_the_experiment(monkeypatch: pytest.M
     check_launched_processes(experiment(devices=4, num_nodes=2))
     with pytest.raises(UserError, match=r"set trainer.devices=4 trainer.num_nodes=2"):
         check_launched_processes(experiment(devices=8))
+
+
+def test_processes_of_slurm_are_those_of_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "a", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    check_launched_processes(experiment(devices=2, num_nodes=2))
+    with pytest.raises(UserError, match=r"SLURM has started 2 .* set trainer.devices=2 trainer.num_nodes=2"):
+        check_launched_processes(experiment(devices=4))
+
+
+def test_one_process_of_several_does_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^RANK=1, WORLD_SIZE=2 in the environment .* unset these variables"):
+        check_launched_processes(experiment())
+    check_launched_processes(experiment(devices=2))

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from data_modules.errors import UserError
+from iac_lightning.config.reading import load_experiment
 from iac_lightning.models.mae import MaskedAutoencoder
 from iac_lightning.models.vit import ViTEncoder
-from iac_lightning.modules.transfer import transfer_encoder, transfer_table
+from iac_lightning.modules.transfer import other_conventions, transfer_encoder, transfer_table
 
 
 def encoder(crop: tuple[int, int, int] = (8, 8, 8), dim: int = 12, depth: int = 2) -> ViTEncoder:
@@ -68,3 +69,27 @@ def test_a_half_fitting_encoder_is_refused() -> None:
 def test_another_width_is_refused() -> None:
     with pytest.raises(UserError, match=r"is .* in the checkpoint and"):
         transfer_encoder(Segmenter(encoder(dim=24)), pretrained(), (2, 2, 2), "runs/mae")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.window_hu=[-100,1000]", "data.window_hu was [-200.0, 1000.0] and is [-100.0, 1000.0] here"),
+        ("data.grid.spacing_mm=[1,1,2]", "data.grid.spacing_mm was [0.8, 0.8, 1.6] and is [1.0, 1.0, 2.0] here"),
+        ("data.grid.profile=linear", "data.grid.profile was overlap and is linear here"),
+        ("model.vit.patch_size=[8,4,16]", "model.vit.patch_size was [8, 8, 8] and is [8, 4, 16] here"),
+        ("model.vit.mlp_ratio=2", "model.vit.mlp_ratio was 4.0 and is 2.0 here"),
+        ("model.vit.heads=6", "model.vit.heads was 3 and is 6 here"),
+        ("model.vit.depth=5", "model.vit.depth was 6 and is 5 here"),
+    ],
+)
+def test_each_convention_that_shapes_do_not_tell_is_compared(setting: str, told: str) -> None:
+    source = load_experiment(None, ["name=mae", "task=pretrain"])
+    assert other_conventions(source, load_experiment(None, ["name=a", setting])) == [told]
+    assert other_conventions(source, load_experiment(None, ["name=a", "model.vit.preset=tiny", "seed=4"])) == []
+
+
+def test_a_preset_is_compared_by_its_sizes() -> None:
+    source = load_experiment(None, ["name=mae", "task=pretrain"])
+    small = load_experiment(None, ["name=a", "model.vit.preset=small", "model.vit.depth=6", "model.vit.heads=3"])
+    assert other_conventions(source, small) == ["model.vit.dim was 192 and is 384 here"]
