@@ -19,8 +19,14 @@ from data_modules.settings import (
 )
 
 ANGLE_DEG = Rule(lambda v: 0 <= v <= 180, "a number from 0 to 180")
-WINDOW_HU = Rule(lambda v: v[0] < v[1], "[low, high] with low below high")
-THICKNESS_RANGE_MM = Rule(lambda v: 0 < v[0] <= v[1], "[thinnest, thickest], both greater than 0, the thinnest first")
+WINDOW_HU = Rule(
+    lambda v: -1e5 <= v[0] <= v[1] - 1 and v[1] <= 1e5,
+    "[low, high] with low below high by at least 1 HU, from -100000 to 100000",
+)
+THICKNESS_RANGE_MM = Rule(
+    lambda v: 0 < v[0] <= v[1] <= 100, "[thinnest, thickest], greater than 0 and at most 100, the thinnest first"
+)
+BLUR_MM = Rule(lambda v: 0 <= v <= 100, "a number from 0 to 100")
 
 
 @dataclass(kw_only=True)
@@ -76,7 +82,7 @@ class AugmentationConfig:
     """Largest standard deviation of the noise."""
     blur_probability: float = setting(0.1, SHARE)
     """Blur (reconstruction kernel)."""
-    blur_mm: float = setting(0.8, NOT_NEGATIVE)
+    blur_mm: float = setting(0.8, BLUR_MM)
     """Largest standard deviation of the blur."""
     intensity_probability: float = setting(0.3, SHARE)
     """Change HU by a gain and an offset (scanner calibration, beam energy)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -53,10 +55,22 @@ def mapped(
     yield from tqdm(results, total=n_all, initial=n_done, desc=description, unit=unit, disable=None)
 
 
+def _end_with_parent() -> None:
+    """End a worker whose parent was killed: it would wait for its next item for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_pool(
     function: Callable[[T], R], items: Sequence[T], workers: int, in_order: bool, setting: str
 ) -> Iterator[tuple[T, R]]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             if in_order:
                 waiting = deque((item, pool.submit(function, item)) for item in items)

@@ -42,14 +42,17 @@ def rises(values: Sequence[float]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
 
-ANY = Rule(lambda v: True, "any number")
-POSITIVE = Rule(lambda v: v > 0, "a number greater than 0")
-NOT_NEGATIVE = Rule(lambda v: v >= 0, "a number of 0 or more")
-AT_LEAST_ZERO = Rule(lambda v: v >= 0, "a whole number of 0 or more")
-AT_LEAST_ONE = Rule(lambda v: v >= 1, "a whole number of 1 or more")
+MOST = 10**9
+"""No count and no magnitude among the settings is larger: what is was typed wrongly, or made to do harm."""
+
+ANY = Rule(lambda v: abs(v) <= MOST, f"a number from -{MOST} to {MOST}")
+POSITIVE = Rule(lambda v: 0 < v <= MOST, f"a number greater than 0, at most {MOST}")
+NOT_NEGATIVE = Rule(lambda v: 0 <= v <= MOST, f"a number from 0 to {MOST}")
+AT_LEAST_ZERO = Rule(lambda v: 0 <= v <= MOST, f"a whole number from 0 to {MOST}")
+AT_LEAST_ONE = Rule(lambda v: 1 <= v <= MOST, f"a whole number from 1 to {MOST}")
 SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 SHARE_ABOVE_ZERO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 SHARE_BELOW_ONE = Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1")
 SHARE_INSIDE = Rule(lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
-SIZES = Rule(lambda v: min(v) >= 1, "three whole numbers of 1 or more")
-LENGTHS = Rule(lambda v: min(v) > 0, "three numbers greater than 0")
+SIZES = Rule(lambda v: min(v) >= 1 and max(v) <= 4096, "three whole numbers from 1 to 4096")
+LENGTHS = Rule(lambda v: min(v) > 0 and max(v) <= 1000, "three numbers greater than 0, at most 1000")

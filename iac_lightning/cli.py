@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
-from data_modules.errors import UserError
+from data_modules.system_errors import in_words
+from iac_lightning import terminal
+from iac_lightning.cluster import ranks
 from iac_lightning.cluster.slurm import RequeuedError, requeue_on_signal
 from iac_lightning.commands import data, evaluation, experiment, export, reports, training
 from iac_lightning.commands.command import Command, Family
@@ -36,27 +39,29 @@ COMMANDS: tuple[Command | Family, ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a `UserError` is printed without traceback and gives status 2."""
+    """Run one command; what its user can mend is printed without traceback and gives status 2."""
+    terminal.make_robust()
     arguments = parse(argv)
+    ranks.forget_stray_variables()
     try:
         with requeue_on_signal():
-            status = arguments.command.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            status = int(arguments.command.run(arguments) or 0)
     except RequeuedError:
         return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
-    except OSError as error:
-        from data_modules.files import FULL, disk_full
-
-        if error.errno not in FULL:
+    except Exception as error:
+        words = in_words(error, arguments.command.name)
+        if words is None:
             raise
-        print(f"error: {disk_full(error)}", file=sys.stderr)
+        cut = re.sub(r"\S{600,}", lambda found: f"{found.group()[:300]}…", str(words))  # a value may be a whole file
+        print(f"error: {cut}", file=sys.stderr)
         return 2
-    return int(status or 0)
+    if lost := terminal.lost_output():
+        print(f"warning: what was printed is lost ({lost.strerror}); the work itself is done", file=sys.stderr)
+        return status or int(arguments.command.prints)
+    return status
 
 
 def run_in_job(command: Sequence[str], folder: str) -> None:

@@ -226,7 +226,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     stored = out / "phantom.json"
     if stored.exists():
         try:
-            before = json.loads(stored.read_text())
+            before = json.loads(stored.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{stored}: is not readable JSON; delete the folder or name another one") from None
         changed = [
@@ -310,7 +310,9 @@ def make_phantom_cohort(
     for _ in mapped(make, todo, workers, "phantom", "patient", in_order=False, n_done=patients - len(todo)):
         pass
 
-    rows = [row for plan in plans for row in json.loads(_files(plan, out, labelled=False)[-1].read_text())]
+    rows = [
+        row for plan in plans for row in json.loads(_files(plan, out, labelled=False)[-1].read_text(encoding="utf-8"))
+    ]
     table = pd.DataFrame(rows)
     draw_contact_sheet(table, out, sheet_path)
     write_cohort(table_path, table)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data_modules.errors import UserError
+from iac_lightning.cluster import ranks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +44,7 @@ def launch(accelerator: str, devices: int | None = None) -> None:
         devices: processes on this machine; None: those of torchrun, else one.
 
     Raises:
-        UserError: when torchrun has started another number.
+        UserError: when torchrun has started another number, or another launcher more than one.
     """
     local, nodes = 1, 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -55,6 +56,11 @@ def launch(accelerator: str, devices: int | None = None) -> None:
     if count < 1:
         raise UserError(f"--devices {count}: expected 1 or more")
     if count * nodes == 1:
+        if any(os.environ.get(name, "0") != "0" for name in ranks.RANKS):
+            raise UserError(
+                f"{ranks.described()} in the environment say that this process is one of several, and one measures: "
+                "unset these variables, or let --devices or torchrun start the others."
+            )
         return
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy

@@ -24,11 +24,14 @@ from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, write_json_atomic, write_text_atomic
+from data_modules.system_errors import place_of
+from iac_lightning.cluster.ranks import RANKS
 from iac_lightning.cluster.slurm import JOBS
 from iac_lightning.config.keys import value_at
-from iac_lightning.config.reading import ConfigError, load_experiment
+from iac_lightning.config.reading import ConfigError, load_stored
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import diff, is_decisive, to_yaml
+from iac_lightning.runs.data_place import PLACES, check_same_data
 
 FOLDERS = ("checkpoints", "logs", "figures", "predictions", "evaluation")
 LOCK_WAIT_S = 8.0
@@ -155,11 +158,12 @@ def open_run(config: ExperimentConfig) -> Run:
     directory = Path(config.runs_dir) / config.name
     if not is_main_process():
         return Run(directory, config)
-    _check_place(directory, Path(config.runs_dir))
-    directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / "run.lock")
     try:
-        lock.acquire(timeout=LOCK_WAIT_S)
+        with place_of("choose another place for the run (runs_dir=…, name=…)", directory):
+            _check_place(directory, Path(config.runs_dir))
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
         raise UserError(
             f"{directory}: this run is already in progress in another process. Wait for it, stop it, or give this one "
@@ -184,22 +188,30 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
 
     Args:
         path: its directory.
-        overrides: settings of the sections `inference` and `evaluation` that differ from those it was trained with.
+        overrides: settings of the sections `inference` and `evaluation` that differ from those it was trained with;
+            and where its data lie now, which must be the same.
 
     Raises:
         UserError: when `path` is not a run directory, its settings are not valid (any more), or other settings are
-            overridden.
+            overridden, or other data lie at the place that is given.
     """
     if not (path / "config.yaml").is_file():
         what = "there is no such directory" if not path.exists() else "not a run directory (it has no config.yaml)"
         raise UserError(f"{path}: {what}. Give the directory of a run, such as runs/demo/vit_mae.")
-    trained = [o for o in overrides if not o.startswith(("inference.", "evaluation."))]
+    places = tuple(f"{key}=" for key in PLACES)
+    trained = [o for o in overrides if not o.startswith(("inference.", "evaluation.", *places))]
     if trained:
         raise UserError(
             f"{', '.join(trained)}: a trained run takes settings of inference and evaluation only, as "
-            "inference.mirror=true"
+            f"inference.mirror=true, and the place that its data were moved to ({', '.join(PLACES)})"
         )
-    return Run(path, load_experiment(path / "config.yaml", overrides))
+    run = Run(path, load_stored(path / "config.yaml", overrides))
+    if any(o.startswith(places) for o in overrides):
+        check_same_data(path, run.config, run.provenance)
+    config = run.config
+    if (Path(config.runs_dir) / config.name).resolve() != path.resolve():  # moved or copied with what lies around it
+        config.runs_dir = str(path.absolute().parents[len(Path(config.name).parts) - 1])
+    return run
 
 
 def is_main_process() -> bool:
@@ -208,7 +220,7 @@ def is_main_process() -> bool:
     Lightning starts ranks with LOCAL_RANK (and NODE_RANK), torchrun with RANK, SLURM with SLURM_PROCID; a rank that
     Lightning starts inside a SLURM task inherits SLURM_PROCID=0, so every one that is set must be 0.
     """
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def _check_place(directory: Path, runs_dir: Path) -> None:
@@ -232,19 +244,22 @@ def _check_place(directory: Path, runs_dir: Path) -> None:
 
 
 def _check_same(directory: Path, config: ExperimentConfig) -> None:
-    """Refuse to continue a run with settings that would change its result."""
+    """Refuse to continue a run with settings that would change its result; its data may have been moved."""
     path = directory / "config.yaml"
     begun = (directory / "finished.json").exists() or any((directory / "checkpoints").glob("*.ckpt"))
     if not path.exists() or not begun:  # a mistake that stopped the first attempt may be mended under the same name
         return
     remedy = f"Give this run another name (name=…), or delete {directory}."
     try:
-        before = load_experiment(path)
+        before = load_stored(path)
     except ConfigError as error:
         raise UserError(
             f"{directory}: its settings are not valid in this version, so it cannot be continued. {remedy}\n{error}"
         ) from error
-    changed = [key for key in diff(before, config) if is_decisive(key)]
+    moved = [key for key in diff(before, config) if key in PLACES and is_decisive(key)]
+    changed = [key for key in diff(before, config) if is_decisive(key) and key not in moved]
+    if moved and not changed:
+        check_same_data(directory, config, Run(directory, config).provenance)
     if changed:
         rows = "".join(f"\n  {k}: {value_at(before, k)} in {path}, {value_at(config, k)} now" for k in changed)
         raise UserError(f"{directory}: this run exists with other settings:{rows}\n{remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,8 +67,9 @@ class Cell:
 
         Raises:
             KeyError: when something is missing.
+            ValueError: when a name would lead out of the sweep's folder.
         """
-        return cls(
+        cell = cls(
             name=data["name"],
             kind=data["kind"],
             levels=data["levels"],
@@ -78,6 +80,10 @@ class Cell:
             needs=tuple(data["needs"]),
             config_hash=data["config_hash"],
         )
+        for name in (cell.name, cell.run):
+            if not isinstance(name, str) or not re.fullmatch(r"\w[^/\\\x00-\x1f]*", name):
+                raise ValueError(f"{name!r} is no name of a cell")
+        return cell
 
 
 _TASKS = {"pretrain": "pretrain", "finetune": "segment"}

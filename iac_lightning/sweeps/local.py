@@ -46,6 +46,7 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
     Raises:
         KeyboardInterrupt: after Ctrl-C, once no cell runs any more.
     """
+    hear_interrupts()
     running: dict[str, _Process] = {}
     now = states(sweep)
     bar: tqdm[Any] = tqdm(total=len(now), initial=list(now.values()).count("finished"), unit="cell", disable=None)
@@ -139,4 +140,16 @@ def end_with_parent() -> None:
         time.sleep(GRACE_S)
         os._exit(1)
 
+    hear_interrupts()
     threading.Thread(target=watch, daemon=True).start()
+
+
+def hear_interrupts() -> None:
+    """Let SIGINT raise `KeyboardInterrupt`, whatever this process has inherited; in the main thread.
+
+    What a script starts in the background ignores it, and so do all processes below: a sweep could not be asked to
+    stop, nor a cell stop itself.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ import difflib
 import itertools
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from data_modules.errors import UserError
 from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import LauncherConfig
-from iac_lightning.config.values import read_yaml
+from iac_lightning.config.values import MOST_CHARACTERS, read_yaml, yaml_problem
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,16 @@ pre-training alone is written with the prefix `pretrain.`."""
 SEGMENTATION = ("model.decoder.", "model.cnn.", "model.name", "loss.", "data.labelled_fraction", "evaluation.")
 """Settings of the whole sweep that mean nothing to a pre-training."""
 
+OF_THE_SWEEP = {
+    "name": "give the sweep a name: cells take theirs from it and from their levels",
+    "runs_dir": "give runs_dir=… on the command line: all cells go there",
+    "seed": "give the sweep seeds: [0, 1]: every combination is trained with each",
+    "init_from": "give the sweep pretrain, and levels pretrain: true or false",
+}
+"""Settings that the sweep itself gives to its cells, and where they are said instead."""
+
+MOST_COMBINATIONS = 10_000
+"""Of levels of all axes; each is at least one training, and all are planned before the first."""
 
 CUTOFFS = "evaluation.risk_cutoffs_mm3"
 """Setting of the cells that fixes the cut-offs of the risk groups, for the report of the sweep too."""
@@ -117,14 +128,17 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     for text in overrides:
         key, _, value = text.partition("=")
         if key in ("name", "seeds", "split"):
-            own[key] = read_yaml(value)
+            try:
+                own[key] = read_yaml(value)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"command line: {key}=…: not valid YAML: {yaml_problem(error)[1]}") from None
         elif key.split(".")[0] == "launcher" or key == "runs_dir":
             launcher.append(text)
         else:
             rest.append(text)
     raw, problems = _read(Path(path), ())
     raw |= own
-    problems += list(_problems(raw))
+    problems += [*_problems(raw), *_command_line_problems(rest)]
     carrier = load_experiment(None, ["name=sweep", *launcher])  # checks the launcher's settings
     if problems:
         raise ConfigError("\n  ".join([f"{path}: {len(problems)} problem{'s'[: len(problems) > 1]}:", *problems]))
@@ -189,14 +203,16 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], list[str
     if path.resolve() in chain:
         return {}, [f"{path}: extends itself"]
     try:
-        raw = read_yaml(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            raw = read_yaml(file.read(MOST_CHARACTERS + 1))
     except (OSError, UnicodeDecodeError) as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         raise ConfigError(
             f"{path}: cannot read the sweep ({error})" + (f"; did you mean {path.parent / near[0]}?" if near else "")
         ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        line, problem = yaml_problem(error)
+        raise ConfigError(f"{path}{f':{line}' if line else ''}: not valid YAML: {problem}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected `key: value` lines with keys among {', '.join(KEYS)}")
     for key in ("base", "pretrain"):
@@ -246,6 +262,9 @@ def _problems(raw: dict[str, Any]) -> Iterator[str]:
         if raw.get(key) is not None and not isinstance(raw[key], dict):
             yield f"{key}: expected `key: value` lines: {KEYS[key]}"
             return
+    own = OF_THE_SWEEP | ({"data.cohort": "the cohort is that of phantom"} if raw.get("phantom") else {})
+    for key in ("settings", "pretrain_settings"):
+        yield from _setting_problems(key, raw.get(key), own)
     phantom = raw.get("phantom")
     if phantom is not None and ("folder" not in phantom or set(phantom) - {"folder", "patients", "max_series", "seed"}):
         yield f"phantom: {KEYS['phantom']}; folder is required"
@@ -254,11 +273,23 @@ def _problems(raw: dict[str, Any]) -> Iterator[str]:
         if not isinstance(levels, dict) or not levels or not all(isinstance(v, dict | None) for v in levels.values()):
             yield f"axes: {axis}: expected `level: {{setting: value}}` lines"
             return
+        for level, settings in levels.items():
+            yield from _setting_problems(f"axes: {axis}: {level}", settings, own)
         short = [slug(str(level)) for level in levels]
         if len(set(short)) < len(short):
             yield f"axes: {axis}: levels {', '.join(map(str, levels))} make the same folder name; name them apart"
+    combinations = math.prod(len(levels) for levels in axes.values())
+    if raw.get("points") is None and combinations > MOST_COMBINATIONS:
+        yield (
+            f"axes: their levels make {combinations:,} combinations, at most {MOST_COMBINATIONS:,} can be trained: "
+            "leave out levels, or list the combinations under points"
+        )
     for key in ("points", "exclude"):
-        for rule in raw.get(key) or []:
+        rules = raw.get(key) or []
+        if not isinstance(rules, list):
+            yield f"{key} = {rules!r}: expected {KEYS[key]}"
+            continue
+        for rule in rules:
             yield from _rule_problems(key, rule, axes)
     report = raw.get("report") or {}
     if report.get("risk_cutoffs_mm3"):
@@ -268,6 +299,20 @@ def _problems(raw: dict[str, Any]) -> Iterator[str]:
             yield str(error)
     baseline = report.get("baseline") or {}
     yield from _rule_problems("report.baseline", baseline, axes)
+
+
+def _setting_problems(where: str, settings: Mapping[str, Any] | None, own: Mapping[str, str]) -> Iterator[str]:
+    """Settings of the cells that the sweep would replace by its `own` without a word."""
+    for key in flat(settings or {}):
+        if remedy := own.get(key.removeprefix("pretrain.")):
+            yield f"{where}: {key}: is no setting of single cells; {remedy}"
+
+
+def _command_line_problems(overrides: Sequence[str]) -> Iterator[str]:
+    """Settings that would take the place of what tells the cells apart."""
+    for key in (text.partition("=")[0] for text in overrides):
+        if remedy := OF_THE_SWEEP.get(key):
+            yield f"command line: {key}=…: is no setting of single cells; {remedy}"
 
 
 def _rule_problems(key: str, rule: Any, axes: Mapping[str, Mapping[Any, Any]]) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,10 +62,12 @@ def test_in_order_though_the_first_finishes_last(tmp_path: Path) -> None:
 
 
 def test_as_they_finish(tmp_path: Path) -> None:
-    items = [(tmp_path / "b", tmp_path / "a"), (None, tmp_path / "b")]
-    results = list(mapped(wait_for, items, 2, "waiting", "file", in_order=False))
-    assert [name for _, name in results] == ["b", "a"]
-    assert [item for item, _ in results] == [items[1], items[0]]
+    """The first item waits for what is done once the second has come back."""
+    items = [(tmp_path / "shown", tmp_path / "a"), (None, tmp_path / "b")]
+    results = mapped(wait_for, items, 2, "waiting", "file", in_order=False)
+    assert next(results) == (items[1], "b")
+    (tmp_path / "shown").touch()
+    assert list(results) == [(items[0], "a")]
 
 
 def test_workers_are_other_processes() -> None:
@@ -95,3 +99,47 @@ def test_the_bar_counts_what_was_done_before(
     list(mapped(square, [1, 2], 1, "squares", "number", n_done=3))
     assert "squares: 100%" in (shown := capsys.readouterr().err)
     assert "5/5" in shown
+
+
+ORPHANS = """
+import os, signal, sys, time
+from pathlib import Path
+from data_modules.processes import mapped
+from tests.unit.data_modules.test_processes import noted
+
+if __name__ == "__main__":
+    for _ in mapped(noted, [Path(sys.argv[1]) / name for name in "ab"], 2, "", ""):
+        pass
+"""
+
+
+def noted(path: Path) -> None:
+    """Leave the number of this process, and work for long."""
+    path.write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ORPHANS)
+    (tmp_path / "out").mkdir()
+    root = Path(__file__).parent.parent.parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", tmp_path / "out"], env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    end = time.monotonic() + 60
+    while len([p for p in (tmp_path / "out").iterdir() if p.read_text()]) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    numbers = [int(path.read_text()) for path in (tmp_path / "out").iterdir()]
+    while any(is_running(number) for number in numbers):
+        assert time.monotonic() < end, "a worker outlives its parent"
+        time.sleep(0.05)
+
+
+def is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

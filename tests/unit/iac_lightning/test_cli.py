@@ -71,7 +71,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def raising(_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "parse", lambda _: SimpleNamespace(command=SimpleNamespace(run=raising)))
+    monkeypatch.setattr(cli, "parse", lambda _: SimpleNamespace(command=SimpleNamespace(name="finetune", run=raising)))
     return main([])
 
 

@@ -31,6 +31,13 @@ def test_one_process_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
         sharding.launch("cpu", -2)
 
 
+def test_one_process_of_several_does_not_measure_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^RANK=1 in the environment .* unset these variables"):
+        sharding.launch("cpu")
+
+
 def test_torchruns_number_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)

@@ -53,6 +53,22 @@ def test_a_new_run(config, tmp_path):
     assert loaded.mlflow_run_id == "abc"
 
 
+def test_a_run_that_has_moved_lives_where_it_is(config, tmp_path):
+    with open_run(config):
+        pass
+    assert load_run(tmp_path / "runs/demo/a").config.runs_dir == config.runs_dir
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert load_run(tmp_path / "moved/demo/a").config.runs_dir == str(tmp_path / "moved")
+
+
+def test_a_place_that_takes_no_run_names_the_settings(config, tmp_path):
+    for name, complaint in (("n" * 300, "File name too long"), ("file/a", "Not a directory")):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        (tmp_path / "runs/file").touch()
+        with pytest.raises(UserError, match=rf"{complaint}; choose another place for the run \(runs_dir=…, name=…\)"):
+            open_run(replace(config, name=name))
+
+
 def test_the_same_settings_continue_and_what_decides_nothing_may_change(config):
     with open_run(config) as run:
         (run.checkpoints_dir / "last.ckpt").touch()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.runs.looks import FILE, count_looks, looks, record_look
+from iac_lightning.runs.looks import FILE, count_looks, end_look, looks, record_look
 
 
 def write_many(folder: Path, name: str) -> None:
@@ -60,3 +60,24 @@ def test_what_cannot_be_recorded_is_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UserError, match=r"cannot be recorded .*, so it is not taken"):
         record_look(tmp_path / "run", "evaluate", "test", "a", None)
+
+
+def test_a_look_that_was_cut_off_is_taken_up_by_the_same_and_by_nothing_else(tmp_path: Path) -> None:
+    same = ("evaluate", "test", "settings", "weights", "scans")
+    first = record_look(tmp_path, *same)
+    assert record_look(tmp_path, *same).id == first.id, "a killed evaluation and its repetition are one look"
+    assert first.is_on_record
+    for place, other in enumerate(("report", "dev", "other settings", "other weights", "other scans")):
+        assert record_look(tmp_path, *same[:place], other, *same[place + 1 :]).id != first.id
+    assert len(looks(tmp_path)) == 6
+    end_look(first)
+    again = record_look(tmp_path, *same)
+    assert again.id != first.id, "what has been shown whole is looked at again"
+    assert record_look(tmp_path, *same).id == again.id
+    assert count_looks(tmp_path)["n"] == 6  # one of the seven is of the split dev
+
+
+def test_a_look_of_which_not_all_is_known_is_never_taken_up(tmp_path: Path) -> None:
+    ids = {record_look(tmp_path, "evaluate", "test", "a", "b").id for _ in range(3)}
+    assert len(ids) == len(looks(tmp_path)) == 3
+    end_look(None)

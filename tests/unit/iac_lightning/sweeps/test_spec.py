@@ -86,6 +86,26 @@ def test_all_mistakes_of_a_file_come_together(tmp_path: Path) -> None:
         assert expected in text
 
 
+def test_settings_that_the_sweep_gives_itself_are_not_taken_and_forgotten(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "name: a\nbase: fine.yaml\nsettings: {{seed: 7, data: {{cohort: x.csv}}}}\nphantom: {{folder: data/p}}\n"
+        "pretrain_settings: {{runs_dir: elsewhere}}\naxes: {{start: {{far: {{init_from: x, pretrain.seed: 3}}}}}}\n",
+    )
+    with pytest.raises(ConfigError) as error:
+        read_sweep(path, ["seed=8", "init_from=null"])
+    for expected in (
+        "settings: seed: is no setting of single cells; give the sweep seeds",
+        "settings: data.cohort: is no setting of single cells; the cohort is that of phantom",
+        "pretrain_settings: runs_dir: is",
+        "axes: start: far: init_from: is",
+        "axes: start: far: pretrain.seed: is",
+        "command line: seed=…: is",
+        "command line: init_from=…: is",
+    ):
+        assert expected in str(error.value)
+
+
 def test_names() -> None:
     assert slug("8×8×4") == "8x8x4"
     assert slug("ViT, MAE pre-trained") == "vit-mae-pre-trained"
@@ -102,3 +122,17 @@ def test_cut_offs_of_before_become_a_setting(tmp_path: Path, caplog: pytest.LogC
         assert cell.config.evaluation.risk_cutoffs_mm3 == expected
     with pytest.raises(ConfigError, match=r"report\.risk_cutoffs_mm3 is \[1, 2\]; write instead settings"):
         read_sweep(write(tmp_path, TWO_AXES + "report: {{risk_cutoffs_mm3: [1, 2]}}\n"))
+
+
+def test_more_combinations_than_anybody_trains_are_refused_before_they_are_counted_out(tmp_path: Path) -> None:
+    axes = "".join(
+        f"  a{k}:\n" + "".join(f"    l{i}: {{{{optimizer.lr: {i + 1}.0e-4}}}}\n" for i in range(12)) for k in range(9)
+    )
+    with pytest.raises(ConfigError, match=r"axes: .* make 5,159,780,352 combinations, at most 10,000"):
+        read_sweep(write(tmp_path, TWO_AXES.partition("axes:")[0] + "axes:\n" + axes))
+
+
+@pytest.mark.parametrize("key", ["points", "exclude"])
+def test_combinations_that_are_no_list_are_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{key} = 7: expected a list"):
+        read_sweep(write(tmp_path, TWO_AXES + f"{key}: 7\n"))

@@ -38,6 +38,18 @@ def test_cells_of_other_settings_are_refused(tmp_path: Path) -> None:
         write_plan(spec, cells(spec))
 
 
+@pytest.mark.parametrize("key", ["name", "run"])
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "", "a/b", ".."])
+def test_a_cell_of_a_foreign_plan_stays_in_its_folder(key: str, name: str, tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path, TWO_AXES), [f"runs_dir={tmp_path}"])
+    path = write_plan(spec, cells(spec)).directory / PLAN
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    plan["cells"][0][key] = name
+    path.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="is no name of a cell"):
+        open_sweep(path.parent)
+
+
 def test_states_by_word_lock_and_queue(make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_sweep(
         planned("pretrain_a"),
