@@ -10,9 +10,9 @@ import numpy as np
 from scipy import ndimage
 
 from data_modules.cohort.series import thickness_remark
-from data_modules.files import write_json_atomic
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
+from data_modules.scan.fitting import to_file_grid
 from data_modules.scan.geometry import Volume, lps_from_ras, place
 from data_modules.scan.nifti import write_nifti
 from data_modules.scan.reading import read_scan
@@ -21,17 +21,21 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.metrics.lesions import components
 from iac_lightning.figures.scans import overlay_figure
 from iac_lightning.inference import predict_scan
+from iac_lightning.workflows.output_folder import RESULT_FILE, output_folder, publish
 from iac_lightning.workflows.trained import CalibratedModel
 
-OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
+OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", RESULT_FILE)
+SCAN_FILE = "scan.nii.gz"
+"""Written too where the scan is a folder of DICOM: what to lay the others on."""
 
 RESULT = {
     "volume_mm3": "volume of `mask.nii.gz`",
     "n_lesions": "its 26-connected components",
-    "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`",
+    "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`; of a sheared file, of the "
+    "slices moved onto a right-angled grid, as they lie in the patient",
     "volume_protocol_mm3": "volume of `mask_protocol.nii.gz`",
     "slice_thickness_mm": "of the region of interest; decides the threshold",
-    "spacing_mm": "voxel size of the scan along its axes",
+    "spacing_mm": "voxel size of the scan along its axes; of a sheared file, of the right-angled grid",
     "roi_center_lps_mm": "centre of the region of interest, in DICOM's coordinates",
     "roi_size_mm": "size of the region of interest",
     "threshold": "of the calibrated probability, for the plain mask",
@@ -42,6 +46,7 @@ RESULT = {
     "checkpoint_sha256": "first 16 hexadecimal digits: which weights",
     "warnings": "what a reader of the result should know about this scan",
     "note": "that this is research software",
+    "files": "SHA-256 of each file that was written with it; only these are ever replaced",
 }
 """Keys of `result.json`, and what they hold."""
 
@@ -77,12 +82,14 @@ def predict(
 ) -> dict[str, Any]:
     """Segment the intracranial arterial calcification of one scan, into files.
 
-    Writes `mask.nii.gz`, `probability.nii.gz` (calibrated; both on the scan's grid), `mask_protocol.nii.gz` (the mask
-    after the annotation protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`.
+    Writes `mask.nii.gz`, `probability.nii.gz` (calibrated), `mask_protocol.nii.gz` (the mask after the annotation
+    protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`. All three lie on the voxels of
+    the input file, also where its slices slide against each other (each slice is then moved back by whole pixels: no
+    voxel is lost, none is blended); for a folder of DICOM, on those of `scan.nii.gz`, which is written beside them.
 
     Args:
-        source: NIfTI file or folder of one DICOM series.
-        out: folder, made if needed.
+        source: NIfTI, NRRD or MetaImage file, or folder of one DICOM series.
+        out: folder, made if needed. Only what an earlier call wrote there is replaced.
         model: of a run or a bundle.
         template: CT template to find the region of interest; without it the scan must be a region already.
         series: which series, where a DICOM folder holds several.
@@ -93,27 +100,31 @@ def predict(
         What `result.json` holds.
 
     Raises:
-        UserError: when the scan cannot be read or registered; `out` holds no mask then, not even an earlier one.
+        UserError: when the scan cannot be read or registered (`out` holds no mask then, not even one of an earlier
+            call); when `out` cannot be written or holds files of these names that no earlier call wrote (nothing is
+            touched then).
     """
-    for name in OUTPUTS:  # where this scan fails, no mask of an earlier one may stand in its place
-        (out / name).unlink(missing_ok=True)
-    segmentation = segment(source, model, template, series, slice_thickness_mm)
-    result, grid = segmentation.result, segmentation.scan.grid
-    out.mkdir(parents=True, exist_ok=True)
-    write_nifti(place(segmentation.probability, grid, 0.0), out / "probability.nii.gz")
-    write_nifti(place(segmentation.protocol, grid, False), out / "mask_protocol.nii.gz")
-    figure = overlay_figure(
-        segmentation.region.volume,
-        label=None,
-        prediction=segmentation.mask,
-        probability=segmentation.probability,
-        title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
-        f"{segmentation.region.slice_thickness_mm:g} mm slices; model {model.config.name}",
-    )
-    figure.savefig(out / "overlay.png", dpi=110)
-    write_nifti(place(segmentation.mask, grid, False), out / "mask.nii.gz")
-    write_json_atomic(out / "result.json", result)
-    return result
+    is_folder = source.is_dir()
+    names, optional = ((*OUTPUTS, SCAN_FILE), ()) if is_folder else (OUTPUTS, (SCAN_FILE,))
+    with output_folder(out, names, optional, source) as staging:
+        segmentation = segment(source, model, template, series, slice_thickness_mm)
+        scan, result = segmentation.scan, segmentation.result
+        maps = {"probability": (segmentation.probability, 0.0), "mask_protocol": (segmentation.protocol, False)}
+        like = None if scan.file_grid is None else source
+        for name, (volume, outside) in (maps | {"mask": (segmentation.mask, False)}).items():
+            write_nifti(to_file_grid(place(volume, scan.grid, outside), scan), staging / f"{name}.nii.gz", like)
+        if is_folder:
+            write_nifti(scan.volume, staging / SCAN_FILE)
+        figure = overlay_figure(
+            segmentation.region.volume,
+            label=None,
+            prediction=segmentation.mask,
+            probability=segmentation.probability,
+            title=f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
+            f"{segmentation.region.slice_thickness_mm:g} mm slices; model {model.config.name}",
+        )
+        figure.savefig(staging / "overlay.png", dpi=110)
+        return publish(staging, result)
 
 
 def segment(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -26,8 +27,11 @@ from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
 from iac_lightning.workflows.calibrate import load_calibrated
+from iac_lightning.workflows.output_folder import output_folder, publish
 from iac_lightning.workflows.predict import OUTPUTS, find_region, measure_lesions, predict, registration_facts, segment
 from iac_lightning.workflows.trained import CalibratedModel
+from tests.dicom_series import START, stepping, tilted, write_series
+from tests.nifti_files import save
 
 
 def scan_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Scan:
@@ -41,6 +45,14 @@ def scan_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) ->
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run", ExperimentConfig(name="a"))
+
+
+def wrote_earlier(out: Path) -> None:
+    """Outputs as an earlier call leaves them."""
+    with output_folder(out, OUTPUTS, (), out) as staging:
+        for name in OUTPUTS[:-1]:
+            (staging / name).write_text("earlier")
+        publish(staging, {"volume_mm3": 1.0})
 
 
 def test_volume_centre_and_peak_of_each_lesion() -> None:
@@ -129,9 +141,8 @@ def test_a_failed_scan_leaves_no_mask_not_even_an_earlier_one(
         template = tmp_path / "template.nii.gz"
         monkeypatch.setattr(workflow, "find_region_of_interest", fail)
     out = tmp_path / "out"
-    out.mkdir()
-    for kept in (*OUTPUTS, "notes.txt"):
-        (out / kept).write_text("earlier")
+    wrote_earlier(out)
+    (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=complaint):
         predict(tmp_path / name, out, load_calibrated(load_run(throwaway_run(tmp_path))), template)
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
@@ -161,7 +172,9 @@ def masks_of(*places: tuple[Any, ...]) -> np.ndarray:
 @pytest.fixture
 def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibratedModel:
     """A model of temperature 2 and bias −1 that cuts at 0.5 (under the protocol at 0.3), and a scan for it."""
-    hu = np.full(SHAPE, 300, dtype=np.int16)
+    hu = np.full(SHAPE, 40, dtype=np.int16)
+    for at in (NEAR, FAR, SURE, ALONE, HALF):
+        hu[at] = 300
     hu[DARK], hu[0] = 129, -1000
     affine = np.diag([1.0, 1.0, 3.0, 1.0])
     write_nifti(Volume(hu, Grid(SHAPE, affine)), tmp_path / "scan.nii.gz")
@@ -229,6 +242,7 @@ def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp
     assert json.loads((out / "result.json").read_text()) == result
     assert sorted(p.name for p in out.iterdir()) == sorted(OUTPUTS)
     lesions = result.pop("lesions")
+    assert sorted(result.pop("files")) == sorted(OUTPUTS)
     assert [lesion["max_hu"] for lesion in lesions] == [300, 129, 300]
     assert result == {
         "volume_mm3": pytest.approx(15),
@@ -324,4 +338,71 @@ def test_series_thickness_and_template_reach_the_reader(
     assert found.result["registration"] == {"similarity": 0.9, "template_to_scan_ras": np.eye(4).tolist()}
     result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, template, "1.2.3", 2.0)
     assert seen[2:] == seen[:2]
+    result.pop("files")
     assert result == found.result
+
+
+def test_maps_of_a_sheared_file_lie_on_its_own_voxels(
+    calibrated: CalibratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    affine[:3, 2] = (0.4, 1.3, 2.8)  # slices slide against each other
+    hu = np.full(SHAPE, 40, dtype=np.int16)
+    hu[0] = -1000
+    hu[4:8, 4:8, 3:7] = 900
+    image = nib.load(save(tmp_path / "plain.nii.gz", hu, affine))
+    image.set_qform(affine, code=2)
+    nib.save(image, tmp_path / "sheared.nii.gz")
+    (tmp_path / "sheared.json").write_text('{"SliceThickness": 3.0}')
+
+    def bright(network: Any, scan: Scan, region: Scan, config: Any, device: Any) -> Volume:
+        return Volume(np.where(region.hu > 470, np.float32(0.9), np.float32(0)), region.grid)
+
+    monkeypatch.setattr(workflow, "predict_scan", bright)
+    calibrated.config.data.grid.roi_mm = (40.0, 40.0, 60.0)
+    result = predict(tmp_path / "sheared.nii.gz", tmp_path / "out", calibrated)
+    scan_image = nib.load(tmp_path / "sheared.nii.gz")
+    for name in ("mask", "mask_protocol", "probability"):
+        image = nib.load(tmp_path / f"out/{name}.nii.gz")
+        assert image.shape == SHAPE
+        np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+        assert image.header["qform_code"] == 2  # as in the scan: programs that go by it see both at one place
+        np.testing.assert_array_equal(image.get_qform(), scan_image.get_qform())
+    mask = np.asanyarray(nib.load(tmp_path / "out/mask.nii.gz").dataobj) > 0
+    probability = np.asanyarray(nib.load(tmp_path / "out/probability.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask, probability >= result["threshold"])
+    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+    assert result["volume_mm3"] == pytest.approx(mask.sum() * voxel_mm3)  # the volume of the mask that is written
+    assert 2 * (mask & (hu > 470)).sum() > 0.85 * (mask.sum() + (hu > 470).sum())
+    scan = read_scan(tmp_path / "sheared.nii.gz")
+    assert read_mask(tmp_path / "out/mask.nii.gz", like=scan).data.sum() == mask.sum()
+
+
+def test_a_folder_of_dicom_gets_a_scan_to_lay_the_mask_on(
+    calibrated: CalibratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "dicom", stepping(START, np.arange(6) * 3.0), tilted(10))
+    calibrated.config.data.grid.roi_mm = (20.0, 16.0, 10.0)
+    monkeypatch.setattr(
+        workflow,
+        "predict_scan",
+        lambda network, scan, region, config, device: Volume(np.zeros(region.hu.shape, np.float32), region.grid),
+    )
+    result = predict(tmp_path / "dicom", tmp_path / "out", calibrated)
+    scan = read_scan(tmp_path / "dicom")
+    written = read_scan(tmp_path / "out/scan.nii.gz", slice_thickness_mm=3.0)
+    np.testing.assert_array_equal(written.hu, scan.hu)
+    assert written.grid.same_as(scan.grid)
+    assert read_mask(tmp_path / "out/mask.nii.gz", like=written.grid).data.shape == scan.hu.shape
+    assert sorted(result["files"]) == sorted((*OUTPUTS, "scan.nii.gz"))
+
+
+def test_a_folder_with_a_mask_of_somebodys_own_is_refused_before_anything_is_read(
+    calibrated: CalibratedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "mask.nii.gz").write_text("mine")
+    (tmp_path / "scan.nii.gz").write_text("damaged")
+    with pytest.raises(UserError, match=r"holds mask\.nii\.gz, which `iac predict` did not write"):
+        predict(tmp_path / "scan.nii.gz", tmp_path, calibrated)
+    assert (tmp_path / "mask.nii.gz").read_text() == "mine"
+    assert (tmp_path / "scan.nii.gz").read_text() == "damaged"
