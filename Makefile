@@ -19,7 +19,7 @@ IAC        := $(BIN)/iac
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types docs test test-all mutants clean
+.PHONY: help setup setup-dev demo pretrain finetune baseline sweep evaluate predict ui bench lint format types docs test test-all fuzz kills mutants clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,7 +67,7 @@ predict: $(VENV)/.runtime ## segment INPUT=scan with RUN=runs/… into OUT=folde
 	@test -n "$(INPUT)" || { echo 'say which scan: make predict INPUT=scan.nii.gz RUN=runs/… OUT=folder'; exit 2; }
 	$(IAC) predict $(INPUT) $(OUT) --run $(RUN) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
 
-ui: $(VENV)/.runtime ## show tracked runs in the browser, on 127.0.0.1
+ui: $(VENV)/.runtime ## show tracked runs in the browser, on 127.0.0.1 (ARGS="--port 5050")
 	$(IAC) ui $(ARGS)
 
 bench: $(VENV)/.runtime ## speed and memory against peers: bench.json and a table (SCAN=real scan, TEMPLATE=…, ARGS="--models 10 --series 500")
@@ -96,6 +96,12 @@ test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 
 test-all: $(VENV)/.dev ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
+
+fuzz: $(VENV)/.dev ## damaged inputs of every kind: named, warned about or read rightly (minutes; ARGS="--seed 3 --only dicom:17")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(ARGS)
+
+kills: $(VENV)/.dev ## kill commands at random moments and run them again (half an hour; ARGS="--kills 10 --only predict")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills.run $(ARGS)
 
 mutants: $(VENV)/.dev ## break the code and see whether tests notice (hours; ARGS="'*.power.*'" for some of it)
 	$(BIN)/python tests/mutation/run.py $(ARGS)
