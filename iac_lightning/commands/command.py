@@ -23,12 +23,14 @@ class Command:
         help: a line in the list of commands.
         options: added to its parser in this order.
         run: what it does.
+        prints: its result is what it prints, so that lost output is a failure.
     """
 
     name: str
     help: str
     options: tuple[Option, ...]
     run: Function
+    prints: bool = False
 
     def add_to(self, commands: Any) -> None:
         """Declare the command to argparse; the parsed arguments hold it as `command`."""
@@ -64,9 +66,9 @@ class Family:
             member.add_to(below)
 
 
-def command(name: str, help: str, *options: Option) -> Callable[[Function], Command]:
+def command(name: str, help: str, *options: Option, prints: bool = False) -> Callable[[Function], Command]:
     """Turn a function into a command: ``@command("plan", "shapes and steps", *EXPERIMENT)``."""
-    return lambda function: Command(name, help, options, function)
+    return lambda function: Command(name, help, options, function, prints)
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -104,6 +106,14 @@ def settings(help: str) -> Option:
 def takes_settings(parser: argparse.ArgumentParser) -> None:
     """The option of a command that finds `key=value` among its other arguments, and wherever they follow options."""
     parser.set_defaults(overrides=[])
+
+
+def paths_apart(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Runs, and the `key=value` settings that stand among them or after an option."""
+    words = [*arguments.runs, *arguments.overrides]
+    return [Path(w) for w in words if "=" not in w or Path(w).exists()], [
+        w for w in words if "=" in w and not Path(w).exists()
+    ]
 
 
 EXPERIMENT: tuple[Option, ...] = (

@@ -6,15 +6,17 @@ import argparse
 from pathlib import Path
 
 from data_modules.errors import UserError
-from iac_lightning.commands.command import command, group, one_of, option, settings, split
+from iac_lightning.commands.command import command, group, one_of, option, paths_apart, settings, split, takes_settings
 
 RUN = "run directory, such as runs/vit_mae"
+MOVED = "data.cohort=, data.prepared_dir=: where the run's data were moved to"
 
 
 @command(
     "calibrate",
     "temperature, bias and thresholds of a run, on its dev split",
     option("run", type=Path, help=RUN),
+    settings(MOVED),
 )
 def calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""
@@ -22,7 +24,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.calibrate import calibrate_run
 
-    print(describe_calibration(calibrate_run(load_run(arguments.run))))
+    print(describe_calibration(calibrate_run(load_run(arguments.run, arguments.overrides))))
     print(f"  all of it: {arguments.run / 'calibration.json'}, {arguments.run / 'figures' / 'reliability.png'}")
 
 
@@ -32,7 +34,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     option("run", type=Path, nargs="?", help=RUN),
     split(help="whose scans are measured"),
     option("--devices", type=int, help="processes that share the scans (default: torchrun's, else 1)"),
-    settings("settings of inference and evaluation"),
+    settings("settings of inference and evaluation; data.cohort=: where the run's data were moved to"),
     group(
         "predictions of another program, instead of a run",
         option("--predictions", type=Path, help="folder of NIfTI named after series; nnU-Net's own will do"),
@@ -96,8 +98,12 @@ def evaluate_others(arguments: argparse.Namespace) -> None:
 @command(
     "predict",
     "segment one scan",
-    option("input", type=Path, help="NIfTI file or DICOM folder"),
-    option("out", type=Path, help="folder for mask, probability, result.json and overlay.png"),
+    option("input", type=Path, help="NIfTI, .nrrd or .mha file, or DICOM folder"),
+    option(
+        "out",
+        type=Path,
+        help="folder for masks, probability, result.json and overlay.png; files of others are never replaced",
+    ),
     one_of(
         option("--run", type=Path, help=RUN),
         option("--bundle", type=Path, help="folder that `iac export` wrote; needs no run"),
@@ -130,7 +136,7 @@ def predict(arguments: argparse.Namespace) -> None:
 @command(
     "stress",
     "the same heads through thicker and thicker slices",
-    option("runs", type=Path, nargs="+", help="run directories; the last is the baseline"),
+    option("runs", nargs="+", help=f"run directories; the last is the baseline; {MOVED}"),
     option(
         "--thickness", type=float, nargs="+", metavar="MM", default=[1.0, 2.0, 3.0, 5.0, 8.0], help="slices to make"
     ),
@@ -139,6 +145,7 @@ def predict(arguments: argparse.Namespace) -> None:
     option(
         "--spacing-ratio", type=float, default=1.0, help="distance of the slices over their thickness (1: they touch)"
     ),
+    takes_settings,
 )
 def stress(arguments: argparse.Namespace) -> None:
     """`iac stress`."""
@@ -146,10 +153,11 @@ def stress(arguments: argparse.Namespace) -> None:
     from iac_lightning.runs.directory import load_run
     from iac_lightning.workflows.stress import stress
 
-    runs = [load_run(path) for path in arguments.runs]
+    paths, overrides = paths_apart(arguments)
+    runs = [load_run(path, overrides) for path in paths]
     for summary in stress(runs, arguments.split, arguments.thickness, arguments.out, arguments.spacing_ratio):
         print(describe_stress(summary))
-    for path in arguments.runs:
+    for path in paths:
         print(f"  scan by scan: {path / 'stress' / arguments.split}.csv")
     if arguments.out:
         print(arguments.out / "index.html")

@@ -15,7 +15,7 @@ def load(arguments: argparse.Namespace) -> ExperimentConfig:
     return load_experiment(arguments.experiment, arguments.overrides)
 
 
-@command("config", "print the resolved config of an experiment", *EXPERIMENT)
+@command("config", "print the resolved config of an experiment", *EXPERIMENT, prints=True)
 def config(arguments: argparse.Namespace) -> None:
     """`iac config`."""
     from iac_lightning.config.stored import to_yaml
@@ -23,7 +23,7 @@ def config(arguments: argparse.Namespace) -> None:
     print(to_yaml(load(arguments)), end="")
 
 
-@command("plan", "shapes, parameters, steps and memory of an experiment, without data", *EXPERIMENT)
+@command("plan", "shapes, parameters, steps and memory of an experiment, without data", *EXPERIMENT, prints=True)
 def plan(arguments: argparse.Namespace) -> None:
     """`iac plan`."""
     print_plan(load(arguments))

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
+from data_modules.csv_files import as_text
 from iac_lightning.evaluation.clinical.conformal import Coverage
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs
 from iac_lightning.evaluation.statistics.bootstrap import Interval
@@ -205,7 +206,7 @@ def slope_figure(
         axes.scatter(x + shift, y, s=14, marker=marker_of(k), color=color_of(k), alpha=0.3, linewidths=0)
         if len(np.unique(x)) > 1:
             grid = np.linspace(x.min(), x.max(), 60)
-            line, low, high = line_band(x, y, rows["patient_id"].to_numpy(dtype=str), grid, seed, resamples)
+            line, low, high = line_band(x, y, as_text(rows["patient_id"]), grid, seed, resamples)
             axes.fill_between(grid, low, high, color=color_of(k), alpha=0.15, linewidth=0)
             axes.plot(grid, line, color=color_of(k), linewidth=2, linestyle=line_style_of(k))
         slope = slopes[label]

@@ -21,7 +21,7 @@ from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.scan.geometry import Volume, place
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
-from iac_lightning.evaluation.calibration.record import Calibration, reliability
+from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, choose_thresholds, threshold_scores
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -70,7 +70,7 @@ def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object
     if sharding.process()[1] > 1:
         series = labelled(store.split("dev"), "dev")
         key = calibration_key(model, series)
-        if sharding.on_first(lambda: not belongs_to(read_calibration(model.run), key)):
+        if sharding.on_first(lambda: not _is_calibrated(model.run, key)):
             sharding.share_out(keep, series, f"{model.run.config.name}: predicting dev")
     return sharding.on_first(lambda: calibrate(model, store, logger))
 
@@ -96,11 +96,11 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
     assert store.look is None, "calibration never holds the test split"
     series = labelled(store.split("dev"), "dev")
     key = calibration_key(model, series)
-    known = read_calibration(run)
-    if belongs_to(known, key):
+    known = whole_calibration(run)
+    if known is not None and belongs_to(known.to_dict(), key):
         if logger is not None:  # a process may have been killed between writing the file and storing its numbers
-            tracking.log_summary(run, known, "calibration", logger)
-        return Calibration.from_dict(known, calibration_file(run))
+            tracking.log_summary(run, known.to_dict(), "calibration", logger)
+        return known
     patients = [item.series.patient_id for item in series]
     with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
         try:
@@ -211,10 +211,37 @@ def calibration_file(run: Run) -> Path:
 
 
 def read_calibration(run: Run) -> dict[str, Any]:
-    """What `calibrate` wrote; empty before."""
+    """What `calibrate` wrote; empty before.
+
+    Raises:
+        UserError: when the file is damaged, or a link.
+    """
     path = calibration_file(run)
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; the calibration of a run is a file of its own: copy that file here.")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). Calibrate again: iac calibrate {run.directory}") from None
+    if not isinstance(known, dict):
+        raise UserError(f"{path}: not a calibration. Calibrate again: iac calibrate {run.directory}")
     return known
+
+
+def whole_calibration(run: Run) -> Calibration | None:
+    """The calibration that `calibrate` wrote; None where there is none, or a damaged one, which is made again."""
+    try:
+        known = read_calibration(run)
+        return Calibration.from_dict(known, calibration_file(run)) if set(DESCRIBED) <= known.keys() else None
+    except UserError:
+        return None
+
+
+def _is_calibrated(run: Run, key: dict[str, Any]) -> bool:
+    known = whole_calibration(run)
+    return known is not None and belongs_to(known.to_dict(), key)
 
 
 def trained_calibration(model: TrainedModel) -> Calibration:

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from data_modules.errors import UserError
+from data_modules.system_errors import in_words
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.runs.directory import LOCK_WAIT_S, is_main_process
 from iac_lightning.sweeps.cells import Cell
@@ -72,6 +73,9 @@ def train_and_evaluate(cell: Cell, split: str, parent: str | None, extra: tuple[
 
 def one_line(error: Exception) -> str:
     """What went wrong, without folders."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+    words = in_words(error, "cell")
+    lines = [line for line in (words.kept if words else str(error)).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
+    text = lines[0] if words else f"{type(error).__name__}: {lines[0]}"
     return text.replace(str(Path.cwd()) + os.sep, "")[:300]

@@ -140,7 +140,7 @@ def collect(out: Path) -> dict[str, Any]:
     """One entry a model, from its evaluation on the test split."""
     results = {}
     for name in MODELS:
-        summary = json.loads((out / name / "evaluation" / "test.json").read_text())
+        summary = json.loads((out / name / "evaluation" / "test.json").read_text(encoding="utf-8"))
         results[name] = {
             "dice": summary["dice"]["mean"],
             "dice_ci95": summary["dice"]["ci95"],

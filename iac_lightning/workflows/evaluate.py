@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from data_modules.cohort.look import GUARDED, RecordedLook, read_label
 from data_modules.cohort.series import read_series
 from data_modules.files import write_json_atomic
 from data_modules.prepare.preparation import prepare_cohort
-from data_modules.prepare.store import PreparedSeries
+from data_modules.prepare.sources import digest, sources_digest
+from data_modules.prepare.store import PreparedSeries, select_series
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
@@ -24,7 +26,7 @@ from iac_lightning.evaluation.tables.series_table import series_row, series_tabl
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import Run, is_main_process
-from iac_lightning.runs.looks import count_looks, record_look
+from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
 from iac_lightning.workflows.reports.evaluated import warnings_file
@@ -63,8 +65,9 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     look = None
     if split == GUARDED:
         settings = config_hash(run.config, "inference", "evaluation")
+        seen = what_is_seen(run, ("dev", split), calibration)
         look = sharding.on_first(
-            lambda: record_look(run.directory, "evaluate", split, settings, model.checkpoint_sha256)
+            lambda: record_look(run.directory, "evaluate", split, settings, model.checkpoint_sha256, seen)
         )
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
@@ -96,7 +99,22 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     write_summary(summary, folder / f"{split}.json")
     write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
     tracking.log_summary(run, summary, split)
+    end_look(look)
     return summary
+
+
+def what_is_seen(run: Run, splits: Sequence[str], calibration: Calibration, *also: Any) -> str:
+    """Digest of what a look shows, beside weights and settings: the scans and labels, and how they are calibrated.
+
+    Args:
+        run: that is looked at.
+        splits: that are read.
+        calibration: what is applied.
+        also: other plain types that decide it.
+    """
+    cohort, series = select_series(run.config.data, splits)
+    applied = calibration.to_dict()  # an early one has not all of it
+    return digest([sources_digest(series, cohort.path.parent), [applied.get(name) for name in APPLIED], *also])
 
 
 def evaluate_series(
@@ -119,7 +137,7 @@ def evaluate_series(
     folder = model.run.directory / "predictions" / split
     stem = folder / series.series_id
     scan = read_series(series)
-    label = read_label(series, like=scan.grid, look=look)
+    label = read_label(series, like=scan, look=look)
     probability = calibrated_probability(model, item, Path(f"{stem}_probability.nii.gz"), scan.grid, calibration)
     mask, protocol_mask = calibration.masks(probability, scan.volume, item.slice_thickness_mm)
     write_nifti(mask, Path(f"{stem}_mask.nii.gz"))

@@ -17,6 +17,7 @@ from iac_lightning.config.stored import config_hash
 from iac_lightning.models.build import count_parameters
 from iac_lightning.report.words import estimate, interval
 from iac_lightning.runs.directory import Run, git_words
+from iac_lightning.runs.looks import FILE, looks
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
@@ -169,9 +170,9 @@ def metrics(run: Run, model: CalibratedModel) -> str:
 
 
 def test_looks(directory: Path) -> int | None:
-    """Lines of a run's record of evaluations on the test split; None where none is kept."""
-    files = [p for p in (directory / "test_looks.jsonl", directory / "evaluation" / "test_looks.jsonl") if p.exists()]
-    return sum(bool(line.strip()) for line in files[0].read_text(encoding="utf-8").splitlines()) if files else None
+    """How many looks stand in a run's record of evaluations on the test split; None where none is kept."""
+    folders = [folder for folder in (directory, directory / "evaluation") if (folder / FILE).exists()]
+    return len(looks(folders[0])) if folders else None
 
 
 def calibration(record: Mapping[str, Any]) -> str:

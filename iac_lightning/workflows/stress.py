@@ -25,9 +25,10 @@ from iac_lightning.figures.stress import stress_figure
 from iac_lightning.figures.style import png
 from iac_lightning.report.stress import write_stress_page
 from iac_lightning.runs.directory import Run
-from iac_lightning.runs.looks import record_look
+from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import trained_calibration
+from iac_lightning.workflows.evaluate import what_is_seen
 from iac_lightning.workflows.reports.evaluated import model_labels
 from iac_lightning.workflows.stress_series import TRUTH, stress_series
 from iac_lightning.workflows.trained import TrainedModel, labelled, load_trained, refuse_known_patients
@@ -102,7 +103,8 @@ def stress_run(
     look = None
     if split == GUARDED:
         settings = config_hash(run.config, "inference", "evaluation")
-        look = record_look(run.directory, "stress", split, settings, model.checkpoint_sha256)
+        seen = what_is_seen(run, (split,), calibration, list(thicknesses_mm), spacing_ratio)
+        look = record_look(run.directory, "stress", split, settings, model.checkpoint_sha256, seen)
     store = prepare_cohort(run.config.data, (split,), look=look)
     series = thinnest(store, split)
     refuse_known_patients(series, model)
@@ -146,6 +148,7 @@ def stress_run(
     tracking.log_summary(
         run, {key: summary[key] for key in ("native", "slope_within_patients_per_mm")}, f"stress_{split}"
     )
+    end_look(look)
     return table, summary
 
 
@@ -170,5 +173,7 @@ def failed_preparation(store: PreparedStore, split: str, cohort: str) -> dict[st
 
 def reason(error: Exception | str, cohort: str) -> str:
     """What went wrong, in one line, without the folder that the cohort lies in."""
-    text = " ".join(str(error).split()).replace(f"{Path(cohort).absolute().parent}/", "")
+    text = " ".join((error.kept if isinstance(error, UserError) else str(error)).split()).replace(
+        f"{Path(cohort).absolute().parent}/", ""
+    )
     return text if isinstance(error, UserError | str) else f"{type(error).__name__}: {text}"

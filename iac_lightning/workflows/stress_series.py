@@ -11,6 +11,7 @@ import pandas as pd
 
 from data_modules.cohort.look import RecordedLook, read_label
 from data_modules.cohort.series import read_series
+from data_modules.csv_files import read_typed
 from data_modules.prepare.store import PREPARATION_VERSION, PreparedSeries
 from data_modules.scan.geometry import Volume, place
 from data_modules.scan.reimaging import TOLERANCE_MM, finest_mm, on_thin_slices, thicker
@@ -19,7 +20,7 @@ from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.agatston import agatston
 from iac_lightning.evaluation.metrics.ceiling import bound_dice, protocol_label
 from iac_lightning.evaluation.metrics.series import SeriesMetrics, dice, series_metrics
-from iac_lightning.evaluation.tables.series_table import COLUMNS, series_row, write_series_table
+from iac_lightning.evaluation.tables.series_table import COLUMNS, NAMES, series_row, write_series_table
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
 
@@ -96,7 +97,7 @@ def read_thin(item: PreparedSeries, look: RecordedLook | None = None) -> tuple[S
     slice's for what may be made of it.
     """
     scan = read_series(item.series)
-    label = read_label(item.series, like=scan.grid, look=look)
+    label = read_label(item.series, like=scan, look=look)
     center_ras_mm = item.native_grid.center_ras_mm
     region = canonical_scan(scan).crop(center_ras_mm, item.native_grid.size_mm)
     if region.slice_thicknesses_mm is not None:
@@ -172,4 +173,6 @@ def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a series that an earlier call kept; none where there are none."""
     if not path.exists():
         return pd.DataFrame({"key": []})
-    return pd.read_csv(path, dtype={"series_id": str, "patient_id": str, "key": str}, float_precision="round_trip")
+    numbers = [column for column in COLUMNS if column not in NAMES]
+    remedy = "delete the file, and the series is measured again"
+    return read_typed(path, ("key", *NAMES), numbers, "rows of a series", remedy, "round_trip")

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.ddp, pytest.mark.timeout(900)]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 CLI = ["-m", "iac_lightning.cli"]
 RECORDED = str(REPOSITORY / "tests" / "integration" / "recorded.py")
+DIVERGING = str(REPOSITORY / "tests" / "integration" / "diverging.py")
 FSDP = str(REPOSITORY / "tests" / "integration" / "fsdp_on_cpu.py")
 SAMPLES, EPOCHS = 16, 3
 
@@ -105,6 +106,23 @@ def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Pat
         return  # biases before a norm have no true gradient, and AdamW makes steps of their rounding noise
     for key, value in one.weights.items():
         torch.testing.assert_close(two.weights[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 6])  # before any checkpoint; with one
+def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(
+    step: int, phantom_cohort: Path, tmp_path: Path
+) -> None:
+    settings = overrides(
+        phantom_cohort, tmp_path, "tracking.enabled=false", "data.batch_size=1", "trainer.devices=2", "name=mae"
+    )
+    done = python([DIVERGING, str(step), "1", str(experiment("mae")), *settings])
+    assert done.returncode == 2
+    assert f"the gradient is not finite in step {step} of 12" in done.stderr or "the loss is not finite" in done.stderr
+    checkpoints = sorted(p.name for p in (tmp_path / "mae/checkpoints").iterdir())
+    assert checkpoints == ([] if step < 4 else ["best.ckpt", "last.ckpt"])
+    assert checked(["-m", "iac_lightning.cli", "pretrain", str(experiment("mae")), *settings])
+    assert load_run(tmp_path / "mae").finished["steps"] == 12
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -21,7 +22,6 @@ from iac_lightning.cli import main
 from iac_lightning.modules.callbacks import EpochHistory
 from iac_lightning.runs.directory import load_run
 from iac_lightning.tracking import logger as tracking
-from iac_lightning.tracking.store import serve_command
 from tests.integration.settings import experiment, overrides
 
 
@@ -140,17 +140,23 @@ def test_the_page_of_make_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with open_run(load_experiment(None, ["name=shown", f"runs_dir={tmp_path}"])) as run:
         tracking.finish(tracking.start_logger(run), "FINISHED")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(serve_command(tmp_path, port), cwd=tmp_path, start_new_session=True)
+    command = [sys.executable, "-m", "iac_lightning.cli", "ui", "--runs-dir", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        page = wait_for(f"http://127.0.0.1:{port}/").decode()
-        assert "<title>MLflow</title>" in page
-        client = MlflowClient(f"http://127.0.0.1:{port}")
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" ")[0]
+        assert "<title>MLflow</title>" in wait_for(f"{url}/").decode()
+        port = url.rpartition(":")[2]
+        for host, status in (("localhost", 200), ("evil.example", 403), (f"10.evil.example:{port}", 403)):
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+            connection.request("GET", "/", headers={"Host": host})
+            assert connection.getresponse().status == status
+        client = MlflowClient(url)
         assert client.get_run(str(run.mlflow_run_id)).info.run_name == "shown"
         folder = client.download_artifacts(str(run.mlflow_run_id), "config.yaml", str(tmp_path))
         assert "name: shown" in Path(folder).read_text()
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.terminate()
+        assert process.wait(30) == 143
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", int(port))).close()

@@ -19,7 +19,7 @@ from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import load_run
 from iac_lightning.runs.looks import looks
-from iac_lightning.workflows.bundle import FILES, WEIGHTS
+from iac_lightning.workflows.bundle_files import FILES, WEIGHTS
 from iac_lightning.workflows.predict import OUTPUTS
 from tests.integration.settings import experiment, overrides
 
@@ -157,8 +157,17 @@ def test_a_look_is_on_record_before_the_test_split_is_read(runs: Path, monkeypat
     assert main(["evaluate", str(runs / "cnn")]) == 0
     assert len(seen) > 1
     assert set(seen) == {before + 1}
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    tried = ((stopped, 130, 2), (stopped, 130, 2), (measure, 0, 2), (stopped, 130, 3), (measure, 0, 3))
+    for other, status, more in tried:
+        monkeypatch.setattr(workflow, "evaluate_series", other)
+        assert main(["evaluate", str(runs / "cnn")]) == status
+        assert len(looks(runs / "cnn")) == before + more, "one evaluation is one look, however often it was stopped"
     assert main(["evaluate", str(runs / "cnn"), "--split", "dev"]) == 0
-    assert len(looks(runs / "cnn")) == before + 1
+    assert len(looks(runs / "cnn")) == before + 3
 
 
 def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
+from data_modules.prepare.labels import LARGEST_OF_SCAN, check_label
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan
@@ -141,7 +142,7 @@ def save_domain(item: tuple[Path, Prediction]) -> str:
     try:
         probability, label, scan = development_volumes(prediction)
     except UserError as error:
-        return str(error)
+        return error.kept
     domain = (probability.data > 0) & (scan.hu >= DOMAIN_HU)
     np.save(f"{path}_p.npy", probability.data[domain])
     np.save(f"{path}_y.npy", label.data[domain])
@@ -151,7 +152,9 @@ def save_domain(item: tuple[Path, Prediction]) -> str:
 def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
     """Uncalibrated probability and label of a series on its native grid, and its scan."""
     scan = read_series(prediction.series)
-    return read_probabilities(prediction, scan.grid), read_label(prediction.series, like=scan.grid), scan
+    label = read_label(prediction.series, like=scan)
+    check_label(label.data, scan.hu, prediction.series.label, LARGEST_OF_SCAN)
+    return read_probabilities(prediction, scan), label, scan
 
 
 def score_predictions(predictions: Sequence[Prediction], scaling: Scaling, workers: int) -> list[ThresholdScores]:

@@ -16,15 +16,16 @@ from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
+from data_modules.prepare.sources import digest, sources_digest
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
-from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.reading import from_dict
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
-from iac_lightning.runs.looks import count_looks, record_look
+from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (
     EXTERNAL_CUT,
@@ -115,7 +116,11 @@ def evaluate_predictions(
     directory = Path(out).absolute() if out else predictions
     settings = evaluation or EvaluationConfig()
     model = ExternalModel(directory, label or predictions.name, {}, cohort.path, threshold, settings)
-    look = record_look(directory, "evaluate", split, model.look_hash, None) if split == GUARDED else None
+    look = None
+    if split == GUARDED:
+        folders = [predictions, *([Path(dev_predictions).absolute()] if dev_predictions else [])]
+        seen = digest([sources_digest(cohort.split("dev", split), cohort.path.parent), *map(files_state, folders)])
+        look = record_look(directory, "evaluate", split, model.look_hash, None, seen)
     chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
@@ -143,7 +148,14 @@ def evaluate_predictions(
     remarks = summarise_warnings([warnings for _, warnings in measured])
     write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
     write_external(model, split, predictions)
+    end_look(look)
     return summary
+
+
+def files_state(folder: Path) -> list[list[Any]]:
+    """Names, sizes and times of the predictions in a folder."""
+    files = sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz", ".npz")))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def check_arguments(predictions: Path, threshold: float | None, dev_predictions: Path | None) -> None:
@@ -236,12 +248,15 @@ def load_external(directory: Path, overrides: Sequence[str] = ()) -> ExternalMod
     path = Path(directory) / MODEL_FILE
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        threshold = known["threshold"]
+        if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+            raise UserError(f"{path}: threshold {threshold!r}, expected a number from 0 to 1, or null")
         return ExternalModel(
             directory=Path(directory),
             label=str(known["label"]),
             predictions={split: Path(folder) for split, folder in known["predictions"].items()},
             cohort=Path(known["cohort"]),
-            threshold=known["threshold"],
+            threshold=threshold,
             evaluation=external_settings(known.get("evaluation") or {}, overrides),
         )
     except UserError:
@@ -274,8 +289,7 @@ def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -
     foreign = [override for override in overrides if not override.startswith("evaluation.")]
     if foreign:
         raise UserError(f"{', '.join(foreign)}: predictions take settings of the section evaluation only")
-    stored = [f"evaluation.{key}={json.dumps(value)}" for key, value in known.items()]
-    return load_experiment(None, ["name=external", *stored, *overrides]).evaluation
+    return from_dict({"name": "external", "evaluation": dict(known)}, MODEL_FILE, overrides).evaluation
 
 
 def describe_predictions(summary: dict[str, Any]) -> str:

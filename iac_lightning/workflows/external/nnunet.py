@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, replacing, write_json_atomic
+from data_modules.prepare.labels import LARGEST_OF_SCAN, check_label
 from data_modules.scan.geometry import Grid
 from data_modules.scan.nifti import read_mask, write_nifti
 
@@ -135,7 +138,8 @@ def _export_series(item: Series, directory: Path, copy: bool) -> None:
     if _is_done(image, item.image, linked) and all(_is_newer(label, source) for source in sources):
         return
     scan = read_series(item)
-    mask = read_mask(item.label, like=scan.grid)
+    mask = read_mask(item.label, like=scan)
+    check_label(mask.data, scan.hu, item.label, LARGEST_OF_SCAN)
     if linked:
         with replacing(image) as temporary:
             temporary.symlink_to(item.image)
@@ -149,11 +153,14 @@ def _is_plain(path: Path) -> bool:
     """Whether nnU-Net's reader (SimpleITK) sees the same voxels at the same places as `read_scan` does."""
     if not path.name.endswith(".nii.gz"):
         return False
-    image = nib.load(path)
+    try:
+        image = nib.load(path)
+        qform, code = image.header.get_qform(coded=True)
+    except (ImageFileError, HeaderDataError, OSError, ValueError):  # nnU-Net may stumble over it too
+        return False
     if not isinstance(image, nib.Nifti1Image) or image.ndim != 3:
         return False
     grid = Grid(image.shape, image.affine)
-    qform, code = image.header.get_qform(coded=True)
     return grid.is_orthogonal and bool(code) and Grid(image.shape, qform).same_as(grid)
 
 

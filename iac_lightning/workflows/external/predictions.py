@@ -1,6 +1,6 @@
 """Predictions of any program in a folder: which file belongs to which series, whether it fits, and what it scores.
 
-Names that are understood, for a series (or nnU-Net case) `S`; `.nii` is taken as well:
+Names that are understood, for a series (or nnU-Net case) `S`; `.nii`, `.nrrd`, `.mha` and capitals are taken as well:
 
 - `S.nii.gz`: a mask where the file holds whole numbers, else a probability map;
 - `S_mask.nii.gz`, `S_probability.nii.gz`, or both, as `iac` writes them;
@@ -19,19 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from data_modules.cohort.look import RecordedLook, TestSetGuardError, read_label
 from data_modules.cohort.series import read_series, table_remarks
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
-from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.nifti import read_mask, read_probability
+from data_modules.prepare.labels import LARGEST_OF_SCAN, check_label
+from data_modules.scan.fitting import same_voxels
+from data_modules.scan.geometry import Volume
+from data_modules.scan.image_files import ITK_SUFFIXES, NIFTI_SUFFIXES, has_suffix, image_stem
+from data_modules.scan.nifti import fitted, read_mask, read_own_mask, read_probability
 from data_modules.scan.scan import Scan
+from data_modules.scan.stored import StoredHeader, read_header
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
@@ -41,8 +42,9 @@ EXTERNAL_CUT = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""
 
 _KNOWN = ({"plain"}, {"plain", "npz"}, {"mask"}, {"probability"}, {"mask", "probability"})
-_UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 _NOT_TIED = 1e-2
+_MOST_CLASSES = 256
 _LISTED = 20
 
 
@@ -91,7 +93,7 @@ def find_predictions(
             try:
                 predictions.append(_choose(item, files[item.series_id], threshold))
             except UserError as error:
-                problems.append(str(error))
+                problems.append(error.kept)
     problems += [f"{name}: no prediction" for name in missing]
     problems += [f"{name}: no series of this split is called so" for name in extra]
     return predictions, problems
@@ -117,11 +119,12 @@ def _files_by_series(folder: Path, names: set[str]) -> tuple[dict[str, dict[str,
     files: defaultdict[str, dict[str, Path]] = defaultdict(dict)
     extra = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz", ".npz")):
+        is_npz = has_suffix(path, (".npz",))
+        if path.name.startswith(".") or not (is_npz or has_suffix(path, (*NIFTI_SUFFIXES, *ITK_SUFFIXES))):
             continue
-        stem = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".npz")
-        candidates = {"npz" if path.suffix == ".npz" else "plain": stem}
-        if path.suffix != ".npz":
+        stem = path.name[:-4] if is_npz else image_stem(path)
+        candidates = {"npz" if is_npz else "plain": stem}
+        if not is_npz:
             candidates |= {k: stem.removesuffix(f"_{k}") for k in ("mask", "probability") if stem.endswith(f"_{k}")}
         kind = next((kind for kind, name in candidates.items() if name in names), None)
         if kind is None:
@@ -150,42 +153,52 @@ def _choose(series: Series, files: dict[str, Path], threshold: float | None) -> 
         else:
             raise UserError(f"{path.name}: a mask; a threshold needs probabilities")
         is_mask = False
-    assert series.label is not None
-    _check_place(path, _header(series.label)[0])
+    header = _header(path)
+    _check_place(header, series)
     if npz is not None:
-        shape, expected = _npz_shape(npz), _header(path)[0].shape[::-1]
-        if len(shape) != 4 or shape[0] < 2 or shape[1:] != expected:
+        shape, expected = _npz_shape(npz), header.grid.shape[::-1]
+        if len(shape) != 4 or not 2 <= shape[0] <= _MOST_CLASSES or shape[1:] != expected:
             raise UserError(f"{npz.name}: probabilities of shape {shape}, expected [classes, z, y, x] with {expected}")
     if is_mask:
         return Prediction(series, path, None)
     return Prediction(series, path, EXTERNAL_CUT if threshold is None else threshold, npz)
 
 
-def _header(path: Path) -> tuple[Grid, np.dtype[Any]]:
+def _header(path: Path) -> StoredHeader:
     try:
-        image = nib.load(path)
-        x, y, z = image.shape[:3]
-        return Grid((x, y, z), image.affine), image.get_data_dtype()
-    except _UNREADABLE as error:
+        return read_header(path)
+    except UserError as error:
         raise UserError(f"{path.name}: not a whole 3D NIfTI file ({error})") from None
 
 
 def _holds_whole_numbers(path: Path) -> bool:
-    return _header(path)[1].kind in "iu" and nib.load(path).dataobj.slope == 1
+    header = _header(path)
+    return header.dtype.kind in "iu" and header.slope == 1
 
 
-def _check_place(path: Path, expected: Grid) -> None:
-    """Raise where a file's voxels are not those of the scan (more than 5 % of a voxel away)."""
-    grid = _header(path)[0]
-    if grid.shape != expected.shape:
-        raise UserError(f"{path.name}: {grid.shape} voxels, the scan has {expected.shape}")
-    if not grid.same_as(expected, tolerance_mm=0.05 * min(expected.spacing_mm)):
-        place = [
-            f"voxels of {' × '.join(f'{s:.3g}' for s in g.spacing_mm)} mm, axes {g.axis_codes}, the first at "
-            f"({', '.join(f'{c:.2f}' for c in g.affine[:3, 3])}) mm"
-            for g in (grid, expected)
-        ]
-        raise UserError(f"{path.name}: lies elsewhere than its scan: {place[0]}; the scan: {place[1]}")
+def _check_place(header: StoredHeader, series: Series) -> None:
+    """Compare a file's voxels with those of the label.
+
+    Where slices are moved onto a right-angled grid (DICOM, sheared files), a prediction may lie on one and the label
+    on the other: such a place is judged once the scan is read.
+
+    Raises:
+        UserError: where they lie more than 5 % of a voxel away.
+    """
+    assert series.label is not None
+    grid, expected = header.grid, _header(series.label).grid
+    if same_voxels(grid, expected):
+        return
+    if series.image.is_dir() or not _header(series.image).grid.is_orthogonal:
+        return
+    if sorted(grid.shape) != sorted(expected.shape):
+        raise UserError(f"{header.path.name}: {grid.shape} voxels, the scan has {expected.shape}")
+    place = [
+        f"voxels of {' × '.join(f'{s:.3g}' for s in g.spacing_mm)} mm, axes {g.axis_codes}, the first at "
+        f"({', '.join(f'{c:.2f}' for c in g.affine[:3, 3])}) mm"
+        for g in (grid, expected)
+    ]
+    raise UserError(f"{header.path.name}: lies elsewhere than its scan: {place[0]}; the scan: {place[1]}")
 
 
 def _npz_shape(path: Path) -> tuple[int, ...]:
@@ -218,9 +231,9 @@ def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volu
         UserError: as `read_prediction`.
     """
     if prediction.threshold is None:
-        mask = read_mask(prediction.path, like=scan.grid)
+        mask = read_mask(prediction.path, like=scan)
         return mask, protocol_prior(mask, scan.volume), None
-    raw, calibration = read_probabilities(prediction, scan.grid), prediction.calibration
+    raw, calibration = read_probabilities(prediction, scan), prediction.calibration
     if calibration is None:
         mask = raw.with_data(raw.data >= prediction.threshold)
         return mask, protocol_prior(mask, scan.volume), None
@@ -228,15 +241,17 @@ def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volu
     return mask, protocol_mask, raw.with_data(raw.data >= EXTERNAL_CUT)
 
 
-def read_probabilities(prediction: Prediction, like: Grid) -> Volume:
+def read_probabilities(prediction: Prediction, scan: Scan) -> Volume:
     """The predicted probabilities as the program wrote them, float32, on the scan's grid.
 
     Raises:
         UserError: when they cannot be read, do not fit, or nnU-Net's probabilities contradict its mask.
     """
     if prediction.npz is None:
-        return read_probability(prediction.path, like=like)
-    return Volume(_read_npz(prediction.npz, read_mask(prediction.path, like=like).data), like)
+        return read_probability(prediction.path, like=scan)
+    mask = read_own_mask(prediction.path)  # whose axes are those of the array beside it
+    foreground = mask.with_data(_read_npz(prediction.npz, mask.data))
+    return fitted(foreground, scan, prediction.path, "prediction").volume
 
 
 def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -275,12 +290,13 @@ def measure_prediction(
     series = prediction.series
     try:
         scan = read_series(series)
-        label = read_label(series, like=scan.grid, look=look)
+        label = read_label(series, like=scan, look=look)
+        check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
         mask, protocol_mask, uncalibrated = read_masks(prediction, scan)
     except TestSetGuardError:
         raise
     except UserError as error:
-        return str(error)
+        return error.kept
     row = series_row(
         series.series_id,
         series.patient_id,
@@ -290,4 +306,5 @@ def measure_prediction(
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )
-    return row, (*scan.warnings, *table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm))
+    label_mm3 = float(np.count_nonzero(label.data)) * scan.grid.voxel_volume_mm3
+    return row, (*scan.warnings, *table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm, label_mm3))

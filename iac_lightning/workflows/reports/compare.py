@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_modules.errors import UserError
 from iac_lightning.evaluation.clinical.analysis import correct, paired_measure, risk_change, slope_difference
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_development
@@ -16,7 +14,7 @@ from iac_lightning.evaluation.statistics.plain import plain
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.runs.directory import Run
-from iac_lightning.runs.looks import count_looks
+from iac_lightning.runs.looks import count_looks, end_look
 from iac_lightning.workflows.external.evaluate import SEED
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
@@ -53,10 +51,11 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
     settings = shared_settings([first, second])
     for entry in entries.values():
         check_evaluated(entry, split)
-    tables: dict[str, pd.DataFrame] = {}
-    for name, entry in entries.items():
-        look = look_at(entry, "compare", split)
-        tables[name] = evaluation(entry, split, look)[0].sort_values("series_id", ignore_index=True)
+    taken = {name: look_at(entry, "compare", split) for name, entry in entries.items()}
+    tables = {
+        name: evaluation(entry, split, taken[name])[0].sort_values("series_id", ignore_index=True)
+        for name, entry in entries.items()
+    }
     a, b = tables.values()
     same = list(a["series_id"]) == list(b["series_id"])
     if not same or not (a["label_volume_mm3"] - b["label_volume_mm3"]).abs().max() < 1e-3:
@@ -84,6 +83,8 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
         "risk": risk_change(a, b, cutoffs, seed=seed) if cutoffs else None,
         "test_looks": {name: count_looks(entry.directory)["n"] for name, entry in entries.items()},
     }
+    for look in taken.values():
+        end_look(look)
     return dict(plain(result))
 
 

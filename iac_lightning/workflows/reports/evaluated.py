@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,6 +14,7 @@ import pandas as pd
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
 from data_modules.files import shown_path
+from data_modules.prepare.sources import digest
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
@@ -20,6 +22,7 @@ from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.evaluation.tables.summary import by_thickness
 from iac_lightning.runs import directory as runs
+from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE
@@ -33,12 +36,13 @@ def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
 
     Args:
         path: run directory, or folder that `iac evaluate --predictions` wrote.
-        overrides: settings of the section `evaluation`.
+        overrides: settings of the section `evaluation`, and where the data of runs lie now.
 
     Raises:
         UserError: when it is neither, or other settings are overridden.
     """
-    if foreign := [override for override in overrides if not override.startswith("evaluation.")]:
+    places = tuple(f"{key}=" for key in PLACES)
+    if foreign := [override for override in overrides if not override.startswith(("evaluation.", *places))]:
         raise UserError(
             f"{', '.join(foreign)}: predictions exist already, so that only settings of evaluation can change, such as "
             "evaluation.thickness_edges_mm=[1,3]"
@@ -100,7 +104,7 @@ def check_evaluated(entry: Entry, split: str) -> None:
 
 
 def look_at(entry: Entry, what: str, split: str) -> RecordedLook | None:
-    """Record that an evaluated model is looked at, where the split is guarded.
+    """Record that an evaluated model is looked at, where the split is guarded; the caller ends it (`end_look`).
 
     Args:
         entry: the model.
@@ -109,10 +113,18 @@ def look_at(entry: Entry, what: str, split: str) -> RecordedLook | None:
     """
     if split != GUARDED:
         return None
+    seen = evaluated_digest(entry.directory)
     if isinstance(entry, ExternalModel):
-        return record_look(entry.directory, what, split, entry.look_hash, None)
-    weights = json.loads((entry.directory / "evaluation" / f"{split}.json").read_text()).get("checkpoint_sha256")
-    return record_look(entry.directory, what, split, config_hash(entry.config, "inference", "evaluation"), weights)
+        return record_look(entry.directory, what, split, entry.look_hash, None, seen)
+    summary = json.loads((entry.directory / "evaluation" / f"{split}.json").read_text(encoding="utf-8"))
+    settings = config_hash(entry.config, "inference", "evaluation")
+    return record_look(entry.directory, what, split, settings, summary.get("checkpoint_sha256"), seen)
+
+
+def evaluated_digest(directory: Path) -> str:
+    """Digest of the tables and summaries that a model's evaluations have written."""
+    files = sorted(path for path in (directory / "evaluation").iterdir() if path.suffix in (".csv", ".json"))
+    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -123,7 +135,7 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
     """
     require_look((split,), look, "evaluation")
     path = entry.directory / "evaluation" / f"{split}.json"
-    table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text())
+    table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text(encoding="utf-8"))
     edges = list(evaluation_settings(entry).thickness_edges_mm)
     if summary.get("thickness_edges_mm") != edges:
         strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])

@@ -97,7 +97,7 @@ def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | 
         dice = float(row["dice"])
         figure = overlay_figure(
             scan.volume,
-            label=read_label(item, like=scan.grid, look=look),
+            label=read_label(item, like=scan, look=look),
             prediction=predicted_mask(entry, model.summary, split, item, scan),
             probability=None,
             title=f"{kind}: {series_id}, Dice {dice:.2f}, {row['slice_thickness_mm']:g} mm slices",

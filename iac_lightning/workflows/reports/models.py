@@ -25,6 +25,7 @@ from iac_lightning.report.models.missing import missing_development, small_devel
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.page import Overlay, ReportContext
 from iac_lightning.runs.directory import Run, git_words
+from iac_lightning.runs.looks import end_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
 from iac_lightning.workflows.reports.evaluated import (
@@ -82,8 +83,9 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
     models: dict[str, ModelResult] = {}
     examples: dict[str, list[Overlay]] = {}
+    taken = {name: look_at(entry, "report", split) for name, entry in by_name.items()}
     for name, entry in by_name.items():
-        look = look_at(entry, "report", split)
+        look = taken[name]
         if isinstance(entry, Run):
             models[name] = model_result(entry, label_of[name], split, look)
         else:
@@ -118,6 +120,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         if isinstance(entry, Run):
             tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
             tracking.log_files(entry, report_files(out), out, f"report/{split}")
+    for look in taken.values():
+        end_look(look)
     return page
 
 
@@ -258,7 +262,7 @@ def has_development(folder: Path, split: str) -> bool:
     """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
     if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
         return False
-    dev, other = (json.loads((folder / f"{name}.json").read_text()) for name in ("dev", split))
+    dev, other = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("dev", split))
     return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from data_modules.cohort.look import GUARDED
+from data_modules.cohort.look import GUARDED, RecordedLook
 from data_modules.errors import UserError
 from data_modules.files import shown_path
-from iac_lightning.config.reading import load_experiment
+from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import config_hash, decisive_settings
 from iac_lightning.evaluation.ablation.ablation import Ablation, analyse_ablation
@@ -26,11 +26,11 @@ from iac_lightning.modules.callbacks import read_history
 from iac_lightning.report.sweep.page import PageContext, write_sweep_page
 from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
 from iac_lightning.runs.directory import git_words
-from iac_lightning.runs.looks import record_look
+from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import old_cutoffs
 from iac_lightning.sweeps.state import PLAN, reading_plan
-from iac_lightning.workflows.reports.evaluated import fixed_cutoffs
+from iac_lightning.workflows.reports.evaluated import evaluated_digest, fixed_cutoffs
 
 SEED = 0
 """Of the resamples: a sweep has many seeds, and its page must not depend on which came first."""
@@ -77,7 +77,8 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
     splits = sorted({plan.split for plan in plans})
     if len(splits) > 1:
         raise UserError(f"the sweeps were compared on different splits ({', '.join(splits)}); report them one by one")
-    results = [sweep_result(plan) for plan in plans]
+    taken: list[RecordedLook] = []
+    results = [sweep_result(plan, taken) for plan in plans]
     pooled: dict[str, Candidate] = {}
     for plan, result in zip(plans, results, strict=True):
         for config, candidate in candidates(plan, result):
@@ -89,7 +90,10 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
         command=command or f"iac report {' '.join(map(shown_path, folders))} --out {shown_path(out)}",
         **code_and_data(plans, results),
     )
-    return write_sweep_page(out, results, claims, context)
+    page = write_sweep_page(out, results, claims, context)
+    for look in taken:
+        end_look(look)
+    return page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +161,13 @@ def read_plan(folder: Path) -> ReportPlan:
         )
 
 
-def sweep_result(plan: ReportPlan) -> SweepResult:
-    """States of a sweep's cells, and the effects of its factors; a look at the test split is recorded with each."""
+def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
+    """States of a sweep's cells, and the effects of its factors; a look at the test split is recorded with each.
+
+    Args:
+        plan: of the sweep.
+        taken: the looks are added to it.
+    """
     cells = [cell_result(plan, cell) for cell in plan.cells]
     trainings = []
     for cell, row in zip(plan.cells, cells, strict=True):
@@ -166,9 +175,10 @@ def sweep_result(plan: ReportPlan) -> SweepResult:
             continue
         directory = plan.folder / cell.run
         if plan.split == GUARDED:
-            settings = config_hash(load_experiment(directory / "config.yaml"), "inference", "evaluation")
+            settings = config_hash(load_stored(directory / "config.yaml"), "inference", "evaluation")
             weights = _json(directory / "evaluation" / f"{plan.split}.json").get("checkpoint_sha256")
-            record_look(directory, "sweep report", plan.split, settings, weights)
+            seen = evaluated_digest(directory)
+            taken.append(record_look(directory, "sweep report", plan.split, settings, weights, seen))
         trainings.append(Training(levels=row.levels, seed=row.seed, table=table_of(directory, plan.split)))
     return SweepResult(
         name=plan.name,
@@ -234,7 +244,7 @@ def candidates(plan: ReportPlan, result: SweepResult) -> list[tuple[ExperimentCo
         if row.kind == "pretrain" or row.state != EVALUATED:
             continue
         directory = runs[cell.name]
-        config = load_experiment(directory / "config.yaml")
+        config = load_stored(directory / "config.yaml")
         sources = [runs[name] for name in cell.needs if kinds.get(name) == "pretrain"]
         sources += [Path(config.init_from)] if config.init_from else []
         before = _first_config(sources) if config.init_from else None
@@ -274,7 +284,7 @@ def code_and_data(plans: Sequence[ReportPlan], results: Sequence[SweepResult]) -
 def _first_config(folders: Sequence[Path]) -> ExperimentConfig | None:
     for folder in folders:
         if (folder / "config.yaml").is_file():
-            return load_experiment(folder / "config.yaml")
+            return load_stored(folder / "config.yaml")
     return None
 
 

@@ -73,6 +73,21 @@ def test_split_refuses_shares_and_leaves_the_table(
     assert path.read_bytes() == before
 
 
+def test_split_refuses_a_share_that_is_given_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cohort_without_splits(tmp_path, 4)
+    assert main(["split", str(path), "--fractions", "dev=0.5", "dev=0.5", "test=0.5"]) == 2
+    assert "'dev' is given twice" in capsys.readouterr().err
+
+
+def test_split_leaves_a_table_with_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cohort_without_splits(tmp_path, 4)
+    path.write_text(path.read_text().replace("P00,", "P1,"))
+    before = path.read_bytes()
+    assert main(["split", str(path)]) == 2
+    assert "are these one patient?" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
 def test_prepare_prepares_the_experiments_cohort(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,21 +31,11 @@ def test_compare_takes_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes two models, the baseline last; 1 were given" in capsys.readouterr().err
 
 
-def test_ui_serves_this_machine_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ui", "--runs-dir", str(tmp_path)]) == 2
     assert "Train first" in capsys.readouterr().err
-    (tmp_path / "mlflow.db").touch()
-    started = Recorder(0)
-    monkeypatch.setattr(subprocess, "call", started)
-    assert main(["ui", "--runs-dir", str(tmp_path)]) == 0
-    (command,) = started.calls[0]
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert "http://127.0.0.1:5000" in capsys.readouterr().out
-
-    def stopped(_: Any) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(subprocess, "call", stopped)
-    assert main(["ui", "--runs-dir", str(tmp_path)]) == 0
+    served = Recorder(143)
+    monkeypatch.setattr("iac_lightning.tracking.server.serve", served)
+    assert main(["ui", "--runs-dir", str(tmp_path), "--port", "0"]) == 143
+    assert main(["ui"]) == 143
+    assert served.calls == [(tmp_path, 0), (Path("runs"), None)]

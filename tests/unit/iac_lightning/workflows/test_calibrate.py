@@ -169,6 +169,12 @@ def test_a_killed_calibration_predicts_only_what_is_missing(
     assert calibrate(trained, store).to_dict() == found
     assert [item.series.series_id for item in predicted] == [store.series[1].series.series_id]
     assert path.read_bytes() == before
+    for damaged in (before[:100], b"[]", before.replace(b'"temperature": ', b'"temperature": -'), b"\xff"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"calibration\.json: .*iac calibrate"):
+            trained_calibration(trained)
+        assert calibrate(trained, store).to_dict() == found
+        assert path.read_bytes() == before
 
 
 def test_other_weights_are_calibrated_anew(done, store: PreparedStore, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_modules.files import write_json_atomic
 from iac_lightning.runs.directory import Run, load_run
+from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.model_card import model_card
 
@@ -25,6 +26,7 @@ def test_the_card_tells_values_of_these_weights_only(trained_run: Run, tmp_path:
     assert "| Dice, scans with lesions | 0.651 [0.620; 0.684] | – |" in card
     assert "test: 5 scans of 4 patients, 3 with lesions" in card
     assert "looked at" not in card
-    (copy.directory / "test_looks.jsonl").write_text("{}\n{}\n")
+    for what in ("evaluate", "report"):
+        end_look(record_look(copy.directory, what, "test", "a", None))
     assert "had been looked at 2 times" in model_card(copy, model)
     assert "The cohort table was not at hand" in card

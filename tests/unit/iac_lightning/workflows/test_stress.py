@@ -270,7 +270,7 @@ def test_a_scan_that_fails_is_listed_and_the_others_go_on(
     assert set(rows_of(model)["series_id"]) == {whole.series_id}
     assert set(summary["failed"]) == {broken.series_id, failing.series_id}
     assert summary["failed"][failing.series_id] == "MemoryError: images/a.nii.gz is too large"
-    assert summary["failed"][broken.series_id].startswith(f"images/{broken.image.name}: not a whole NIfTI file")
+    assert summary["failed"][broken.series_id].startswith(f"images/{broken.image.name}: not a whole file")
     assert str(tmp_path) not in json.dumps(summary["failed"])
     assert json.loads((model.run.directory / "stress/test.json").read_text()) == summary
     assert f"failed: {broken.series_id}" in describe_stress(summary)

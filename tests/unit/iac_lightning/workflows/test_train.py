@@ -1,9 +1,13 @@
-"""What a training does around Lightning: the data once, and no trace in MLflow of a run that never began."""
+"""What a training does around Lightning: the data once, where they lie, and no trace in MLflow of what never began."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +18,9 @@ from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from iac_lightning.config.reading import load_experiment
+from iac_lightning.modules.callbacks import EpochHistory
+from iac_lightning.runs.directory import Run, load_run
+from iac_lightning.workflows.reports.evaluated import load_entry
 from iac_lightning.workflows.train import train
 from tests.integration.settings import experiment, overrides
 
@@ -58,3 +65,110 @@ def test_a_mistake_in_the_data_leaves_no_run_in_mlflow(phantom_cohort: Path, tmp
     assert run.is_dir()
     assert not (run / "mlflow_run_id").exists()
     assert not (run / "provenance.json").exists()
+
+
+def copied(cohort: Path, folder: Path) -> Path:
+    """The cohort in a folder of its own, which may be moved and changed."""
+    shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("prepared"))
+    return folder / cohort.name
+
+
+@pytest.fixture(scope="module")
+def pretrained(phantom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished pre-training of one epoch on a cohort of its own, `here/cohort.csv` beside it."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    cohort = copied(phantom_cohort, folder / "here")
+    settings = overrides(cohort, folder, "trainer.max_epochs=1", "name=mae", "tracking.enabled=false")
+    return train(load_experiment(experiment("mae"), settings))
+
+
+def finetune(pretrained: Run, runs: Path, *more: str) -> Run:
+    source, cohort = str(pretrained.directory), Path(pretrained.config.data.cohort)
+    settings = overrides(cohort, runs, "trainer.max_epochs=1", "tracking.enabled=false", f"init_from={source}", *more)
+    return train(load_experiment(experiment("vit_mae"), settings))
+
+
+def test_an_encoder_that_learnt_otherwise_is_taken_over_only_when_asked_for(
+    pretrained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ("data.window_hu=[-100,900]", "model.vit.heads=3")
+    with pytest.raises(
+        UserError, match=r"window_hu was \[-200.*, 1000.*\] and is \[-100.*heads was 2 and is 3 here.*other=true"
+    ):
+        finetune(pretrained, tmp_path, *others)
+    run = finetune(pretrained, tmp_path, *others, "init_from_other=true")
+    assert "warning: the encoder learnt otherwise: data.window_hu was" in capsys.readouterr().out
+    assert "model.vit.heads was 2 and is 3 here" in (run.directory / "logs/transfer.txt").read_text()
+
+
+def test_an_encoder_that_is_not_finite_is_not_taken_over(pretrained: Run, tmp_path: Path) -> None:
+    shutil.copytree(pretrained.directory, tmp_path / "nan")
+    path = tmp_path / "nan/checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["state_dict"]["model.encoder.norm.weight"][3] = float("nan")
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"last\.ckpt: 1 of its tensors .* such as model\.encoder\.norm\.weight"):
+        finetune(pretrained, tmp_path, f"init_from={tmp_path / 'nan'}")
+
+
+def test_data_that_were_moved_are_taken_at_their_new_place_if_they_are_the_same(
+    pretrained: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(pretrained.directory, tmp_path / "mae")
+    here, there = Path(pretrained.config.data.cohort), tmp_path / "there" / "cohort.csv"
+    shutil.copytree(here.parent, there.parent)
+    moved = f"data.cohort={there}"
+    for load in (load_run, load_entry):
+        run = load(tmp_path / "mae", [moved])
+        assert isinstance(run, Run)
+        assert run.config.data.cohort == str(there)
+    settings = [*overrides(here, tmp_path, "trainer.max_epochs=1", "name=mae", "tracking.enabled=false"), moved]
+    assert train(load_experiment(experiment("mae"), settings)).is_finished
+    assert load_run(tmp_path / "mae").config.data.cohort == str(there), "the run knows its place from then on"
+
+    labels = sorted((there.parent / "labels").glob("*"))
+    used = {s.label for s in read_cohort(there).split("finetune")}
+    other = next(path for path in labels if path in used)
+    other.write_bytes(next(path for path in labels if path.read_bytes() != other.read_bytes()).read_bytes())
+    shutil.copyfile(pretrained.directory / "config.yaml", tmp_path / "mae/config.yaml")  # before it was moved
+    for begin in (
+        lambda: load_run(tmp_path / "mae", [moved]),
+        lambda: train(load_experiment(experiment("mae"), settings)),
+    ):
+        with pytest.raises(UserError, match=r"there/cohort\.csv does not hold the data of .*mae \(fingerprint"):
+            begin()
+    with pytest.raises(UserError, match=r"seed=3: a trained run takes .* the place that its data were moved to"):
+        load_run(tmp_path / "mae", ["seed=3"])
+
+
+def while_training(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], object]) -> None:
+    """Do something at the end of an epoch."""
+    real = EpochHistory.on_train_epoch_end
+
+    def on_train_epoch_end(self: EpochHistory, trainer: L.Trainer, module: L.LightningModule) -> None:
+        real(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            act()
+
+    monkeypatch.setattr(EpochHistory, "on_train_epoch_end", on_train_epoch_end)
+
+
+def test_labels_that_change_while_it_trains_are_noticed(
+    phantom_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = copied(phantom_cohort, tmp_path / "data")
+    first, second = (s for s in read_cohort(cohort).split("finetune")[:2])
+    label, other = first.label, second.label
+    assert label is not None
+    assert other is not None
+    before, after = label.read_bytes(), other.read_bytes()
+    config = load_experiment(experiment("mae"), overrides(cohort, tmp_path, "name=a", "tracking.enabled=false"))
+    with monkeypatch.context() as patch:
+        while_training(patch, 0, lambda: label.write_bytes(after))
+        with pytest.raises(UserError, match=rf"labels of 1 series \({first.series_id}\) were changed while .* epoch 2"):
+            train(config)
+    assert not load_run(tmp_path / "a").is_finished
+    label.write_bytes(before)
+    with monkeypatch.context() as patch:
+        while_training(patch, 1, lambda: os.utime(label))
+        assert train(config).is_finished, "the same content under another time"

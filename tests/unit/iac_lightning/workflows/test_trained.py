@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +49,27 @@ def test_a_run_that_cannot_predict_is_refused(trained_run: Run, tmp_path: Path) 
         load_trained(Run(trained_run.directory, config))
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (lambda saved: saved["state_dict"].popitem(), r"is not of the network .* is missing"),
+        (lambda saved: next(iter(saved["state_dict"].values())).fill_(float("nan")), "hold values that are not finite"),
+        (lambda saved: saved.pop("iac"), "is not a checkpoint of this project"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_run_are_refused(
+    broken: Callable[[dict[str, Any]], object], told: str, trained_run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run.directory, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert run.best_checkpoint is not None
+    saved = torch.load(run.best_checkpoint, weights_only=True)
+    broken(saved)
+    torch.save(saved, run.best_checkpoint)
+    with pytest.raises(UserError, match=rf"best\.ckpt: .*{told}"):
+        load_trained(run)
+
+
 def test_series_without_label_are_named() -> None:
     def item(name: str, label: Path | None) -> Any:
         return SimpleNamespace(series=SimpleNamespace(series_id=name, label=label))
@@ -69,6 +92,11 @@ def test_a_prediction_is_read_again_only_under_its_key(tmp_path: Path) -> None:
     assert saved is not None
     np.testing.assert_array_equal(saved.data, probability.data)
     assert saved_prediction(path, {"x": 2}) is None
+    for damaged in (tmp_path / "a1_probability.json", path):
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[: len(whole) // 2])
+        assert saved_prediction(path, {"x": 1}) is None
+        damaged.write_bytes(whole)
     (tmp_path / "a1_probability.json").unlink()  # as when a process was killed between the two files
     assert saved_prediction(path, {"x": 1}) is None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -247,3 +248,50 @@ def test_predictions_take_settings_of_their_evaluation_only(
     assert "settings of the section evaluation only" in capsys.readouterr().err
     assert main([*command, "evaluation.thickness_edges_mm=[1,5]"]) == 0
     assert load_external(masks).evaluation.thickness_edges_mm == (1.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("threshold", 2, "threshold 2, expected a number from 0 to 1"),
+        ("threshold", True, "threshold True, expected a number from 0 to 1"),
+        ("evaluation", {"coverage": 3}, "evaluation.coverage = 3.0: out of range"),
+        ("evaluation", {"coverage": "${oc.env:SECRET}"}, "taken as they are written"),
+        ("evaluation", [1], "not what evaluation writes"),
+    ],
+)
+def test_a_foreign_description_of_a_model_is_data(
+    key: str, value: object, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "0.77")
+    known = {"label": "x", "predictions": {}, "cohort": "c.csv", "threshold": 0.5, "evaluation": {}}
+    (tmp_path / external.MODEL_FILE).write_text(json.dumps(known))
+    assert external.load_external(tmp_path).threshold == 0.5
+    (tmp_path / external.MODEL_FILE).write_text(json.dumps(known | {key: value}))
+    with pytest.raises(UserError, match=complaint) as caught:
+        external.load_external(tmp_path)
+    assert "0.77" not in str(caught.value)
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_as_the_same_look(
+    cohort: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated() -> int:
+        return evaluate_predictions(masks, cohort, "test", tmp_path / "out", workers=1)["test_looks"]["n"]
+
+    def cut_off() -> None:
+        def stopped(prediction, look=None):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(external, "measure_prediction", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                evaluated()
+
+    for _ in range(3):
+        cut_off()
+    assert evaluated() == 1
+    assert evaluated() == 2, "what was shown whole is looked at again"
+    cut_off()
+    os.utime(next(masks.glob("*.nii.gz")), ns=(1, 1))
+    assert evaluated() == 4, "other predictions may show something else"

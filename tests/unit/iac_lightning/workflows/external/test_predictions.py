@@ -101,3 +101,18 @@ def test_files_that_do_not_belong_are_all_named(series: Series, tmp_path: Path) 
     with pytest.raises(UserError, match=r"2 problems with the predictions of the 1 series of split 'dev'"):
         raise_all(problems, tmp_path / "p", 1, "dev")
     raise_all([], tmp_path / "p", 1, "dev")
+
+
+def test_predictions_in_another_order_of_the_axes_and_in_capitals(series: Series, tmp_path: Path) -> None:
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = 8
+    turned = Volume(row(ALL, np.uint8).data[::-1], Grid((9, 1, 1), GRID.affine @ flip))
+    write_nifti(turned, tmp_path / "p/a1.NII.GZ")
+    (prediction,), problems = find_predictions(tmp_path / "p", [series])
+    assert not problems
+    assert masks_of(prediction) == [ALL, PAIR, None]
+    foreground = np.array(RAW, np.float32)[::-1].reshape(1, 1, 1, 9)  # as nnU-Net writes it, on its mask's own voxels
+    np.savez(tmp_path / "p/a1.npz", probabilities=np.concatenate([1 - foreground, foreground]))
+    (prediction,), problems = find_predictions(tmp_path / "p", [series], 0.7)
+    assert not problems
+    assert masks_of(prediction)[0] == SURE
