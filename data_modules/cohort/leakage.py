@@ -94,6 +94,17 @@ def seen_patients(patient_ids: Iterable[str], salt: str) -> dict[str, Any]:
     return {"salt_id": _salt_id(salt), "hashes": sorted(hash_patients(set(patient_ids), salt))}
 
 
+def is_seen_patients(value: Any) -> bool:
+    """Whether a value has the form of what a model carries about its patients: a list of what `seen_patients` gives."""
+    return isinstance(value, list) and all(
+        isinstance(record, dict)
+        and isinstance(record.get("salt_id"), str)
+        and isinstance(record.get("hashes"), list)
+        and all(isinstance(digest, str) for digest in record["hashes"])
+        for record in value
+    )
+
+
 def check_unseen(evaluated_patients: Iterable[str], seen: Mapping[str, Any], salt: str) -> str | None:
     """Refuse to evaluate on patients that a checkpoint has learnt from.
 

@@ -20,6 +20,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from data_modules.cohort.leakage import is_seen_patients
 from data_modules.errors import UserError
 from data_modules.files import replacing
 
@@ -140,8 +141,7 @@ def load_model(path: Path) -> SavedModel:
     if not (
         isinstance(own, dict)
         and isinstance(own.get("config"), dict)
-        and isinstance(own.get("trained_on"), list)
-        and all(_is_record(record) for record in own["trained_on"])
+        and is_seen_patients(own.get("trained_on"))
         and isinstance(weights, dict)
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
     ):
@@ -234,16 +234,6 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, (Mapping, list, tuple)):
         for key, one in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _tensors(one, f"{name}.{key}" if name else str(key))
-
-
-def _is_record(value: Any) -> bool:
-    """Whether it has the form of `cohort.leakage.seen_patients`."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("salt_id"), str)
-        and isinstance(value.get("hashes"), list)
-        and all(isinstance(one, str) for one in value["hashes"])
-    )
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

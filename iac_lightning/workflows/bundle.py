@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from data_modules.cohort.leakage import is_seen_patients
 from data_modules.errors import UserError
-from data_modules.files import replacing_folder, write_json_atomic, write_text_atomic
+from data_modules.files import replacing_folder, sha256, write_json_atomic, write_text_atomic
 from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import ConfigError, from_dict
 from iac_lightning.config.schema import ExperimentConfig
@@ -35,11 +36,9 @@ from iac_lightning.workflows.bundle_files import (
     WEIGHTS,
     check_manifest,
     is_bundle,
-    is_seen_patients,
     other_files,
     read_json,
     read_weights,
-    sha256,
 )
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.model_card import model_card

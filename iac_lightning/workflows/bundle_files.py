@@ -6,7 +6,6 @@ values; weights are read by `safetensors` once their shapes are those of the net
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_modules.errors import UserError
+from data_modules.files import sha256
 from iac_lightning.modules.checkpoint import check_finite
 
 FORMAT = "iac-lightning bundle"
@@ -150,23 +150,6 @@ def _fits(weights: Any, name: str, tensor: Tensor) -> bool:
     """Whether a tensor of the file has the shape of the network's, in single precision as all of them."""
     piece = weights.get_slice(name)
     return bool(piece.get_dtype() == "F32" and list(piece.get_shape()) == list(tensor.shape))
-
-
-def is_seen_patients(value: Any) -> bool:
-    """Whether a value has the form of what a model carries about its patients (`cohort.leakage.seen_patients`)."""
-    return isinstance(value, list) and all(
-        isinstance(record, dict)
-        and isinstance(record.get("salt_id"), str)
-        and isinstance(record.get("hashes"), list)
-        and all(isinstance(digest, str) for digest in record["hashes"])
-        for record in value
-    )
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse(word: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.errors import UserError
-from data_modules.files import on_disk, write_json_atomic
+from data_modules.files import on_disk, sha256, write_json_atomic
+from data_modules.prepare.sources import digest
 
 RESULT_FILE = "result.json"
 _STAGING = ".iac_predict"
@@ -77,8 +77,8 @@ def publish(staging: Path, result: dict[str, Any]) -> dict[str, Any]:
         result: what `result.json` shall hold.
     """
     out = staging.parent
-    files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-    result = {**result, "files": {**files, RESULT_FILE: _digest({**result, "files": files})}}
+    files = {path.name: sha256(path) for path in sorted(staging.iterdir())}
+    result = {**result, "files": {**files, RESULT_FILE: digest({**result, "files": files})}}
     with on_disk(out):
         for name in files:
             with (staging / name).open("rb") as file:
@@ -117,12 +117,12 @@ def _written(out: Path) -> set[tuple[str, str]]:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             files = dict(result["files"])
-            is_own = files.pop(RESULT_FILE) == _digest({**result, "files": files})
+            is_own = files.pop(RESULT_FILE) == digest({**result, "files": files})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         if is_own:
             known |= set(files.items())
-            known.add((RESULT_FILE, _sha256(path)))
+            known.add((RESULT_FILE, sha256(path)))
     return known
 
 
@@ -155,7 +155,7 @@ def _is_left_over(staging: Path, names: set[str]) -> bool:
 
 
 def _is_own(path: Path, written: set[tuple[str, str]]) -> bool:
-    return path.is_file() and not path.is_symlink() and (path.name, _sha256(path)) in written
+    return path.is_file() and not path.is_symlink() and (path.name, sha256(path)) in written
 
 
 def _is_same(path: Path, source: Path) -> bool:
@@ -174,12 +174,3 @@ def _remove_written(out: Path, names: Sequence[str], written: set[tuple[str, str
         (out / name).unlink()
     shutil.rmtree(staging)
     staging.mkdir()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _digest(result: dict[str, Any]) -> str:
-    """SHA-256 of what `result.json` holds, but for this digest itself."""
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from torch import nn
 
 from data_modules.cohort.leakage import check_unseen, split_salt
 from data_modules.errors import UserError
-from data_modules.files import on_disk, write_json_atomic
+from data_modules.files import on_disk, sha256, write_json_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_probability, write_nifti
@@ -91,7 +91,7 @@ def inference_device(accelerator: str = "auto") -> torch.device:
 
 def file_digest(path: Path) -> str:
     """First 16 hex digits of a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel) -> None:

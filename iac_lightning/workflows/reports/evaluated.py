@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,7 +12,7 @@ import pandas as pd
 
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
-from data_modules.files import shown_path
+from data_modules.files import sha256, shown_path
 from data_modules.prepare.sources import digest
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import config_hash
@@ -124,7 +123,7 @@ def look_at(entry: Entry, what: str, split: str) -> RecordedLook | None:
 def evaluated_digest(directory: Path) -> str:
     """Digest of the tables and summaries that a model's evaluations have written."""
     files = sorted(path for path in (directory / "evaluation").iterdir() if path.suffix in (".csv", ".json"))
-    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+    return digest([[path.name, sha256(path)] for path in files])
 
 
 def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.DataFrame, dict[str, Any]]:

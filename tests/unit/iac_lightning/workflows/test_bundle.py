@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save
 
 from data_modules.errors import UserError
+from data_modules.files import sha256
 from iac_lightning.cli import main
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows import bundle as workflow
 from iac_lightning.workflows.bundle import export_bundle, load_bundle
-from iac_lightning.workflows.bundle_files import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS, sha256
+from iac_lightning.workflows.bundle_files import CARD, FILES, MANIFEST, SETTINGS, WEIGHTS
 from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.predict import OUTPUTS
 
