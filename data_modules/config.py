@@ -27,6 +27,13 @@ THICKNESS_RANGE_MM = Rule(
     lambda v: 0 < v[0] <= v[1] <= 100, "[thinnest, thickest], greater than 0 and at most 100, the thinnest first"
 )
 BLUR_MM = Rule(lambda v: 0 <= v <= 100, "a number from 0 to 100")
+ROUNDNESS = Rule(lambda v: 0 <= v[0] <= v[1] <= 1, "[least, most], from 0 to 1, the least first")
+WIDENING = Rule(lambda v: 1 <= v[0] <= v[1] <= 4, "[least, most], from 1 to 4, the least first")
+GAMMA = Rule(lambda v: 0.1 <= v[0] <= v[1] <= 10, "[least, most], from 0.1 to 10, the least first")
+TRANSFORMS = Rule(
+    lambda v: all("." in text for text in v), "import paths of TorchIO transforms, each with or without (name=value, …)"
+)
+WINDOW_JITTER_HU = Rule(lambda v: 0 <= v <= 1e4, "a number from 0 to 10000")
 
 
 @dataclass(kw_only=True)
@@ -60,10 +67,17 @@ class SamplingConfig:
 
 @dataclass(kw_only=True)
 class AugmentationConfig:
-    """Random changes of a training patch; probabilities are per patch. Only TorchIO transforms and our own."""
+    """Random changes of a training patch; probabilities are per patch."""
 
     enabled: bool = True
     """Switches all augmentation."""
+    engine: str = choice("batched", "torchio")
+    """batched: whole batches at once in torch, on the device that trains; torchio: patch by patch with TorchIO's
+    transforms on the host, the reference that the other is checked against. Both make the same samples, up to the
+    rounding of interpolation."""
+    extra: tuple[str, ...] = setting((), TRANSFORMS)
+    """TorchIO transforms of your own, on the host, before all others:
+    `torchio.RandomBiasField(coefficients=0.3, p=0.2)`, `my_package.transforms.Metal`."""
     flip_probability: float = setting(0.5, SHARE)
     """Mirror left and right (x axis)."""
     affine_probability: float = setting(0.2, SHARE)
@@ -73,9 +87,17 @@ class AugmentationConfig:
     scale: float = setting(0.1, SHARE_BELOW_ONE)
     """Largest relative change of size."""
     thickness_probability: float = setting(0.3, SHARE)
-    """Re-image the patch with thicker slices through a true box profile."""
+    """Re-image the patch with thicker slices through a slice profile."""
     thickness_range_mm: tuple[float, float] = setting((2.0, 6.0), THICKNESS_RANGE_MM)
     """Range of the thicker slices."""
+    profile_roundness: tuple[float, float] = setting((0.0, 1.0), ROUNDNESS)
+    """Range of the slice profile's shape: 0 is a box, 1 a triangle, trapezia between."""
+    profile_widening: tuple[float, float] = setting((1.0, 1.3), WIDENING)
+    """Range of the profile's full width at half maximum over the nominal slice thickness."""
+    thickness_label: str = choice("protocol", "occupancy")
+    """What is taught on thicker slices. protocol: what a reader draws there, whole thick voxels of at least 130 HU that
+    are calcification rather than bone, no single ones; occupancy: the label's share of each voxel, through the
+    profile."""
     noise_probability: float = setting(0.3, SHARE)
     """Add Gaussian noise."""
     noise_hu: float = setting(20.0, NOT_NEGATIVE)
@@ -90,6 +112,19 @@ class AugmentationConfig:
     """Largest relative change of HU."""
     offset_hu: float = setting(10.0, NOT_NEGATIVE)
     """Largest offset."""
+    gamma_probability: float = setting(0.0, SHARE)
+    """Bend brightness inside the window by a power: both ends stay, what lies between darkens or lightens."""
+    gamma: tuple[float, float] = setting((0.7, 1.5), GAMMA)
+    """Range of the power; a power and its inverse are as likely."""
+    window_probability: float = setting(0.0, SHARE)
+    """Move both ends of the HU window."""
+    window_jitter_hu: float = setting(50.0, WINDOW_JITTER_HU)
+    """How far each end of the window moves at most (less than half the window)."""
+
+    @property
+    def extra_in_use(self) -> tuple[str, ...]:
+        """`extra`, unless all augmentation is switched off."""
+        return self.extra if self.enabled else ()
 
 
 @dataclass(kw_only=True)
@@ -111,5 +146,10 @@ class DataConfig:
     """Patches a step on one device."""
     num_workers: int = setting(0, AT_LEAST_ZERO)
     """Loader processes a device; 0 loads in the training process."""
+    residency: str = choice("auto", "device", "host", "disk")
+    """Where the training volumes are kept: in the memory of the GPU that trains, in the host's, or on disk as memory
+    maps. auto: the first of the three that they fit. Without a GPU, device is host."""
+    residency_share: float = setting(0.5, SHARE_ABOVE_ZERO)
+    """Share of the GPU's free memory (or of a training process's part of the host's) that they may take under auto."""
     labelled_fraction: float = setting(1.0, SHARE_ABOVE_ZERO)
     """Share of the fine-tuning patients that is used (for ablations); chosen by the seed."""

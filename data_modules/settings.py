@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-RANGE, CHOICES = "range", "choices"
-"""Keys of a field's metadata: a `Rule`, or the words that are allowed."""
+RANGE, CHOICES, TRUTH = "range", "choices", "truth"
+"""Keys of a field's metadata: a `Rule`, or the words that are allowed, and those that false and true stand for."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,15 @@ def setting(default: Any, rule: Rule) -> Any:
     return field(default=default, metadata={RANGE: rule})
 
 
-def choice(*words: str, default: str | None = None) -> Any:
-    """A field that takes one of some words; the first is the default where none is named."""
-    return field(default=default or words[0], metadata={CHOICES: words})
+def choice(*words: str, default: str | None = None, truth: tuple[str, str] | None = None) -> Any:
+    """A field that takes one of some words.
+
+    Args:
+        words: that are allowed.
+        default: the first of them, where none is named.
+        truth: the words that false and true stand for: YAML reads `off`, without quotes, as false.
+    """
+    return field(default=default or words[0], metadata={CHOICES: words} | ({TRUTH: truth} if truth else {}))
 
 
 def rises(values: Sequence[float]) -> bool:

@@ -249,6 +249,12 @@ def _batch_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...],
             f"a global batch of {whole} is more than the {config.data.sampling.samples_per_epoch} samples of an epoch "
             "(data.sampling.samples_per_epoch): lower the one or raise the other",
         )
+    if trainer.compile == "cuda_graphs" and max(accumulate, (whole or 0) // step) > 1:
+        yield (
+            (*keys, "trainer.compile", "trainer.accumulate_grad_batches"),
+            "a recorded graph overwrites the gradients of the batch before, so none can be added up: take a "
+            "data.batch_size that fills the global batch, or trainer.compile=default",
+        )
     if optimizer.lr_scaling != "none" and optimizer.lr_batch_size is None:
         yield (
             ("optimizer.lr_scaling", "optimizer.lr_batch_size"),
@@ -282,10 +288,10 @@ def _sharding_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ..
             f"the average of the weights (optimizer.ema_decay {config.optimizer.ema_decay:g}) needs them whole, and "
             "FSDP keeps a part on each GPU: set optimizer.ema_decay=0, or use trainer.strategy=ddp",
         )
-    if trainer.compile:
+    if trainer.compile != "off":
         yield (
             ("trainer.strategy", "trainer.compile"),
-            "torch.compile is offered without FSDP only: set trainer.compile=false, or use trainer.strategy=ddp",
+            "torch.compile is offered without FSDP only: set trainer.compile=off, or use trainer.strategy=ddp",
         )
 
 

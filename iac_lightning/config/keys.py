@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import typing
 from functools import cache
 from typing import Any, ClassVar
 
-from data_modules.settings import CHOICES, RANGE, Rule
+from omegaconf import OmegaConf
+
+from data_modules.settings import CHOICES, RANGE, TRUTH, Rule
 from iac_lightning.config.schema import ExperimentConfig
+
+BEFORE_STORED: dict[str, Any] = {
+    "data.augmentation.profile_roundness": (0.0, 0.0),
+    "data.augmentation.profile_widening": (1.0, 1.0),
+    "data.augmentation.thickness_label": "occupancy",
+    "loss.restrict_on": "common",
+    "trainer.matmul_precision": "highest",
+}
+"""What runs did before they stored these settings, whatever the defaults are now."""
 
 
 @cache
@@ -42,6 +54,12 @@ def choices() -> dict[str, tuple[str, ...]]:
     return _metadata(ExperimentConfig, CHOICES)
 
 
+@cache
+def truths() -> dict[str, tuple[str, str]]:
+    """Dotted key → the words that false and true stand for, of the settings that take them."""
+    return _metadata(ExperimentConfig, TRUTH)
+
+
 def _metadata(cls: type, name: str, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
@@ -51,6 +69,16 @@ def _metadata(cls: type, name: str, prefix: str = "") -> dict[str, Any]:
         elif name in field.metadata:
             found[f"{prefix}{field.name}"] = field.metadata[name]
     return found
+
+
+def tree_of_defaults() -> Any:
+    """The schema and its defaults as OmegaConf's tree, a copy each: to build it anew takes longer than all reading."""
+    return copy.deepcopy(_built_tree())
+
+
+@cache
+def _built_tree() -> Any:
+    return OmegaConf.structured(ExperimentConfig)
 
 
 @cache

@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_modules.errors import UserError
 from data_modules.files import shown_path
-from iac_lightning.config import checks
+from iac_lightning.config import checks, keys
 from iac_lightning.config.addresses import without_secrets
 from iac_lightning.config.interpolation import interpolation_problem, is_interpolation
-from iac_lightning.config.keys import default_of, fields_of, leaves, nearest_keys, value_at
+from iac_lightning.config.keys import default_of, fields_of, leaves, nearest_keys, tree_of_defaults, value_at
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.values import (
     MOST_CHARACTERS,
@@ -179,6 +179,9 @@ class _Reading:
                     self.read_extends(value, source, *file)
             node.value = [(k, v) for k, v in node.value if k.value != "extends"]
         self.read_section(node, ExperimentConfig, "", source)
+        if source.stored:
+            for key, value in keys.BEFORE_STORED.items():
+                self.values.setdefault(key, value)
 
     def read_extends(self, node: yaml.Node, source: _Source, path: Path, chain: tuple[Path, ...]) -> None:
         names = python_value(node)
@@ -293,7 +296,7 @@ class _Reading:
         self.problem(where, f"{key}: unknown key; {hint}")
 
     def finish(self) -> ExperimentConfig:
-        tree = OmegaConf.structured(ExperimentConfig)
+        tree = tree_of_defaults()
         for key, value in self.values.items():
             OmegaConf.update(tree, key, tuple(value) if isinstance(value, list) else value)
         resolved = {key: self.resolve(tree, key) for key in sorted(self.deferred)}
@@ -315,9 +318,9 @@ class _Reading:
                 OmegaConf.update(tree, key, default_of(key))  # so that the joint checks meet sound values
                 unsound.add(key)
         config = typing.cast(ExperimentConfig, OmegaConf.to_object(tree))
-        for keys, text in checks.joint_problems(config):
-            if not unsound.intersection(keys):
-                key = next((k for k in keys if k in self.origins), keys[0])
+        for concerned, text in checks.joint_problems(config):
+            if not unsound.intersection(concerned):
+                key = next((k for k in concerned if k in self.origins), concerned[0])
                 where = self.origins.get(key, "default")
                 self.problem(where, f"{key} = {safe_show(key, value_at(config, key))}: {text}")
         if self.problems:

@@ -145,6 +145,9 @@ class LossConfig:
     restrict_hu: float | None = setting(100.0, ANY)
     """Only voxels at least this bright (before intensity augmentation), or labelled, count (restricted objective,
     Bortsova et al. 2017). null: every voxel counts."""
+    restrict_on: str = choice("common", "native")
+    """Whose HU that is. native: of the brightest voxel of the scan that a voxel of the common grid overlaps, so that
+    the loss sees all that inference lets through; common: of the voxel of the common grid."""
 
 
 @dataclass(kw_only=True)
@@ -202,8 +205,15 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     """Batch norm over all devices. Matters only where there is batch norm; the project's networks have layer norm
     (ViT) and instance norm (CNN, decoders), so it changes nothing in them."""
-    compile: bool = False
-    """Compile the network with `torch.compile`: minutes at the start, then faster steps. Checkpoints stay the same."""
+    compile: str = choice("off", "default", "cuda_graphs", truth=("off", "default"))
+    """Compile the network with `torch.compile`: minutes at the start, then faster steps; cuda_graphs: also record its
+    launches, for small steps on a GPU. Checkpoints stay the same."""
+    matmul_precision: str = choice("high", "highest", "medium")
+    """Float32 products on a GPU: high takes TF32 (10 bits of mantissa) for matrices and convolutions, highest all of
+    float32, medium bfloat16. Nothing changes on a CPU."""
+    deterministic: str = choice("warn", "strict", "off", truth=("off", "strict"))
+    """warn: deterministic kernels, and a warning where an operation has none; strict: an error there; off: whichever is
+    fastest."""
     gradient_clip_val: float | None = setting(1.0, POSITIVE)
     """Largest gradient norm; null: no clipping."""
     check_val_every_n_epoch: int = setting(1, AT_LEAST_ONE)
@@ -238,8 +248,11 @@ class LauncherConfig:
 
     name: str = choice("local", "slurm")
     """local: here and now; slurm: as a batch job, or a job array of a sweep's cells."""
-    at_once: int = setting(2, AT_LEAST_ONE)
-    """Cells of a sweep that run at the same time."""
+    at_once: int | None = setting(None, AT_LEAST_ONE)
+    """Most cells of a sweep at the same time. null: `per_gpu` on each GPU of this machine; 2 without one, and on
+    SLURM."""
+    per_gpu: int = setting(1, AT_LEAST_ONE)
+    """Cells of a sweep that share one GPU: small networks leave most of it idle."""
     nodes: int = setting(1, AT_LEAST_ONE)
     """Nodes of one job."""
     gpus_per_node: int = setting(0, AT_LEAST_ZERO)
@@ -275,7 +288,7 @@ class InferenceConfig:
     mirror: bool = False
     """Average with the left-right mirrored image."""
     window_batch: int = setting(8, AT_LEAST_ONE)
-    """Windows that go through the network at once."""
+    """Windows of a region that go through the network at once; a GPU takes several regions together."""
     protocol_prior: bool = True
     """Report also the mask restricted by the annotation protocol: ≥ 130 HU and no single voxels."""
 
@@ -290,6 +303,9 @@ class EvaluationConfig:
     """Largest volumes of the risk groups none, low and medium; null: 0, and thirds of the development labels."""
     coverage: float = setting(0.9, SHARE_INSIDE)
     """Share of new patients whose volume a conformal interval shall hold."""
+    workers: int | None = setting(None, AT_LEAST_ONE)
+    """Processes that bring predictions to native grids, measure them and write files while the network predicts on; 1:
+    the network's own. null: one for each core, as far as there are series for them."""
 
 
 @dataclass(kw_only=True)

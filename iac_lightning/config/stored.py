@@ -19,6 +19,8 @@ UNDECISIVE = (
     "data.prepared_dir",
     "data.prepare_workers",
     "data.num_workers",
+    "data.residency",
+    "data.residency_share",
     "trainer.threads",
     "trainer.log_every_n_steps",
     "trainer.checkpoint_every_n_steps",
@@ -28,6 +30,8 @@ UNDECISIVE = (
     "evaluation",
 )
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
+_NEVER = ("evaluation.workers",)
+"""Settings of such a section that decide nothing, also where the section counts."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -60,7 +64,7 @@ def is_decisive(key: str) -> bool:
 
 def decisive_settings(config: ExperimentConfig, *also: str) -> dict[str, Any]:
     """Dotted keys and plain values of the settings that decide the result, and of the sections `also`."""
-    keys = [k for k in leaves(ExperimentConfig) if is_decisive(k) or k.partition(".")[0] in also]
+    keys = [k for k in leaves(ExperimentConfig) if is_decisive(k) or (k.partition(".")[0] in also and k not in _NEVER)]
     return {k: plain(value_at(config, k)) for k in keys}
 
 

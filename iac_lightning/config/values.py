@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from iac_lightning.config.addresses import shown_address, without_secrets
-from iac_lightning.config.keys import choices, value_at
+from iac_lightning.config.keys import choices, truths, value_at
 from iac_lightning.config.schema import ExperimentConfig
 
 MOST_CHARACTERS = 2**18
@@ -132,6 +132,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
             example = "" if default is None else f", such as {show(default)}"
             raise WrongValueError(f"expected {type_words(hint)}{example}")
         return tuple(scalars)
+    if isinstance(value, bool) and key in truths():
+        value = truths()[key][value]
     scalar = _scalar(value, inner)
     if scalar is None:
         remedy = ""
@@ -181,7 +183,7 @@ def type_words(hint: Any) -> str:
     """A type in words: "three whole numbers", "a number or null"."""
     inner, optional = unwrapped(hint)
     one = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    many = {int: "whole numbers", float: "numbers"}
+    many = {int: "whole numbers", float: "numbers", str: "texts"}
     if typing.get_origin(inner) is tuple:
         kinds = typing.get_args(inner)
         count = "a list of" if kinds[-1] is ... else {2: "two", 3: "three"}[len(kinds)]

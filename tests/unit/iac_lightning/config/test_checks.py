@@ -152,7 +152,12 @@ def test_a_password_is_refused_and_not_repeated():
         (["trainer.strategy=fsdp_cpu_offload"], "and there is one: raise trainer.devices"),
         ([*FSDP, "model.name=cnn"], "FSDP shares out transformer blocks, and model.name is cnn: use"),
         ([*FSDP, "optimizer.ema_decay=0.99"], "set optimizer.ema_decay=0, or use trainer.strategy=ddp"),
-        ([*FSDP, "trainer.compile=true"], "set trainer.compile=false, or use trainer.strategy=ddp"),
+        (
+            ["trainer.compile=cuda_graphs", "trainer.global_batch=8"],
+            "take a data.batch_size that fills the global batch",
+        ),
+        (["trainer.compile=cuda_graphs", "trainer.accumulate_grad_batches=2"], "or trainer.compile=default"),
+        ([*FSDP, "trainer.compile=default"], "set trainer.compile=off, or use trainer.strategy=ddp"),
     ],
 )
 def test_settings_that_do_not_fit_together(overrides, expected):

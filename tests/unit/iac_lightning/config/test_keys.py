@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from iac_lightning.config.keys import all_keys, default_of, fields_of, leaves, nearest_keys, value_at
+from omegaconf import OmegaConf
+
+from iac_lightning.config.keys import (
+    all_keys,
+    default_of,
+    fields_of,
+    leaves,
+    nearest_keys,
+    tree_of_defaults,
+    value_at,
+)
 from iac_lightning.config.schema import ExperimentConfig, LauncherConfig, ModelConfig
 
 
@@ -23,3 +33,12 @@ def test_defaults() -> None:
     assert default_of("model.vit.patch_size") == (8, 8, 8)
     assert default_of("name") == "missing"  # required
     assert value_at(ExperimentConfig(seed=3), "seed") == 3
+
+
+def test_who_changes_a_tree_of_defaults_changes_no_other() -> None:
+    first, untouched = tree_of_defaults(), ExperimentConfig().data
+    first.name, first.data.batch_size, first.data.grid.spacing_mm = "x", 77, (9.0, 9.0, 9.0)
+    second = tree_of_defaults()
+    assert second.data.batch_size == untouched.batch_size
+    assert tuple(second.data.grid.spacing_mm) == untouched.grid.spacing_mm
+    assert "name" in OmegaConf.missing_keys(second)

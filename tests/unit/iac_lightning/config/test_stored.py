@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from iac_lightning.config.reading import ConfigError, from_dict, load_experiment
+from iac_lightning.config.reading import ConfigError, from_dict, load_experiment, load_stored
 from iac_lightning.config.stored import config_dict, config_hash, diff, is_decisive, to_yaml
 
 
@@ -34,6 +34,23 @@ def test_stored_settings_are_checked_too():
     assert "stored settings: data.batch_size = 0: out of range" in str(caught.value)
 
 
+def test_runs_of_before_keep_what_they_did(tmp_path):
+    """Settings that came later are not in what they stored; the defaults of today would say something else."""
+    path = tmp_path / "config.yaml"
+    path.write_text("name: a\ndata: {batch_size: 4}\n")
+    for config in (load_stored(path), from_dict({"name": "a"}), load_stored(path, ["seed=1"])):
+        augmentation = config.data.augmentation
+        assert augmentation.thickness_label == "occupancy"
+        assert (augmentation.profile_roundness, augmentation.profile_widening) == ((0, 0), (1, 1))
+        assert config.loss.restrict_on == "common"
+        assert config.trainer.matmul_precision == "highest"
+    assert load_stored(path, ["loss.restrict_on=native"]).loss.restrict_on == "native"
+    now = load_experiment(path)
+    assert now.trainer.matmul_precision == "high"
+    path.write_text(to_yaml(now))
+    assert load_stored(path) == now
+
+
 def test_differences_and_hash():
     a = load_experiment(None, ["name=a"])
     b = load_experiment(None, ["name=b", "data.num_workers=3", "model.vit.patch_size=[4,4,4]"])
@@ -53,3 +70,5 @@ def test_settings_of_the_evaluation_decide_no_training_but_a_look():
     assert config_hash(config) == config_hash(other)
     assert config_hash(config, "inference", "evaluation") != config_hash(other, "inference", "evaluation")
     assert config_hash(config, "inference") != config_hash(config)
+    helped = load_experiment(None, ["name=a", "evaluation.workers=3", "data.residency_share=0.1"])
+    assert config_hash(config, "inference", "evaluation") == config_hash(helped, "inference", "evaluation")

@@ -32,6 +32,11 @@ def test_a_node_without_a_value_keeps_its_text() -> None:
         ("data.sampling.crop", [1, 2, 3], (1, 2, 3)),
         ("model.vit.dim", None, None),
         ("tracking.enabled", False, False),
+        ("trainer.compile", False, "off"),  # `off` in YAML, and settings that were stored as truth values
+        ("trainer.compile", True, "default"),
+        ("trainer.compile", "cuda_graphs", "cuda_graphs"),
+        ("trainer.deterministic", False, "off"),
+        ("trainer.deterministic", True, "strict"),
     ],
 )
 def test_values_become_the_type_of_their_setting(key: str, value: Any, expected: Any) -> None:
@@ -46,6 +51,7 @@ def test_values_become_the_type_of_their_setting(key: str, value: Any, expected:
         ("seed", None, "expected a whole number"),
         ("optimizer.lr", float("inf"), "expected a number"),
         ("model.name", "Vit", "did you mean vit"),
+        ("model.name", False, "expected text; YAML reads yes, no, on, off"),
         ("data.sampling.crop", [1, 2], r"expected three whole numbers, such as \[48, 48, 32\]"),
     ],
 )
@@ -56,5 +62,6 @@ def test_others_say_what_was_expected(key: str, value: Any, words: str) -> None:
 
 def test_types_and_values_in_words() -> None:
     assert type_words(tuple[float, ...] | None) == "a list of numbers or null"
+    assert type_words(tuple[str, ...]) == "a list of texts"
     assert plain({"a": (1, [(2,)])}) == {"a": [1, [[2]]]}
     assert safe_show("tracking.uri", "http://me:secret@host") == "'http://…'"
