@@ -66,6 +66,8 @@ def broken_array(directory: Path, meta: dict[str, Any], *, labelled: bool) -> st
     """
     names = ["hu", "native_hu", "components", *(["occupancy", "native_label"] if labelled else [])]
     known = meta.get("arrays")
+    if known is not None and "peak_hu.npy" in known:  # not in what was prepared earlier
+        names.append("peak_hu")
     for file in (f"{name}.npy" for name in names):
         path = directory / file
         try:

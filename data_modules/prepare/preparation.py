@@ -50,7 +50,7 @@ from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.hounsfield import to_int16
 from data_modules.scan.nifti import mask_remarks, read_mask
-from data_modules.scan.resampling import resample_occupancy
+from data_modules.scan.resampling import resample_occupancy, resample_peak
 from data_modules.scan.slices import THICKNESS_UNKNOWN
 from data_modules.system_errors import in_words, place_of
 
@@ -183,9 +183,11 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
     roi = region_of_interest(scan, grid)
     image = on_common_grid(scan, roi, grid)
     common = image.grid
+    native_hu = to_int16(roi.hu)
     arrays: dict[str, NDArray[Any]] = {
         "hu": image.data,
-        "native_hu": to_int16(roi.hu),
+        "peak_hu": resample_peak(Volume(native_hu, roi.grid), common).data,
+        "native_hu": native_hu,
         "components": np.empty((0, 4), dtype=np.int32),
     }
     warnings = list(roi.warnings)

@@ -3,6 +3,7 @@
 `<prepared_dir>/<fingerprint of the settings>/<series_id>/` holds
 
 - `hu.npy`, `occupancy.npy`: int16 HU and uint8 occupancy (255 = full) on the common grid, for training;
+- `peak_hu.npy`: int16, the largest HU of the native voxels that overlap each voxel of the common grid, for the loss;
 - `native_hu.npy`, `native_label.npy`: int16 HU and bool mask of the region on the scan's own voxels, for evaluation;
 - `components.npy`: int32 `[n, 4]`, the lesion components of the occupancy, for sampling;
 - `meta.json`: both grids, slice thickness, fingerprints of the sources, sizes and sums of the arrays (`facts`).
@@ -31,7 +32,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.facts import read_meta
 from data_modules.prepare.listings import FAILED_FILE, read_failed
 from data_modules.prepare.sources import digest
-from data_modules.scan.geometry import Grid
+from data_modules.scan.geometry import Grid, Volume
+from data_modules.scan.resampling import resample_peak
 
 PREPARATION_VERSION = 1
 """Raised whenever the code prepares volumes differently, so that old ones are not taken for new ones."""
@@ -82,6 +84,17 @@ class PreparedSeries:
     def occupancy(self) -> NDArray[np.uint8] | None:
         """`[X, Y, Z]` covered share of each voxel of the common grid (255 = full), memory-mapped; None: no label."""
         return _open(self.directory / "occupancy.npy", np.uint8, self.grid) if self.series.label else None
+
+    def peak_hu(self) -> NDArray[np.int16]:
+        """`[X, Y, Z]` the largest HU of the region's native voxels that overlap each voxel of the common grid.
+
+        Memory-mapped, or computed where the series was prepared before this was kept.
+        """
+        path = self.directory / "peak_hu.npy"
+        if path.is_file():
+            return _open(path, np.int16, self.grid)
+        peak: NDArray[np.int16] = resample_peak(Volume(self.native_hu(), self.native_grid), self.grid).data
+        return peak
 
     def native_hu(self) -> NDArray[np.int16]:
         """`[X, Y, Z]` HU of the region on the native grid, memory-mapped."""

@@ -112,6 +112,56 @@ def resample_probability(probability: Volume, target: Grid) -> Volume:
     return resampled.with_data(np.clip(resampled.data, 0, 1))
 
 
+def resample_peak(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
+    """The largest of the source voxels that overlap each target voxel, by more than the rounding of affines.
+
+    A source voxel of at least some value therefore leaves at least that value in every target voxel that it reaches
+    into: unlike an average, a threshold of the result misses none.
+
+    Args:
+        volume: `[X, Y, Z]`.
+        target: grid with the same directions.
+        fill: value where no source voxel overlaps.
+
+    Returns:
+        Of the source's type, on `target`.
+
+    Raises:
+        ValueError: for grids of different directions.
+    """
+    data = volume.data
+    for k, axis in enumerate(_axes(volume.grid, target)):
+        least = _EDGE * min(axis[1], axis[3])
+        overlaps = _overlap(*axis, axis[3]) > least
+        first, count = overlaps.argmax(axis=1), overlaps.sum(axis=1)
+        peak = data.take(first, axis=k)
+        for step in range(1, int(count.max())):
+            np.maximum(peak, data.take(first + np.minimum(step, np.maximum(count - 1, 0)), axis=k), out=peak)
+        peak[(slice(None),) * k + (count == 0,)] = fill
+        data = peak
+    return Volume(data, target)
+
+
+def probability_on_scan(probability: Volume, scan_hu: Volume, restrict_hu: float | None) -> Volume:
+    """What a network says of a region, on the scan's own voxels.
+
+    A network that learnt under the restricted objective (`loss.restrict_hu`) has never been told about darker voxels:
+    its probability there is 0, by the scan's own HU.
+
+    Args:
+        probability: `[X, Y, Z]` on the common grid.
+        scan_hu: the region on the scan's grid.
+        restrict_hu: darkest voxel that the network learnt of; None: it learnt of all.
+
+    Returns:
+        float32 in [0, 1] on the grid of `scan_hu`.
+    """
+    native = resample_probability(probability, scan_hu.grid)
+    if restrict_hu is None:
+        return native
+    return native.with_data(np.where(scan_hu.data >= restrict_hu, native.data, np.float32(0)))
+
+
 def reimage(
     volume: Volume,
     axis: int,

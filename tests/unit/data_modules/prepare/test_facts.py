@@ -11,12 +11,12 @@ import pytest
 
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
-from data_modules.prepare.facts import META_FILE, broken_array, read_meta
+from data_modules.prepare.facts import META_FILE, broken_array, read_meta, write_meta
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import open_store
 from tests.unit.data_modules.prepare.conftest import change_meta
 
-ARRAYS = ("hu", "native_hu", "occupancy", "native_label", "components")
+ARRAYS = ("hu", "peak_hu", "native_hu", "occupancy", "native_label", "components")
 
 
 def flip(path: Path) -> None:
@@ -105,11 +105,27 @@ def test_series_of_before_have_no_sums_and_are_used(config: DataConfig, reads: l
     assert broken_array(store.directory / "b", meta, labelled=True) == "hu.npy is missing, cut off or changed"
 
 
+def test_series_of_before_have_no_peak_and_are_used(config: DataConfig, reads: list[str]) -> None:
+    store = prepare_cohort(config)
+    kept = store.series[0].peak_hu()
+    for directory in (store.directory / name for name in "abc"):
+        (directory / "peak_hu.npy").unlink()
+        facts = json.loads((directory / META_FILE).read_text())
+        write_meta(directory, {key: value for key, value in facts.items() if key not in {"arrays", "digest"}})
+    reads.clear()
+    again = prepare_cohort(config)
+    assert reads == []
+    assert again.fingerprint == store.fingerprint
+    computed = again.series[0].peak_hu()
+    assert computed.dtype == np.int16
+    np.testing.assert_array_equal(computed, kept)
+
+
 def test_arrays_that_are_cut_after_the_store_was_opened_are_named(config: DataConfig) -> None:
     directory = prepare_cohort(config).directory
     for name in ARRAYS:
         empty(directory / "a" / f"{name}.npy")
     item = next(s for s in open_store(config).series if s.series.series_id == "a")
-    for read in (item.hu, item.native_hu, item.occupancy, item.native_label, lambda: item.components):
+    for read in (item.hu, item.peak_hu, item.native_hu, item.occupancy, item.native_label, lambda: item.components):
         with pytest.raises(UserError, match=r"\.npy: missing, cut off or foreign; run the same command again"):
             read()

@@ -58,6 +58,14 @@ class TestContent:
         assert prepared.grid.spacing_mm == pytest.approx((2, 2, 4))
         np.testing.assert_allclose(hu, blocks, atol=0.51)
 
+    def test_the_peak_is_the_brightest_native_voxel_of_each(self, config: DataConfig) -> None:
+        prepared = only(config)
+        peak = prepared.peak_hu()
+        assert isinstance(peak, np.memmap)
+        assert peak.dtype == np.int16
+        blocks = image(0)[8:32, 8:28, 4:16].reshape(12, 2, 10, 2, 6, 2).max(axis=(1, 3, 5))
+        np.testing.assert_array_equal(peak, blocks)
+
     @pytest.mark.parametrize("profile", ["overlap", "gaussian", "linear"])
     def test_voxels_at_the_edge_average_their_true_neighbours(self, config: DataConfig, profile: str) -> None:
         """As if the whole scan had been resampled, though the region ends within a common voxel."""

@@ -16,6 +16,7 @@ from data_modules.scan.resampling import (
     reimage,
     resample_image,
     resample_occupancy,
+    resample_peak,
     resample_probability,
     slab_widths,
 )
@@ -282,6 +283,39 @@ class TestReturn:
     def test_probability_is_zero_outside(self) -> None:
         volume = Volume(np.ones((4, 4, 4)), make_grid((4, 4, 4), (1, 1, 1)))
         assert resample_probability(volume, volume.grid.crop((-1, 0, 0), (1, 1, 1))).data.item() == 0
+
+
+class TestPeak:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_is_the_largest_of_the_overlapping_voxels_one_by_one(self, seed: int) -> None:
+        """Which also is: wherever a source voxel is at least a threshold, so is every target voxel that it overlaps."""
+        rng = np.random.default_rng(seed)
+        shape = tuple(rng.integers(2, 7, 3).tolist())
+        source = make_grid(shape, tuple(rng.choice([0.45, 0.8, 1.0, 2.5], 3).tolist()), tuple(rng.uniform(-2, 2, 3)))
+        target = source.with_spacing((0.8, 1.0, 1.6), (6.0, 5.0, 8.0))  # reaches beyond some of them
+        volume = Volume(rng.integers(-1000, 1500, shape).astype(np.int16), source)
+        peak = resample_peak(volume, target)
+        assert peak.data.dtype == np.int16
+        assert peak.grid is target
+        for voxel in np.ndindex(*target.shape):
+            centre = target.to_ras_mm(np.asarray(voxel))
+            values = [-1024]
+            for other in np.ndindex(*shape):
+                apart = np.abs(source.to_ras_mm(np.asarray(other)) - centre)
+                if (apart < np.add(source.spacing_mm, target.spacing_mm) / 2 - 1e-5).all():
+                    values.append(volume.data[other])
+            inside = values[1:] or values
+            assert peak.data[voxel] == max(inside)
+
+    def test_rounding_of_affines_reaches_no_neighbour(self) -> None:
+        volume = line([10, 20, 30, 40], 1.0)
+        np.testing.assert_array_equal(resample_peak(volume, line_grid(2, 2.0, 0.5 + 1e-6)).data[0, 0], [20, 40])
+        np.testing.assert_array_equal(resample_peak(volume, line_grid(2, 2.0, 0.5 + 1e-2)).data[0, 0], [30, 40])
+
+    def test_outside_is_air(self) -> None:
+        np.testing.assert_array_equal(
+            resample_peak(line([10, 20], 1.0), line_grid(4, 1.0, -1.0)).data[0, 0], [-1024, 10, 20, -1024]
+        )
 
 
 class TestOccupancy:
