@@ -11,8 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.batches.patches import DevCrops, PatchDataset, PatchLoader, PatchSampler
+from data_modules.batches.extra import read_transform
+from data_modules.batches.loader import PatchLoader, PatchSampler
+from data_modules.batches.patches import DevCrops, PatchDataset, PlannedBatch
+from data_modules.batches.residency import DEVICE, choose_residency
 from data_modules.batches.shared_memory import check_shared_memory
+from data_modules.batches.volumes import volume_bytes
 from data_modules.cohort.leakage import TRAINS_ON, check_leakage, check_trains_on
 from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort
@@ -23,6 +27,8 @@ from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store
 
 DEV_CROPS = 4
 """Crops of each development series that validate pre-training."""
+GPU_REGIONS = 16
+"""Development regions of a validation batch on a GPU; elsewhere one."""
 
 
 class CTDataModule(L.LightningDataModule):
@@ -35,7 +41,7 @@ class CTDataModule(L.LightningDataModule):
     - segment only: ``label`` `[B, 1, X, Y, Z]` float32 occupancy, ``loss_region`` `[B, 1, X, Y, Z]` bool.
 
     Validation batches: for pretrain, fixed crops of development series without labels (`DevCrops`); for segment,
-    ``series_index`` `[1]` into `dev_series`, whose whole region the module predicts. Each device gets its share,
+    ``series_index`` `[n]` into `dev_series`, whose whole regions the module predicts. Each device gets its share,
     none twice.
 
     Rank and number of devices are the trainer's, which must run with `use_distributed_sampler=False`.
@@ -46,6 +52,8 @@ class CTDataModule(L.LightningDataModule):
             finetune split.
         seed: every sample, and the choice of labelled patients, follows from it.
         restrict_hu: the loss counts from this HU, and where labelled; None: everywhere.
+        restrict_on: whose HU that is: "common", of a voxel of the common grid, or "native", of the brightest voxel of
+            the scan that it overlaps.
         needs_dev: whether a cohort without development series is refused.
     """
 
@@ -56,6 +64,7 @@ class CTDataModule(L.LightningDataModule):
         seed: int,
         restrict_hu: float | None = 100.0,
         *,
+        restrict_on: str = "common",
         needs_dev: bool = True,
     ) -> None:
         super().__init__()
@@ -63,9 +72,11 @@ class CTDataModule(L.LightningDataModule):
         self.task = task
         self.seed = seed
         self.restrict_hu = restrict_hu
+        self.restrict_on = restrict_on
         self.needs_dev = needs_dev
         self._store: PreparedStore | None = None
         self._train_series: tuple[PreparedSeries, ...] = ()
+        self._dataset: PatchDataset | None = None
 
     def prepare_data(self) -> None:
         """Prepare the volumes that are not prepared yet (Lightning: in one process of each node)."""
@@ -75,9 +86,12 @@ class CTDataModule(L.LightningDataModule):
         """Open the prepared volumes and choose the training series.
 
         Raises:
-            UserError: when the cohort leaks between splits, has nothing to train or to validate on, or lacks labels.
+            UserError: when the cohort leaks between splits, has nothing to train or to validate on, or lacks labels;
+                when `data.augmentation.extra` names what is no transform.
         """
         assert GUARDED not in self._splits, "training never opens the test split"
+        for text in self.config.augmentation.extra:  # refused before the first volume is opened
+            read_transform(text)
         store = open_store(self.config, self._splits)
         check_leakage(store.cohort)
         train = store.split(*TRAINS_ON[self.task])
@@ -98,28 +112,60 @@ class CTDataModule(L.LightningDataModule):
         self._store, self._train_series = store, train
 
     def train_dataloader(self) -> PatchLoader:
-        """Random patches; `sampling.samples_per_epoch` of them in one epoch over all devices."""
-        sampling, batch_size = self.config.sampling, self.config.batch_size
-        dataset = PatchDataset(
-            self.train_series,
-            self.config,
-            self.seed,
-            labels=self.task == "segment",
-            restrict_hu=self.restrict_hu,
-        )
+        """Random patches; `sampling.samples_per_epoch` of them in one epoch over all devices.
+
+        Where a GPU trains, its batches are made by `transfer_batch_to_device`; the loader plans them.
+
+        Raises:
+            UserError: when the training volumes do not fit where `data.residency` wants them, or the batches of loader
+                processes do not fit into shared memory.
+        """
+        sampling, workers, gpu = self.config.sampling, self.config.num_workers, self._device.type == "cuda"
         _check_even(sampling.samples_per_epoch, self._world)
-        check_shared_memory(self.config, self.task == "segment", self.trainer.num_devices if self.trainer else 1)
-        sampler = PatchSampler(sampling.samples_per_epoch, batch_size, self._rank, self._world)
-        workers = self.config.num_workers
+        dataset, place = self._open_volumes()
+        if place == DEVICE:
+            workers = 0  # plans take no time
+        check_shared_memory(self.config, self.task == "segment", workers, self._processes, planned=not dataset.finishes)
+        sampler = PatchSampler(sampling.samples_per_epoch, self.config.batch_size, self._rank, self._world)
         return PatchLoader(
             dataset,
             sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=gpu and place != DEVICE,
             generator=torch.Generator().manual_seed(self.seed),  # a loader draws from the global one otherwise
         )
+
+    def _open_volumes(self) -> tuple[PatchDataset, str]:
+        """What patches are cut from, where `data.residency` keeps it, and that place; says it once."""
+        labels, native = self.task == "segment", self.restrict_on == "native"
+        peak = labels and native and self.restrict_hu is not None
+        n_bytes = volume_bytes(self.train_series, labels=labels, peak=peak)
+        residency = choose_residency(self.config, n_bytes, self._device, self._processes)
+        if self.trainer and self._rank == 0:
+            print(residency.describe(len(self.train_series), n_bytes))
+        self._dataset = PatchDataset(
+            self.train_series,
+            self.config,
+            self.seed,
+            labels=labels,
+            restrict_hu=self.restrict_hu,
+            native=native,
+            place=residency.place,
+            device=self._device,
+        )
+        return self._dataset, residency.place
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; one that is planned is made there, in the numbers of the network (`trainer.precision`)."""
+        if isinstance(batch, PlannedBatch):
+            assert self._dataset is not None, "only a training loader plans batches"
+            made = self._dataset.finish(batch, device)
+            # Lightning has done so with what the loader gave, of which a plan holds nothing yet.
+            precision = getattr(self.trainer, "precision_plugin", None)
+            return precision.convert_input(made) if precision else made
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """This device's share of the development data, in fixed order."""
@@ -133,9 +179,9 @@ class CTDataModule(L.LightningDataModule):
             )
         return DataLoader(
             items,
-            batch_size=self.config.batch_size if pretrain else 1,
+            batch_size=self.config.batch_size if pretrain else GPU_REGIONS if self._device.type == "cuda" else 1,
             sampler=range(self._rank, len(items), self._world),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),
         )
 
@@ -174,6 +220,16 @@ class CTDataModule(L.LightningDataModule):
     @property
     def _splits(self) -> tuple[str, ...]:
         return (*TRAINS_ON[self.task], "dev")
+
+    @property
+    def _device(self) -> torch.device:
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy.root_device if strategy else torch.device("cpu")
+
+    @property
+    def _processes(self) -> int:
+        """Training processes of this machine."""
+        return self.trainer.num_devices if self.trainer else 1
 
     @property
     def _rank(self) -> int:

@@ -1,32 +1,32 @@
-"""Training samples and the order they come in: each depends on (seed, epoch, index) and on nothing else.
+"""Training samples: each depends on (seed, epoch, index) and on nothing else.
 
-Neither the number of loader workers nor the number of devices changes a sample, and a run that is interrupted inside
-an epoch goes on with the sample it would have seen next.
+Neither the number of loader workers nor the number of devices changes a sample. A batch is planned on the host
+(`plan`), cut out of the volumes (`volumes`) and finished here, in torch, on the device that trains or on the host.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from data_modules.batches.augmentation import Augmentation
-from data_modules.batches.sampling import Corner, PatchPositionSampler, cut, uniform_corner
+from data_modules.batches import transforms, transforms_torchio
+from data_modules.batches.extra import ExtraTransforms
+from data_modules.batches.plan import PatchPlan, PatchPlanner
+from data_modules.batches.residency import DEVICE, DISK, HOST
+from data_modules.batches.volumes import Corner, DeviceVolumes, HostVolumes, Patches, cut, to_device
 from data_modules.config import DataConfig
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import AIR_HU
 
 Batch = dict[str, Tensor]
 
-_SLICE_AXIS = 2
-_OPEN_SERIES = 128  # memory maps a process keeps open; each holds a file descriptor
+_CPU = torch.device("cpu")
 _DEV_STREAM = 1  # a fourth number keeps development crops apart from every (seed, epoch, index)
 
 
@@ -42,19 +42,35 @@ def normalise(hu: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.fl
     return image
 
 
-class PatchDataset(Dataset[Batch]):
+class PlannedBatch:
+    """A batch that its device is to make: the plan, and the patches where the device does not hold the volumes."""
+
+    def __init__(self, plan: PatchPlan, patches: Patches | None) -> None:
+        self.plan = plan
+        self.patches = patches
+
+    def pin_memory(self) -> PlannedBatch:
+        """With patches in page-locked memory, from which a GPU copies them by itself; called by torch's loader."""
+        return PlannedBatch(self.plan, self.patches and self.patches.map(torch.Tensor.pin_memory))
+
+
+class PatchDataset(Dataset[Any]):
     """Random patches of prepared series, whole batches at a time.
 
-    Arrays are cut from the memory maps straight into the batch: at this speed, allocating and copying is most of the
-    work.
+    Attributes:
+        plan: draws the plan of a batch.
+        finishes: whether the data set itself makes batches; otherwise it plans them (and cuts, where the device does
+            not hold the volumes), and `finish` makes them on the GPU.
 
     Args:
         series: what patches are cut from.
         config: grid, window, sampling and augmentation.
         seed: with epoch and index, decides a sample.
         labels: whether labels are used: for lesion-centred positions, and in the samples. Otherwise none is opened.
-        restrict_hu: voxels count in the loss from this HU (before intensity augmentation) or where labelled;
-            None: all count.
+        restrict_hu: the loss counts from this HU (before changes of intensity), or where labelled; None: everywhere.
+        native: whether that is the HU of the brightest native voxel that a voxel overlaps.
+        place: where the volumes are kept ("device", "host" or "disk", see `residency`).
+        device: the one that trains.
     """
 
     def __init__(
@@ -65,75 +81,65 @@ class PatchDataset(Dataset[Batch]):
         *,
         labels: bool,
         restrict_hu: float | None = None,
+        native: bool = False,
+        place: str = DISK,
+        device: torch.device = _CPU,
     ) -> None:
-        self.series = tuple(series)
         self.config = config
-        self.seed = seed
-        self.labels = labels
         self.restrict_hu = restrict_hu
-        self._draw_position = PatchPositionSampler(self.series, config.sampling, labels=labels)
-        self._augmentation = Augmentation(config.augmentation, config.grid.spacing_mm)
+        self.plan = PatchPlanner(series, config, seed, labels=labels)
+        peak = labels and native and restrict_hu is not None
+        self._volumes: HostVolumes | DeviceVolumes
+        if place == DEVICE:
+            self._volumes = DeviceVolumes(series, labels=labels, peak=peak, device=device)
+        else:
+            self._volumes = HostVolumes(series, labels=labels, peak=peak, in_memory=place == HOST)
+        self._extra = ExtraTransforms(config.augmentation.extra_in_use, config.grid.spacing_mm, seed)
+        self.finishes = device.type != "cuda" or config.augmentation.engine == "torchio"
 
     def __len__(self) -> int:
         return self.config.sampling.samples_per_epoch
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         """One sample: row 0 of the batch of this key alone."""
         return {name: values[0] for name, values in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """A batch.
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Any:
+        """A batch (see `finish`), or what a GPU makes it from.
 
         Args:
-            keys: (epoch, index) of each sample, as `PatchSampler` yields them.
+            keys: (epoch, index) of each sample, all of one epoch, as `PatchSampler` yields them.
+        """
+        epochs, indices = zip(*keys, strict=True)
+        plan = self.plan(epochs[0], indices)
+        if isinstance(self._volumes, DeviceVolumes):
+            return PlannedBatch(plan, None)
+        patches = self._volumes.cut(plan, self.config.sampling.crop, small=not self.finishes)
+        if self._extra:
+            patches = self._extra(plan, patches)
+        batch = PlannedBatch(plan, patches)
+        return self.finish(batch, _CPU) if self.finishes else batch
+
+    def finish(self, planned: PlannedBatch, device: torch.device) -> Batch:
+        """Make a batch on a device, which the host does not wait for.
 
         Returns:
             ``image`` `[B, 1, X, Y, Z]` float32 in [-1, 1], ``slice_thickness_mm`` `[B]`, ``series_index`` `[B]`,
             ``sample_index`` `[B]` and, with labels, ``label`` `[B, 1, X, Y, Z]` float32 occupancy and ``loss_region``
             `[B, 1, X, Y, Z]` bool.
         """
-        shape = (len(keys), 1, *self.config.sampling.crop)
-        batch = {"image": torch.empty(shape)}
-        if self.labels:
-            batch |= {"label": torch.empty(shape), "loss_region": torch.empty(shape, dtype=torch.bool)}
-        rows = [{name: values.numpy()[k, 0] for name, values in batch.items()} for k in range(len(keys))]
-        facts = [self._sample(key, **row) for key, row in zip(keys, rows, strict=True)]
-        series_index, thickness_mm = zip(*facts, strict=True)
-        return batch | {
-            "slice_thickness_mm": torch.tensor(thickness_mm, dtype=torch.float32),
-            "series_index": torch.tensor(series_index),
-            "sample_index": torch.tensor([index for _, index in keys]),
-        }
-
-    def _sample(
-        self,
-        key: tuple[int, int],
-        image: NDArray[np.float32],
-        label: NDArray[np.float32] | None = None,
-        loss_region: NDArray[np.bool_] | None = None,
-    ) -> tuple[int, float]:
-        """Write one sample into its rows of the batch; returns its series and slice thickness."""
-        rng = np.random.default_rng([self.seed, *key])
-        position = self._draw_position(rng)
-        prepared = self.series[position.series]
-        cut(_hu(prepared), position.corner, image, AIR_HU)
-        if label is not None:
-            labelled = _cut_label(prepared, position.corner, label)
-        axial = prepared.slice_axis == _SLICE_AXIS  # other scans are as thick along z as the grid is
-        own_mm = prepared.slice_thickness_mm if axial else self.config.grid.spacing_mm[_SLICE_AXIS]
-        hu, occupancy, thickness_mm = self._augmentation.spatial(image, label, own_mm, rng)
-        if label is not None and loss_region is not None and occupancy is not None:
-            np.greater_equal(hu, -np.inf if self.restrict_hu is None else self.restrict_hu, out=loss_region)
-            if occupancy is label:
-                loss_region[labelled] = True
-            else:
-                np.copyto(label, occupancy)
-                loss_region |= label > 0
-        hu = self._augmentation.intensity(hu, rng)
-        if hu is not image:
-            np.copyto(image, hu)
-        _normalise_in_place(torch.from_numpy(image), self.config.window_hu)
-        return position.series, max(thickness_mm, prepared.slice_thickness_mm)
+        plan, patches = planned.plan, planned.patches
+        if patches is None:
+            assert isinstance(self._volumes, DeviceVolumes), "only volumes of the device are cut there"
+            patches = self._volumes.cut(plan, self.config.sampling.crop)
+        elif device.type == "cuda":
+            patches = patches.map(lambda tensor: tensor.to(device, non_blocking=True))
+        augment = transforms.augment if self.config.augmentation.engine == "batched" else transforms_torchio.augment
+        image, label, region = augment(
+            patches.hu, patches.occupancy, patches.peak_hu, plan, self.config, self.restrict_hu, patches.labelled
+        )
+        batch = {"image": image} | _facts(plan, device)
+        return batch if label is None or region is None else batch | {"label": label, "loss_region": region}
 
 
 class DevCrops(Dataset[Batch]):
@@ -171,104 +177,23 @@ class DevCrops(Dataset[Batch]):
         }
 
 
-class PatchSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) of this device's samples; every index of the epoch comes once over all devices.
-
-    Batch k of N devices together holds the samples of batch k of one device with N times the batch size, device 0
-    the first of them. The order within an epoch is that of the indices: each sample is random by itself.
-
-    Args:
-        samples: samples in one epoch, over all devices; a multiple of their number.
-        batch_size: samples a batch on one device.
-        rank: this device.
-        world: number of devices.
-    """
-
-    def __init__(self, samples: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.first_batch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        step = self.world * self.batch_size
-        for start in range(self.first_batch * step, self.samples, step):
-            share = min(step, self.samples - start) // self.world  # the last batch may be smaller
-            for index in range(start + self.rank * share, start + (self.rank + 1) * share):
-                yield self.epoch, index
-
-    def __len__(self) -> int:
-        """Samples of a whole epoch on this device."""
-        return self.samples // self.world
+def uniform_corner(shape: tuple[int, int, int], crop: tuple[int, int, int], rng: np.random.Generator) -> Corner:
+    """Corner of a patch anywhere inside a volume of `shape`; where the patch is larger, it is padded evenly."""
+    x, y, z = (
+        int(rng.integers(size - length + 1)) if size >= length else -((length - size) // 2)
+        for size, length in zip(shape, crop, strict=True)
+    )
+    return x, y, z
 
 
-class PatchLoader(DataLoader[Batch]):
-    """A DataLoader over a `PatchSampler` that knows where in an epoch it is, and resumes there.
-
-    Lightning creates the first iterator of a resumed run before it tells the sampler the epoch, and loader workers
-    would fetch samples of epoch 0 at once: here workers start when the first batch is asked for. Lightning finds
-    `state_dict` and `load_state_dict`, and keeps the state in its checkpoints.
-
-    Attributes:
-        wait_s: how long this epoch's batches have been waited for, the start of the workers included.
-    """
-
-    sampler: PatchSampler
-
-    def __init__(self, dataset: PatchDataset, sampler: PatchSampler, **settings: Any) -> None:
-        super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=_as_it_is, **settings)
-        self._batches = 0
-        self._resume: tuple[int, int] | None = None
-        self.wait_s = 0.0
-
-    def __iter__(self) -> Any:
-        sampler = self.sampler
-        resume, self._resume = self._resume, None
-        self._batches = resume[1] if resume is not None and resume[0] == sampler.epoch else 0
-        sampler.first_batch = self._batches
-        self.wait_s = 0.0
-        asked = time.perf_counter()
-        for batch in super().__iter__():
-            self.wait_s += time.perf_counter() - asked
-            self._batches += 1
-            yield batch
-            asked = time.perf_counter()
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches have been handed out."""
-        return {"epoch": self.sampler.epoch, "batches": self._batches}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that were handed out, if the next iteration is of the same epoch."""
-        self._resume = state["epoch"], state["batches"]
-
-
-@lru_cache(maxsize=_OPEN_SERIES)
-def _hu(prepared: PreparedSeries) -> NDArray[np.int16]:
-    return prepared.hu()
-
-
-@lru_cache(maxsize=_OPEN_SERIES)
-def _occupancy(prepared: PreparedSeries) -> NDArray[np.uint8]:
-    occupancy = prepared.occupancy()
-    assert occupancy is not None, "series without a label are refused before training"
-    return occupancy
-
-
-def _cut_label(prepared: PreparedSeries, corner: Corner, out: NDArray[np.float32]) -> tuple[NDArray[np.int32], ...]:
-    """Write a patch of occupancy in [0, 1], and say where it is labelled: few voxels, which the components list."""
-    voxels = prepared.components[:, 1:]
-    voxels = voxels[((voxels >= corner) & (voxels < np.add(corner, out.shape))).all(axis=1)]
-    labelled = tuple((voxels - np.asarray(corner, dtype=np.int32)).T)
-    out.fill(0)
-    out[labelled] = _occupancy(prepared)[tuple(voxels.T)] / np.float32(255)
-    return labelled
+def _facts(plan: PatchPlan, device: torch.device) -> Batch:
+    """What the batch tells of each sample."""
+    facts = {
+        "slice_thickness_mm": plan.slice_thickness_mm,
+        "series_index": plan.series,
+        "sample_index": plan.index,
+    }
+    return {name: to_device(torch.tensor(values), device) for name, values in facts.items()}
 
 
 def _normalise_in_place(hu: Tensor, window_hu: tuple[float, float]) -> None:
@@ -276,8 +201,3 @@ def _normalise_in_place(hu: Tensor, window_hu: tuple[float, float]) -> None:
     scale = 2 / (high - low)
     torch.add(torch.tensor(-scale * (low + high) / 2), hu, alpha=scale, out=hu)  # one pass over memory
     hu.clamp_(-1, 1)
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Instead of collating: the dataset gives whole batches."""
-    return batch

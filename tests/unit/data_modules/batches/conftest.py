@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -105,6 +106,7 @@ class Ranks:
     def __init__(self, rank: int, world: int) -> None:
         self.global_rank = rank
         self.world_size = self.num_devices = world
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 def on_rank(config: DataConfig, rank: int, world: int, task: str = "segment") -> CTDataModule:

@@ -32,6 +32,9 @@ class TestValidation:
         assert [p.series.series_id for p in data.dev_series] == ["s5", "s6"]
         shares = [[int(b["series_index"]) for b in on_rank(config, rank, 2).val_dataloader()] for rank in range(2)]
         assert shares == [[0], [1]]
+        on_gpu = on_rank(config, 0, 1)
+        on_gpu.trainer.strategy.root_device = torch.device("cuda:0")  # type: ignore[union-attr]
+        assert [b["series_index"].tolist() for b in on_gpu.val_dataloader()] == [[0, 1]], "a GPU takes many at once"
 
     def test_pretraining_gives_fixed_crops_without_labels(self, config: DataConfig) -> None:
         first = joined(build(config, "pretrain").val_dataloader())

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from data_modules.batches import ct_data_module
 from data_modules.batches.ct_data_module import CTDataModule
-from data_modules.batches.patches import PatchDataset, PatchSampler, normalise
+from data_modules.batches.loader import PatchSampler
+from data_modules.batches.patches import PatchDataset, PlannedBatch, normalise, uniform_corner
+from data_modules.batches.residency import DEVICE, Residency
 from data_modules.config import AugmentationConfig, DataConfig
 from tests.unit.data_modules.batches.conftest import (
     CROP,
@@ -42,6 +47,19 @@ class TestNormalise:
         assert hu.tolist() == [[0.0, 500.0]]
 
 
+class TestUniformCorner:
+    def test_the_patch_lies_inside_everywhere_equally_often(self) -> None:
+        rng = np.random.default_rng(3)
+        corners = np.array([uniform_corner((11, 8, 6), (8, 7, 6), rng) for _ in range(3000)])
+        assert corners.min(axis=0).tolist() == [0, 0, 0]
+        assert corners.max(axis=0).tolist() == [3, 1, 0]
+        for axis, places in ((0, 4), (1, 2)):
+            assert stats.chisquare(np.bincount(corners[:, axis], minlength=places)).pvalue > 0.01
+
+    def test_a_smaller_volume_is_padded_evenly(self) -> None:
+        assert uniform_corner((4, 4, 5), (8, 7, 6), np.random.default_rng(0)) == (-2, -1, 0)
+
+
 class TestSamples:
     def test_batches_of_segmentation(self, config: DataConfig) -> None:
         data = build(config)
@@ -59,22 +77,19 @@ class TestSamples:
             assert batch["slice_thickness_mm"].shape == (4,)
             assert batch["slice_thickness_mm"].min() >= 3.0
 
-    def test_a_sample_is_cut_from_its_series(self, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_sample_is_cut_from_its_series(self, config: DataConfig) -> None:
         """Without augmentation, everything in a sample can be found in the prepared volumes."""
         data = build(replace(config, augmentation=AugmentationConfig(enabled=False)))
         dataset = data.train_dataloader().dataset
         assert isinstance(dataset, PatchDataset)
-        positions = []
-        draw = dataset._draw_position
-        monkeypatch.setattr(dataset, "_draw_position", lambda rng: positions.append(draw(rng)) or positions[-1])  # type: ignore[func-returns-value]
         lesions = 0
         for index in range(24):
             sample = dataset[0, index]
-            place = positions[-1]
-            prepared = data.train_series[place.series]
-            assert sample["series_index"] == place.series
+            place = dataset.plan(0, [index])
+            prepared = data.train_series[int(place.series[0])]
+            assert sample["series_index"] == place.series[0]
             assert sample["sample_index"] == index
-            x, y, z = (c + 10 for c in place.corner)
+            x, y, z = (c + 10 for c in place.corner[0])
             box = np.s_[x : x + CROP[0], y : y + CROP[1], z : z + CROP[2]]
             hu = np.pad(np.asarray(prepared.hu()), 10, constant_values=-1024)[box]
             occupancy = prepared.occupancy()
@@ -85,7 +100,7 @@ class TestSamples:
             np.testing.assert_array_equal(sample["loss_region"][0], (hu >= 100) | (expected > 0))
             assert sample["slice_thickness_mm"] == 3.0
             lesions += bool(expected.any())
-            assert not place.around_lesion or expected.any()
+            assert not place.around_lesion[0] or expected.any()
         assert lesions > 8
 
     @pytest.mark.parametrize(("restrict_hu", "share"), [(None, (1.0, 1.0)), (100.0, (0.0, 0.01)), (-100.0, (0.2, 0.6))])
@@ -294,6 +309,63 @@ def test_lightning_resumes_inside_an_epoch_with_the_samples_that_were_left(
     (checkpoint,) = tmp_path.glob("step=12.ckpt")  # 6 + 6: after the last batch of epoch 1
     fit(at_the_end, checkpoint)
     assert at_the_end.seen == whole.seen[12:]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+def test_lightning_has_planned_batches_made_where_it_trains(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU that holds the volumes: the loader plans, the batch is made at its transfer."""
+    config = replace(config, num_workers=2)
+
+    def fit() -> Recorder:
+        module = Recorder()
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=2, use_distributed_sampler=False, num_sanity_val_steps=0, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=CTDataModule(config, "segment", 5))
+        return module
+
+    expected = fit().seen
+    assert re.search(r"training volumes: 5 series, 0\.05\d? MB, in memory\n", capsys.readouterr().out)
+    planned: list[PlannedBatch] = []
+    finish = PatchDataset.finish
+    monkeypatch.setattr(
+        PatchDataset, "finish", lambda self, batch, to: planned.append(batch) or finish(self, batch, to)
+    )
+    monkeypatch.setattr(ct_data_module, "choose_residency", lambda *_: Residency(DEVICE))
+    assert fit().seen == expected
+    assert len(planned) == 12
+    assert all(batch.patches is None for batch in planned)
+    assert "MB, on the GPU\n" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_a_batch_that_is_made_where_it_trains_has_the_numbers_of_the_network(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, precision: Any, dtype: torch.dtype
+) -> None:
+    """Lightning converts what the loader gives, and a plan holds no numbers yet."""
+    seen: set[torch.dtype] = set()
+
+    class Typed(Recorder):
+        def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+            seen.update((batch["image"].dtype, batch["label"].dtype))
+
+    monkeypatch.setattr(ct_data_module, "choose_residency", lambda *_: Residency(DEVICE))
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, use_distributed_sampler=False, limit_val_batches=0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, precision=precision,
+    )  # fmt: skip
+    trainer.fit(Typed(), datamodule=CTDataModule(config, "segment", 5))
+    assert seen == {dtype}
+
+
+def test_one_process_says_where_the_volumes_are(config: DataConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank, lines in ((0, 1), (1, 0)):
+        on_rank(config, rank, 2).train_dataloader()
+        assert capsys.readouterr().out.count("training volumes: 5 series") == lines
 
 
 def test_scans_that_are_not_axial_are_thickened_from_the_grid(config: DataConfig) -> None:

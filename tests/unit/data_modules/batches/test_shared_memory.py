@@ -25,16 +25,16 @@ def test_loader_processes_without_room_are_refused(tmp_path: Path, monkeypatch: 
     batch = batch_bytes(config(1), labels=True)
     room = 9 * batch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
-    check_shared_memory(config(4), True, folder=tmp_path)  # 4 × 2 ahead, and the one that is trained on
+    check_shared_memory(config(4), True, 4, folder=tmp_path)  # 4 × 2 ahead, and the one that is trained on
     with pytest.raises(UserError, match=r"num_workers=5: .* Set data.num_workers=4, .*--shm-size=1g"):
-        check_shared_memory(config(5), True, folder=tmp_path)
+        check_shared_memory(config(5), True, 5, folder=tmp_path)
     with pytest.raises(UserError, match=r"Set data.num_workers=1,"):
-        check_shared_memory(config(4), True, devices=2, folder=tmp_path)
+        check_shared_memory(config(4), True, 4, devices=2, folder=tmp_path)
     room = batch
     with pytest.raises(UserError, match=r"Set data.num_workers=0 \(the training process loads\)"):
-        check_shared_memory(config(1), True, folder=tmp_path)
-    check_shared_memory(config(0), True, folder=tmp_path)
-    check_shared_memory(config(9), True, folder=tmp_path / "a system without it")
+        check_shared_memory(config(1), True, 1, folder=tmp_path)
+    check_shared_memory(config(0), True, 0, folder=tmp_path)
+    check_shared_memory(config(9), True, 9, folder=tmp_path / "a system without it")
 
 
 def test_torch_makes_as_many_batches_ahead_as_is_counted() -> None:
