@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.errors import UserError
-from data_modules.processes import mapped
+from data_modules.processes import Helpers, cores, mapped
 
 
 def square(number: int) -> tuple[int, int]:
@@ -99,6 +99,51 @@ def test_the_bar_counts_what_was_done_before(
     list(mapped(square, [1, 2], 1, "squares", "number", n_done=3))
     assert "squares: 100%" in (shown := capsys.readouterr().err)
     assert "5/5" in shown
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_helpers_everything_is_done_here(count: int) -> None:
+    with Helpers(count, "evaluation.workers") as helpers:
+        assert helpers.submit(square, 3).result() == (9, os.getpid())
+        given: list[int] = []
+        results = helpers.results(square, (given.append(n) or n for n in (1, 2)))
+        assert next(results) == (1, os.getpid())
+        assert given == [1]
+        assert list(results) == [(4, os.getpid())]
+        with pytest.raises(ValueError, match="item 1 is bad"):
+            helpers.submit(fails, 1)
+
+
+def test_helpers_stay_and_take_few_items_at_a_time() -> None:
+    with Helpers(2, "evaluation.workers") as helpers:
+        first = list(helpers.results(square, range(3)))
+        given: list[int] = []
+        results = helpers.results(square, (given.append(n) or n for n in range(40)))
+        assert next(results)[0] == 0
+        assert len(given) == 5
+        rest = list(results)
+        assert [value for value, _ in rest] == [n**2 for n in range(1, 40)]
+        pids = {pid for _, pid in (*first, *rest)}
+        assert os.getpid() not in pids
+        assert len(pids) <= 2
+        with pytest.raises(ValueError, match="item 1 is bad"):
+            list(helpers.results(fails, [0, 1, 2]))
+        for number in pids:  # Ctrl-C in a terminal and SLURM's signal reach every process of the group
+            os.kill(number, signal.SIGINT)
+            os.kill(number, signal.SIGUSR1)
+        assert [value for value, _ in helpers.results(square, [7, 8])] == [49, 64]
+        with pytest.raises(UserError, match=r"killed.*set evaluation\.workers below 2 and run again"):
+            list(helpers.results(killed, [0, 1, 2]))
+    assert not any(is_running(number) for number in pids)
+
+
+def test_cores_are_those_that_slurm_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert cores() == 6
+    for given, expected in (("4", 4), ("64", 6), ("", 6)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+        assert cores() == expected
 
 
 ORPHANS = """
