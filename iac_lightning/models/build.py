@@ -88,6 +88,19 @@ def build_model(config: ExperimentConfig) -> nn.Module:
     return network
 
 
+def memory_format(config: ExperimentConfig) -> torch.memory_format:
+    """How the weights of convolutions lie in memory.
+
+    With the channels innermost, convolutions over few channels are faster on a CPU (a step of the ViT's decoder by a
+    quarter, of the CNN by a tenth). On a GPU the CNN's are not: its norms undo it at every block. FSDP, resumed, would
+    give such weights the optimiser's moments in another order than it saved them.
+    """
+    trainer = config.trainer
+    on_cuda = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
+    contiguous = trainer.strategy.startswith("fsdp") or (on_cuda and config.model.name == "cnn")
+    return torch.contiguous_format if contiguous else torch.channels_last_3d
+
+
 def set_output_bias(network: ViTSegmenter | PlannedUNet, bias: float) -> None:
     """Start every output at a logit of `bias`: lesions are rare, and so the first loss is not spent on saying so."""
     heads = [network.decoder.head] if isinstance(network, ViTSegmenter) else network.heads

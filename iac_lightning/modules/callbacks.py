@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
@@ -21,9 +21,10 @@ from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
 from iac_lightning.cluster import slurm
 from iac_lightning.figures.scans import overlay_figure, reconstruction_figure
-from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.development import native_probability
 from iac_lightning.modules.mae_module import masking_noise
+from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.runs.directory import Run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.tracking.logger import RunLogger, log_figure
@@ -97,40 +98,23 @@ class EpochHistory(Callback):
         )
 
 
-class DataWait(Callback):
-    """Logs `train/data_wait_share` and `train/samples_per_s` of each epoch's training, validation left out.
+class LossBar(TQDMProgressBar):
+    """Lightning's bar with the loss, which it asks the device for at each showing alone.
 
-    The share is the time in which a process waits for its loader (0: never; 1: all the time), of the device that waits
-    most, which holds up the others. On a GPU steps run behind the process that asks for them, so that part of this
-    wait may be hidden; the GPU's queue is emptied once an epoch, before the end is timed, and so the total is true.
+    What is logged with ``prog_bar=True`` is fetched, and waited for, after every step, whether there is a bar or not.
+
+    Args:
+        every_n_steps: how often the bar is shown anew.
     """
 
-    def __init__(self) -> None:
-        self._start = self._samples = 0.0
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(refresh_rate=every_n_steps)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock: a run continued inside an epoch does not start that epoch again."""
-        self._start, self._samples = time.perf_counter(), 0.0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._start, self._samples = time.perf_counter(), 0.0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count; after the last batch, which validation may follow, log."""
-        self._samples += len(batch["image"])
-        if batch_idx + 1 < trainer.num_training_batches:
-            return
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
-        total_s = max(time.perf_counter() - self._start, 1e-9)
-        share = min(trainer.train_dataloader.wait_s / total_s, 1.0)  # type: ignore[union-attr]
-        rate = self._samples * trainer.world_size / total_s
-        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
-        pl_module.log("train/data_wait_share", share, reduce_fx="max", **settings)
-        pl_module.log("train/samples_per_s", rate, reduce_fx="min", **settings)
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        loss = trainer.callback_metrics.get("train/loss_step")
+        shown = {} if loss is None else {"train/loss": float(loss)}
+        return {**super().get_metrics(trainer, pl_module), **shown}
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -218,9 +202,9 @@ class ReconstructionFigure(Callback):
         assert isinstance(pl_module, ExperimentModule)
         model: Any = pl_module.network
         image = batch["image"][:1]
-        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1].tolist(), model.encoder.n_tokens)
+        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1], model.encoder.n_tokens)
         with torch.no_grad():
-            output = model(image, noise=noise.to(image.device))
+            output = model(image, noise=noise)
             hidden = model.token_mask_to_voxels(output.mask)
         data = self.run.config.data
         figure = reconstruction_figure(
@@ -235,15 +219,16 @@ class ReconstructionFigure(Callback):
 
 
 class OverlayFigure(Callback):
-    """After each validation of a segmentation: label and prediction on one development scan.
+    """After each validation of a segmentation: label and prediction on one development scan of the first device.
 
-    It is predicted while validation runs, with the weights that are validated (the averaged ones, where there are
-    such), and drawn afterwards, at the threshold that validation has found.
+    The prediction is that of the validation, with its weights (the averaged ones, where there are such), and is drawn
+    at the threshold that validation has found.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._predicted: tuple[PreparedSeries, Volume] | None = None
+        self._chosen: PreparedSeries | None = None
+        self._probability: Volume | None = None
 
     @rank_zero_only
     def on_validation_batch_end(
@@ -255,21 +240,24 @@ class OverlayFigure(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predict the scan, once a validation."""
-        if batch_idx > 0 or trainer.sanity_checking:
+        """Keep the prediction of the scan, once a validation."""
+        if trainer.sanity_checking:
             return
-        assert isinstance(pl_module, ExperimentModule)
         data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        chosen = self._predicted[0] if self._predicted else median_burden(data.dev_series)
-        self._predicted = chosen, predict_prepared(pl_module.network, chosen, self.run.config, pl_module.device)
+        if self._chosen is None:
+            self._chosen = median_burden(data.dev_series[:: trainer.world_size])
+        assert isinstance(pl_module, SegmentationModule)
+        for index, probability in pl_module.predicted.items():
+            if data.dev_series[index] is self._chosen:
+                self._probability = probability
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw it."""
-        if trainer.sanity_checking or self._predicted is None:
+        if trainer.sanity_checking or self._chosen is None or self._probability is None:
             return
-        config = self.run.config
-        chosen, probability = self._predicted
+        config, chosen = self.run.config, self._chosen
+        probability = native_probability(chosen, self._probability, config.loss.restrict_hu)
         threshold = float(trainer.callback_metrics.get("dev/threshold", 0.5))
         figure = overlay_figure(
             Volume(np.asarray(chosen.native_hu()), chosen.native_grid),

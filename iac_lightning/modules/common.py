@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from iac_lightning.config.batching import batch_weight, learning_rate, training_
 from iac_lightning.config.dotted import flat
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict, decisive_settings
-from iac_lightning.models.build import build_model
+from iac_lightning.models.build import build_model, memory_format
 from iac_lightning.modules.optimisers import build_optimizer, decayed_parameters
 from iac_lightning.modules.strategies import whole_state
 
@@ -41,20 +43,51 @@ class ExperimentModule(L.LightningModule):
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self.config = config
-        # Convolutions over few channels are faster with the channels innermost (a ViT decoder's step by a quarter). But
-        # FSDP, resumed, would give such weights the optimiser's moments in another order than it saved them.
-        sharded = config.trainer.strategy.startswith("fsdp")
-        self.model: nn.Module = build_model(config).to(  # type: ignore[call-overload]
-            memory_format=torch.contiguous_format if sharded else torch.channels_last_3d
-        )
+        self._sharded = config.trainer.strategy.startswith("fsdp")
+        self.model: nn.Module = build_model(config).to(memory_format=memory_format(config))  # type: ignore[call-overload]
         self.trained_on: list[dict[str, Any]] = []
         self.gradient_norm: Tensor | None = None
+        self._compiled: Callable[..., Tensor] | None = None
+        self._records_graphs = False
         self._decayed = decayed_parameters(self.model)
 
     @property
     def network(self) -> nn.Module:
         """What validation and figures predict with: `model`, or under FSDP its whole copy on this device."""
         return self._whole[0] if self._whole else self.model
+
+    @staticmethod
+    def forward_pass(*inputs: Any, **_: Any) -> Tensor:
+        """What a training step computes from its batch in this process alone: the network and what follows from it."""
+        raise NotImplementedError
+
+    def training_pass(self, image: Tensor, *others: Tensor) -> Tensor:
+        """`forward_pass` of a training batch; compiled, once `compile_step` was called.
+
+        The last batch of an epoch may be smaller. It is not compiled: a second graph would take minutes for one step.
+        """
+        if self._compiled is None or len(image) != self.config.data.batch_size:
+            return self.forward_pass(self.model, image, *others)
+        return self._compiled(self.model, image, *others).clone()  # a recorded graph overwrites what it has given
+
+    def compile_step(self, backend: Any = "inductor") -> None:
+        """Compile `forward_pass` with its backward pass for whole batches; the names in the state stay.
+
+        The exchange between processes, the optimiser and validation are left out: the first waits for others, the
+        second is a launch a group already, the third would be compiled again for every number of windows.
+        """
+        checkpointing = self.config.model.vit.activation_checkpointing or self.config.model.cnn.activation_checkpointing
+        torch._dynamo.config.optimize_ddp = (
+            not checkpointing
+        )  # its cuts at DDP's buckets cannot part what is recomputed
+        self._records_graphs = self.config.trainer.compile == "cuda_graphs" and self.device.type == "cuda"
+        mode = "reduce-overhead" if self._records_graphs else None
+        self._compiled = torch.compile(self.forward_pass, fullgraph=True, dynamic=False, mode=mode, backend=backend)
+
+    def on_train_start(self) -> None:
+        """Compile, on the device that trains."""
+        if self.config.trainer.compile != "off":
+            self.compile_step()
 
     def step_loss(self, loss: Tensor, batch_idx: int) -> Tensor:
         """What a training step returns for the mean loss of its batch (see `batch_weight`)."""
@@ -63,6 +96,9 @@ class ExperimentModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step from (seed, step, rank), so that a resumed run draws what the uninterrupted one would."""
+        if self._records_graphs:  # whose outputs, the last gradients among them, end here
+            self.model.zero_grad(set_to_none=True)
+            torch.compiler.cudagraph_mark_step_begin()
         entropy = (self.config.seed, self.global_step, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
@@ -73,7 +109,8 @@ class ExperimentModule(L.LightningModule):
         then forget where in the epoch the loader was.
         """
         settings = replace(self.config.optimizer, lr=learning_rate(self.config))
-        return build_optimizer(self.model, settings, training_steps(self.config), self._decayed)
+        fused = True if self.device.type in ("cpu", "cuda") and not self._sharded else None
+        return build_optimizer(self.model, settings, training_steps(self.config), self._decayed, fused)
 
     def configure_gradient_clipping(
         self,
@@ -89,6 +126,9 @@ class ExperimentModule(L.LightningModule):
         if isinstance(strategy, FSDPStrategy):
             self.gradient_norm = strategy.model.clip_grad_norm_(gradient_clip_val or math.inf)  # type: ignore[union-attr, operator]
             return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and _optimizer_handles_unscaling(optimizer):
+            scaler.unscale_(optimizer)  # Lightning leaves it to a fused optimiser, which would do it after clipping
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_val:
             self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

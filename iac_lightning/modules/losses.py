@@ -63,45 +63,56 @@ class SegmentationLoss(nn.Module):
         self.ce_weight = config.ce_weight
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor, region: Tensor) -> dict[str, Tensor]:
+        """Loss of one batch: `level_sums`, then `of_sums`, with their arguments and result."""
+        return self.of_sums(level_sums(logits, target, region))
+
+    def of_sums(self, local: Tensor) -> dict[str, Tensor]:
         """Loss of one batch.
 
         Args:
-            logits: `[B, 1, X, Y, Z]`, or a list of them, finest first, each coarser one smaller by a whole factor.
-            target: `[B, 1, X, Y, Z]`, occupancy in [0, 1].
-            region: `[B, 1, X, Y, Z]`, bool: which voxels count.
+            local: `[L, 4]` from `level_sums`, of this process.
 
         Returns:
             ``loss`` (with gradient), and ``dice_loss`` and ``ce`` of the finest resolution (detached).
         """
-        levels = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = deep_supervision_weights(len(levels))
-        terms = []
-        for level in levels[: len(weights)]:
-            x, y, z = level.shape[2:]
-            shape = (x, y, z)
-            if shape == tuple(target.shape[2:]):
-                terms.append(self._terms(level, target, region))
-            else:
-                coarse = F.adaptive_avg_pool3d(target.float(), shape)
-                counts = F.adaptive_max_pool3d(region.float(), shape) > 0
-                terms.append(self._terms(level, coarse, counts))
-        loss = torch.stack(
-            [w * (self.dice_weight * d + self.ce_weight * c) for w, (d, c) in zip(weights, terms, strict=True)]
-        ).sum()
-        for unused in levels[len(weights) :]:
-            loss = loss + 0.0 * unused.sum()  # DDP waits for a gradient of every parameter
-        return {"loss": loss, "dice_loss": terms[0][0].detach(), "ce": terms[0][1].detach()}
-
-    @staticmethod
-    def _terms(logits: Tensor, target: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        shared, total, entropy, voxels = sum_over_ranks(loss_sums(logits, target, region))
+        shared, total, entropy, voxels = sum_over_ranks(local).unbind(1)
         dice_loss = 1 - (shared + SMOOTHING_VOXELS) / (total + SMOOTHING_VOXELS)
-        return dice_loss, entropy / voxels.clamp(min=1)
+        ce = entropy / voxels.clamp(min=1)
+        weights = deep_supervision_weights(len(local), local.device)
+        loss = (weights * (self.dice_weight * dice_loss + self.ce_weight * ce)).sum()
+        return {"loss": loss, "dice_loss": dice_loss[0].detach(), "ce": ce[0].detach()}
 
 
-def deep_supervision_weights(levels: int) -> list[float]:
-    """Weights of the outputs from fine to coarse: halved at each level, the coarsest left out, sum 1 (nnU-Net)."""
-    if levels == 1:
-        return [1.0]
-    weights = [0.5**i for i in range(levels - 1)]
-    return [w / sum(weights) for w in weights]
+def level_sums(logits: Tensor | Sequence[Tensor], target: Tensor, region: Tensor) -> Tensor:
+    """`loss_sums` at each resolution that counts: all, or with deep supervision all but the coarsest.
+
+    Args:
+        logits: `[B, 1, X, Y, Z]`, or a list of them, finest first, each coarser one smaller by a whole factor.
+        target: `[B, 1, X, Y, Z]`, occupancy in [0, 1].
+        region: `[B, 1, X, Y, Z]`, bool: which voxels count.
+
+    Returns:
+        `[L, 4]`, finest first.
+    """
+    levels = [logits] if isinstance(logits, Tensor) else list(logits)
+    counted = levels[: max(len(levels) - 1, 1)]
+    sums = []
+    for level in counted:
+        x, y, z = level.shape[2:]
+        shape = (x, y, z)
+        if shape == tuple(target.shape[2:]):
+            sums.append(loss_sums(level, target, region))
+        else:
+            coarse = F.adaptive_avg_pool3d(target.float(), shape)
+            counts = F.adaptive_max_pool3d(region.float(), shape) > 0
+            sums.append(loss_sums(level, coarse, counts))
+    whole = torch.stack(sums)
+    for unused in levels[len(counted) :]:
+        whole = whole + 0.0 * unused.float().sum()  # DDP waits for a gradient of every parameter
+    return whole
+
+
+def deep_supervision_weights(levels: int, device: torch.device | None = None) -> Tensor:
+    """`[L]` weights of the resolutions that count, from fine to coarse: halved at each, sum 1 (nnU-Net)."""
+    halves = 0.5 ** torch.arange(levels, device=device)
+    return halves / halves.sum()

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from iac_lightning.config.schema import OptimizerConfig
@@ -88,14 +88,45 @@ def parameter_groups(
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, total_steps: int, decayed: frozenset[str] | None = None
+    model: nn.Module,
+    config: OptimizerConfig,
+    total_steps: int,
+    decayed: frozenset[str] | None = None,
+    fused: bool | None = None,
 ) -> dict[str, Any]:
-    """Lightning's dictionary of an optimiser and its schedule, stepped after every weight update."""
+    """Lightning's dictionary of an optimiser and its schedule, stepped after every weight update.
+
+    Args:
+        model: the network.
+        config: name, rate, decays.
+        total_steps: of the schedule.
+        decayed: as `parameter_groups` takes them.
+        fused: update each group in one launch, where the device has a kernel for it; None: as torch chooses.
+    """
     groups = parameter_groups(model, config, decayed)
     optimizer: torch.optim.Optimizer
     if config.name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True, fused=fused)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    optimizer.register_load_state_dict_pre_hook(_of_this_device)
+    optimizer.register_load_state_dict_post_hook(_laid_out_as_weights)
     scheduler = LambdaLR(optimizer, lambda step: schedule_factor(step, total_steps, config))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _of_this_device(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state with the implementation that this process has chosen: it may come from another device."""
+    chosen = {key: optimizer.defaults[key] for key in ("fused", "foreach")}
+    return {**state, "param_groups": [{**group, **chosen} for group in state["param_groups"]]}
+
+
+def _laid_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the memory format of their weights, which may be another on another device.
+
+    A fused update walks through all of them as they lie in memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -56,7 +56,7 @@ def build_strategy(config: ExperimentConfig) -> Strategy | str:
         return trainer.strategy
     unused = trainer.strategy == "ddp_find_unused_parameters_true"
     # Every step has the same graph. With accumulation, DDP's first exchange would come before it has seen the graph.
-    static = accumulated_batches(config) == 1 and not unused and not trainer.compile
+    static = accumulated_batches(config) == 1 and not unused and trainer.compile == "off"
     return DDPStrategy(
         timeout=TIMEOUT, find_unused_parameters=unused, gradient_as_bucket_view=True, static_graph=static
     )

@@ -65,6 +65,7 @@ def test_outputs_start_at_the_bias_of_rare_lesions(decoder: str) -> None:
 
 
 def test_all_resolutions_of_the_cnn_start_at_the_bias() -> None:
+    torch.manual_seed(0)
     config = tiny_config(name="cnn")
     config.model.output_bias = -20.0
     levels = build_model(config).train()(torch.randn(1, 1, 16, 16, 8))

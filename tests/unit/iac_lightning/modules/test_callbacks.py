@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from data_modules.batches.patches import PatchLoader, PatchSampler
 from data_modules.config import DataConfig, SamplingConfig
 from data_modules.scan.geometry import Grid, Volume
 from iac_lightning.config.schema import ExperimentConfig, MAEConfig, ModelConfig, ViTConfig
 from iac_lightning.modules import callbacks
 from iac_lightning.modules.callbacks import (
-    DataWait,
     EpochHistory,
+    LossBar,
     OverlayFigure,
     ReconstructionFigure,
     median_burden,
     read_history,
 )
-from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
+from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.runs.directory import Run
 
 
@@ -108,45 +104,13 @@ def test_a_line_cut_off_by_a_crash_is_left_out(run: Run) -> None:
     assert read_history(run.directory / "logs/none.jsonl") == []
 
 
-def test_waiting_for_data_and_training_share_an_epoch() -> None:
-    class Slow(Dataset[Any]):
-        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            time.sleep(0.05)
-            return {"image": torch.zeros(1)}
-
-        def __len__(self) -> int:
-            return 8
-
-    class Loader(PatchLoader):
-        """The patches' loader, with its clock, over other items."""
-
-        def __init__(self) -> None:
-            DataLoader.__init__(self, Slow(), batch_size=2, sampler=PatchSampler(8, 2))
-            self._batches, self._resume, self.wait_s = 0, None, 0.0
-
-    class Module(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(1, 1)
-
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            time.sleep(0.1)
-            return self.layer(batch["image"]).sum()
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            time.sleep(1)  # no part of the share
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    trainer = L.Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[DataWait()],
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.fit(Module(), Loader(), DataLoader([{"image": torch.zeros(1)}], batch_size=1))
-    # Four batches: 2 · 0.05 s for the data of each, 0.1 s for the step: half of 0.8 s, and longer on a busy machine.
-    assert trainer.callback_metrics["train/data_wait_share"] == pytest.approx(0.5, abs=0.2)
-    assert 5 < trainer.callback_metrics["train/samples_per_s"] <= 10  # with validation's second it would be below 5
+def test_the_bar_shows_the_loss_that_was_logged_last() -> None:
+    bar = LossBar(7)
+    assert bar.refresh_rate == 7
+    state: Any = SimpleNamespace(loggers=[], progress_bar_metrics={"dev/loss": 0.5}, callback_metrics={})
+    assert bar.get_metrics(state, None) == {"dev/loss": 0.5}  # type: ignore[arg-type]
+    state.callback_metrics["train/loss_step"] = torch.tensor(0.25)
+    assert bar.get_metrics(state, None) == {"dev/loss": 0.5, "train/loss": 0.25}  # type: ignore[arg-type]
 
 
 def series(name: str, voxels: int) -> Any:
@@ -169,7 +133,7 @@ def test_the_median_burden_ignores_scans_without_lesions() -> None:
     assert median_burden([series("y", 5), series("x", 5), series("z", 5)]).series.series_id == "y"  # ties by name
 
 
-class Constant(ExperimentModule):
+class Constant(SegmentationModule):
     """Its model is a number, which averaging swaps as it would swap weights."""
 
     def __init__(self) -> None:
@@ -185,23 +149,26 @@ def test_the_overlay_shows_the_weights_that_were_validated(run: Run, monkeypatch
     seen: dict[str, Any] = {}
     module = Constant()
 
-    def predict(model: nn.ParameterList, chosen: Any, config: Any, device: Any) -> Volume:
-        return Volume(np.full((4, 4, 4), model[0].item(), dtype=np.float32), chosen.native_grid)
+    def validate(*indices: int) -> None:
+        volume = Volume(np.full((4, 4, 4), module.number.item(), np.float32), data.dev_series[0].native_grid)
+        module.predicted = dict.fromkeys(indices, volume)
+        overlay.on_validation_batch_end(state, module, None, {}, 0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(callbacks, "predict_prepared", predict)
+    monkeypatch.setattr(callbacks, "native_probability", lambda item, common, restrict_hu: common)
     monkeypatch.setattr(callbacks, "overlay_figure", lambda volume, **kwargs: seen.update(kwargs) or Figure())
-    data = SimpleNamespace(dev_series=[series("a", 3)])
+    data = SimpleNamespace(dev_series=[series("a", 3), series("elsewhere", 5)])
     state = SimpleNamespace(
         sanity_checking=False,
         datamodule=data,
+        world_size=2,
         current_epoch=1,
         callback_metrics={"dev/threshold": torch.tensor(0.6)},
     )
     overlay = OverlayFigure(run)
     nn.init.constant_(module.number, 0.75)  # the averaged weights, while validation runs
-    overlay.on_validation_batch_end(state, module, None, {}, 0)  # type: ignore[arg-type]
+    validate(0)
     nn.init.constant_(module.number, 0.25)  # swapped back before on_validation_end
-    overlay.on_validation_batch_end(state, module, None, {}, 1)  # type: ignore[arg-type]
+    validate(1)
     overlay.on_validation_end(state, module)  # type: ignore[arg-type]
     assert seen["probability"].data == pytest.approx(0.75)
     assert seen["prediction"].data.all()

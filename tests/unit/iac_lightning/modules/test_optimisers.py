@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -78,3 +80,61 @@ def test_sgd_is_nesterov_and_follows_the_schedule() -> None:
     optimizer.step()
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**0.9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_state_goes_on_with_the_implementation_of_this_device(name: str) -> None:
+    """A checkpoint of a CPU goes on fused on a GPU, and one of a GPU as torch chooses (fused runs here too)."""
+
+    def step(net: nn.Module, fused: bool | None, state: dict[str, Any] | None = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = build_optimizer(net, config, 10, fused=fused)["optimizer"]
+        if state is not None:
+            optimizer.load_state_dict(deepcopy(state))
+        net(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    config = OptimizerConfig(name=name, lr=0.1, warmup_fraction=0)
+    torch.manual_seed(0)
+    net = nn.Linear(2, 2)
+    state = step(net, None).state_dict()
+    weights = [{k: v.clone() for k, v in net.state_dict().items()}]
+    for fused in (True, None):
+        other = nn.Linear(2, 2)
+        other.load_state_dict(weights[0])
+        optimizer = step(other, fused, state)
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}
+        weights.append(dict(other.state_dict()))
+    assert not torch.equal(weights[1]["weight"], weights[0]["weight"])
+    torch.testing.assert_close(weights[1], weights[2])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weights_in_another_memory_format_than_the_checkpoint_are_updated_alike(name: str) -> None:
+    config = OptimizerConfig(name=name, lr=0.1, warmup_fraction=0)
+    image = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def trained(
+        memory_format: torch.memory_format, then: torch.memory_format, fused: bool | None
+    ) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Conv3d(3, 5, 3)
+        state = None
+        for layout in (memory_format, then):  # a training, and one that goes on from its checkpoint
+            net = net.to(memory_format=layout)  # type: ignore[call-overload]
+            optimizer: torch.optim.Optimizer = build_optimizer(net, config, 10, fused=fused)["optimizer"]
+            if state is not None:
+                optimizer.load_state_dict(state)
+            for _ in range(2):
+                optimizer.zero_grad()
+                net(image).square().sum().backward()
+                optimizer.step()
+            state = deepcopy(optimizer.state_dict())
+        return [p.detach().contiguous() for p in net.parameters()]
+
+    plain = trained(torch.contiguous_format, torch.contiguous_format, None)
+    for first, then in (
+        (torch.channels_last_3d, torch.contiguous_format),
+        (torch.contiguous_format, torch.channels_last_3d),
+    ):
+        torch.testing.assert_close(trained(first, then, True), plain, rtol=1e-4, atol=1e-5)

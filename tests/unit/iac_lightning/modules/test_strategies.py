@@ -45,7 +45,7 @@ def test_ddp_needs_no_search_for_unused_parameters(name: str) -> None:
     assert strategy._timeout.total_seconds() >= 3600
 
 
-@pytest.mark.parametrize("setting", [{"accumulate_grad_batches": 2}, {"global_batch": 16}, {"compile": True}])
+@pytest.mark.parametrize("setting", [{"accumulate_grad_batches": 2}, {"global_batch": 16}, {"compile": "default"}])
 def test_the_graph_is_not_static_with_accumulation_or_compilation(setting: dict[str, object]) -> None:
     strategy = build_strategy(experiment(devices=2, **setting))
     assert isinstance(strategy, DDPStrategy)
