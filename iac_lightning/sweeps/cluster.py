@@ -19,6 +19,8 @@ def submit_sweep(
     one each the fine-tunings of a pre-training, which start when it is finished and are cancelled when it fails. A last
     job writes the report when all have ended, however they did.
 
+    With `launcher.per_gpu` above 1 each job runs that many cells at the same time, with logs of their own in `logs/`.
+
     Args:
         sweep: the plan.
         launcher: of each job.
@@ -30,22 +32,27 @@ def submit_sweep(
     jobs = {c.name: str(sweep.record(c).get("job")) for c in sweep.cells if now[c.name] in ("queued", "running")}
     lines: list[str] = []
 
-    def send(cells: list[Cell], name: str, dependency: str | None) -> None:
-        commands = [["cell", str(sweep.directory), cell.name, "launcher=local", *extra] for cell in cells]
-        ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{name}", entry, dependency)
-        for cell, job in zip(cells, ids, strict=True):
-            sweep.note(cell, "queued", job=job)
-            jobs[cell.name] = job
+    def send(cells: list[Cell], kind: str, dependency: str | None) -> None:
+        n = min(launcher.per_gpu, launcher.at_once or launcher.per_gpu)
+        groups = [cells[first : first + n] for first in range(0, len(cells), n)]
+        word = "cell" if n == 1 else "cells"
+        names = [",".join(cell.name for cell in group) for group in groups]
+        commands = [[word, str(sweep.directory), name, "launcher=local", *extra] for name in names]
+        ids = submit(commands, launcher, sweep.directory / JOBS, f"{sweep.plan['name']}-{kind}", entry, dependency)
+        for group, job in zip(groups, ids, strict=True):
+            for cell in group:
+                sweep.note(cell, "queued", job=job)
+                jobs[cell.name] = job
         after = f", after {dependency.split(':', 1)[1]}" if dependency else ""
         lines.append(f"{len(cells)} cells: job {ids[0].split('_')[0]}{after} ({cells[0].name}, …)")
 
     to_send = [c for c in sweep.cells if now[c.name] in ("pending", "waiting")]
     for kind in ("pretrain", "finetune"):
-        groups: dict[str | None, list[Cell]] = {}
+        waiting: dict[str | None, list[Cell]] = {}
         for cell in (c for c in to_send if c.kind == kind):
-            waits = [jobs[name] for name in cell.needs if now[name] != "finished"]
-            groups.setdefault(f"afterok:{':'.join(waits)}" if waits else None, []).append(cell)
-        for dependency, cells in groups.items():
+            waits = sorted({jobs[name] for name in cell.needs if now[name] != "finished"})
+            waiting.setdefault(f"afterok:{':'.join(waits)}" if waits else None, []).append(cell)
+        for dependency, cells in waiting.items():
             send(cells, kind, dependency)
     if jobs:
         one = LauncherConfig(**{**vars(launcher), "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})

@@ -14,9 +14,14 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from data_modules.processes import cores
+from iac_lightning.cluster import slurm
 from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.sharing import Room
 from iac_lightning.sweeps.state import Sweep, states
 
+ENDED = ("finished", "failed")
+"""States that a cell notes at its end."""
 POLL_S = 0.3
 GRACE_S = 60.0
 """A cell that has lost its parent and does not end by itself is ended after this long."""
@@ -30,9 +35,10 @@ class _Process:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     start: float
+    gpu: str | None = None
 
 
-def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
+def run_here(sweep: Sweep, room: Room, extra: Sequence[str] = ()) -> None:
     """Run every cell that is neither finished nor failed, those that others need first.
 
     A cell that fails stops only those that need it. On Ctrl-C (and when this process is killed) the cells that run
@@ -40,7 +46,7 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
 
     Args:
         sweep: the plan.
-        at_once: processes.
+        room: how many at once, and on which GPUs.
         extra: settings for every cell that do not decide its result.
 
     Raises:
@@ -59,8 +65,8 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
             now = states(sweep)
             elsewhere = [name for name, state in now.items() if state == "running" and name not in running]
             pending = [c for c in sweep.cells if now[c.name] == "pending" and c.name not in running]
-            for cell in pending[: max(0, at_once - len(running) - len(elsewhere))]:
-                running[cell.name] = _start(sweep, cell, at_once, extra)
+            for cell in pending[: max(0, room.at_once - len(running) - len(elsewhere))]:
+                running[cell.name] = _start(sweep, cell, room, extra, room.free_gpu([p.gpu for p in running.values()]))
             # A cell of an earlier, killed call ends within seconds, and is then taken up here.
             if not running and not elsewhere and not pending:
                 return
@@ -72,9 +78,48 @@ def run_here(sweep: Sweep, at_once: int, extra: Sequence[str] = ()) -> None:
         bar.close()
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def run_together(sweep: Sweep, names: Sequence[str], extra: Sequence[str] = ()) -> int:
+    """Run some cells at the same time inside a SLURM job, whose GPU they share; output goes to their own logs.
+
+    When SLURM asks the job to leave, each cell saves as it would in a job of its own, and then the job goes back into
+    the queue, once. Arguments as for `run_here`.
+
+    Returns:
+        0 when all are finished, 1 when some failed.
+
+    Raises:
+        RequeuedError: once all cells have saved.
+        KeyboardInterrupt: after Ctrl-C, once no cell runs any more.
+    """
+    cells = [sweep.cell(name) for name in names]
+    room = Room(len(cells), per_gpu=len(cells))
+    slurm.training_batches(True)  # the signal is answered here, when all have saved
+    running = {
+        cell.name: _start(sweep, cell, room, extra, shared_job=True)
+        for cell in cells
+        if sweep.record(cell).get("state") not in ENDED
+    }
+    told = False
+    try:
+        while running:
+            if slurm.asked() and not told:
+                told = True
+                for entry in running.values():
+                    entry.process.send_signal(slurm.SIGNAL_NUMBER)
+            for name, entry in list(running.items()):
+                if entry.process.poll() is not None:
+                    del running[name]
+                    _ended(sweep, entry, requeued=told)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        _stop(running)
+        raise
+    finally:
+        slurm.training_batches(False)
+    ends = [sweep.record(cell).get("state") for cell in cells]
+    if told and not set(ends) <= set(ENDED):
+        slurm.requeue()
+    return 0 if set(ends) == {"finished"} else 1
 
 
 def command(sweep: Sweep, cell: Cell, extra: Sequence[str]) -> list[str]:
@@ -83,35 +128,46 @@ def command(sweep: Sweep, cell: Cell, extra: Sequence[str]) -> list[str]:
     return [*program, *extra, "--with-parent"]
 
 
-def _start(sweep: Sweep, cell: Cell, at_once: int, extra: Sequence[str]) -> _Process:
+def _start(
+    sweep: Sweep, cell: Cell, room: Room, extra: Sequence[str], gpu: str | None = None, *, shared_job: bool = False
+) -> _Process:
     path = sweep.log(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("ab")
-    threads = max(1, cores() // at_once)
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, cores() // room.at_once)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        **os.environ,
+        **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}),
+        **({slurm.SHARED_JOB: "1"} if shared_job else {}),
+    }
     process = subprocess.Popen(
-        command(sweep, cell, extra),
-        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **os.environ},
+        command(sweep, cell, [*room.settings_of(cell.config), *extra]),
+        env=environment,
         stdin=subprocess.PIPE,  # its end tells the cell that this process is gone, however it went
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C reaches the cells through `_stop` alone
     )
-    return _Process(cell, process, log, time.monotonic())
+    return _Process(cell, process, log, time.monotonic(), gpu)
 
 
-def _ended(sweep: Sweep, entry: _Process, bar: tqdm[Any]) -> None:
+def _ended(sweep: Sweep, entry: _Process, bar: tqdm[Any] | None = None, *, requeued: bool = False) -> None:
     entry.log.close()
     status, cell = entry.process.returncode, entry.cell
     record = sweep.record(cell)
-    if record.get("state") not in ("finished", "failed"):
+    if requeued and record.get("state") not in ENDED:
+        return  # it has saved, or was told before it could; either way it goes on
+    if record.get("state") not in ENDED:
         reason = f"ended with status {status}" if status >= 0 else f"killed by signal {-status}"
         hint = " (out of memory?)" if status == -9 else ""
         sweep.note(cell, "failed", reason=f"{reason}{hint}; see logs/{cell.name}.log")
         record = sweep.record(cell)
     seconds = time.monotonic() - entry.start
-    if record["state"] == "finished":
+    if bar is not None and record["state"] == "finished":
         bar.update(1)
-    bar.write(f"{record['state']:9s} {cell.name}  {seconds:.0f} s  {record.get('reason', '')}".rstrip())
+    tqdm.write(f"{record['state']:9s} {cell.name}  {seconds:.0f} s  {record.get('reason', '')}".rstrip())
 
 
 def _stop(running: dict[str, _Process]) -> None:

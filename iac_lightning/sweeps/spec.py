@@ -39,13 +39,16 @@ KEYS = {
     "seeds": "a list of whole numbers; every combination is trained with each",
     "pretrain_seeds": "shared: one pre-training, with the first seed, serves all seeds; each: one a seed",
     "split": "test or dev: which split the cells are compared on",
-    "phantom": "folder, patients, max_series, seed: a digital cohort, made where it is missing, for every cell",
+    "phantom": "folder, patients, max_series, seed, fractions of the splits: a digital cohort, made where missing",
     "report": "how the report reads the axes: baseline, numeric, variants",
 }
 """Keys of a sweep's file, and what they hold."""
 
 SPECIAL = ("base", "pretrain")
 """Keys of a level that are no settings: another base experiment, and whether the encoder is pre-trained."""
+
+PHANTOM = frozenset({"folder", "patients", "max_series", "seed", "fractions"})
+"""What a sweep says of its phantom cohort."""
 
 SHARED = ("model.vit.", "data.cohort", "data.prepared_dir", "data.grid.", "data.window_hu", "data.sampling.crop")
 """Settings of a level that its pre-training follows, since they decide the encoder or what it sees. What concerns the
@@ -266,8 +269,10 @@ def _problems(raw: dict[str, Any]) -> Iterator[str]:
     for key in ("settings", "pretrain_settings"):
         yield from _setting_problems(key, raw.get(key), own)
     phantom = raw.get("phantom")
-    if phantom is not None and ("folder" not in phantom or set(phantom) - {"folder", "patients", "max_series", "seed"}):
+    if phantom is not None and ("folder" not in phantom or set(phantom) - PHANTOM):
         yield f"phantom: {KEYS['phantom']}; folder is required"
+    elif phantom is not None and not isinstance(phantom.get("fractions") or {}, dict):
+        yield f"phantom: fractions = {phantom['fractions']!r}: expected shares of the patients, such as {{dev: 0.2, …}}"
     axes = raw.get("axes") or {}
     for axis, levels in axes.items():
         if not isinstance(levels, dict) or not levels or not all(isinstance(v, dict | None) for v in levels.values()):

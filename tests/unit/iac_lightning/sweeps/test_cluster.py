@@ -82,3 +82,33 @@ def test_only_what_is_left_is_sent(make_sweep: Callable[..., Sweep], sent: list[
     sweep.note(sweep.cell("c"), "failed", reason="x")
     cluster.submit_sweep(sweep, LauncherConfig(name="slurm"), (), ["report"], run_in_job)
     assert [(names(job), job["dependency"]) for job in sent[:-1]] == [(["a1", "d"], None)]
+
+
+def test_cells_that_share_a_gpu_are_one_job(make_sweep: Callable[..., Sweep], sent: list[dict[str, Any]]) -> None:
+    sweep = make_sweep(
+        *(planned(f"pretrain_{k}") for k in "abc"),
+        *(planned(f"{k}1", needs=(f"pretrain_{k}",)) for k in "abc"),
+    )
+    launcher = LauncherConfig(name="slurm", gpus_per_node=1, per_gpu=2)
+    cluster.submit_sweep(sweep, launcher, ("x=1",), ["report"], run_in_job)
+    assert [(names(job), job["dependency"]) for job in sent[:-1]] == [
+        (["pretrain_a,pretrain_b", "pretrain_c"], None),
+        (["a1,b1"], "afterok:1_0"),
+        (["c1"], "afterok:1_1"),
+    ]
+    assert sent[0]["commands"][0] == ["cells", str(sweep.directory), "pretrain_a,pretrain_b", "launcher=local", "x=1"]
+    assert {name: sweep.record(sweep.cell(name))["job"] for name in ("pretrain_a", "pretrain_b", "pretrain_c")} == {
+        "pretrain_a": "1_0",
+        "pretrain_b": "1_0",
+        "pretrain_c": "1_1",
+    }
+    assert set(states(sweep).values()) == {"queued"}
+
+
+@pytest.mark.parametrize(("at_once", "jobs"), [(1, ["a", "b", "c"]), (2, ["a,b", "c"]), (8, ["a,b,c"])])
+def test_no_more_cells_share_a_gpu_than_may_run_at_once(
+    make_sweep: Callable[..., Sweep], sent: list[dict[str, Any]], at_once: int, jobs: list[str]
+) -> None:
+    launcher = LauncherConfig(name="slurm", gpus_per_node=1, per_gpu=4, at_once=at_once)
+    cluster.submit_sweep(make_sweep(*map(planned, "abc")), launcher, (), ["report"], run_in_job)
+    assert names(sent[0]) == jobs

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from iac_lightning.cluster import slurm
 from iac_lightning.sweeps import local
+from iac_lightning.sweeps.cells import Cell
+from iac_lightning.sweeps.sharing import Room
 from iac_lightning.sweeps.state import Sweep, states, status_table
 from tests.integration.settings import REPOSITORY
 from tests.unit.iac_lightning.sweeps.conftest import planned
@@ -32,6 +35,10 @@ with sweep.lock(cell).acquire(timeout=5):
     with (sweep.directory / "events.txt").open("a") as file:
         file.write(f"begin {cell.name}\\n")
     what = cell.overrides[0]
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+    with (sweep.directory / "events.txt").open("a") as file:
+        file.write(f"{cell.name} on {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n" if what == "gpu" else "")
+    what = "0.5" if what == "gpu" else what
     try:
         if what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,6 +61,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_sweep: Callable[.
     program = tmp_path / "cell.py"
     program.write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(Cell, "config", None)  # its file is not there
+    monkeypatch.setattr(Room, "settings_of", lambda room, config: ())
     monkeypatch.setattr(
         local,
         "command",
@@ -69,7 +78,7 @@ def events(sweep: Sweep) -> list[str]:
 
 def test_order_limits_and_skips(make: Callable[..., Sweep]) -> None:
     sweep = make(planned("pretrain_a"), planned("b", needs=("pretrain_a",)), planned("c"), planned("d"))
-    local.run_here(sweep, at_once=2)
+    local.run_here(sweep, Room(2))
     assert set(states(sweep).values()) == {"finished"}
     log = events(sweep)
     assert log.index("end pretrain_a") < log.index("begin b")
@@ -77,7 +86,7 @@ def test_order_limits_and_skips(make: Callable[..., Sweep]) -> None:
     for line in log:
         open_now += 1 if line.startswith("begin") else -1
         assert open_now <= 2
-    local.run_here(sweep, at_once=2)
+    local.run_here(sweep, Room(2))
     assert events(sweep) == log, "finished cells ran again"
 
 
@@ -85,7 +94,7 @@ def test_a_failure_stops_only_what_needs_it(make: Callable[..., Sweep]) -> None:
     sweep = make(
         planned("pretrain_a", "fails"), planned("b", needs=("pretrain_a",)), planned("c", "killed"), planned("d")
     )
-    local.run_here(sweep, at_once=1)
+    local.run_here(sweep, Room(1))
     assert states(sweep) == {"pretrain_a": "failed", "b": "blocked", "c": "failed", "d": "finished"}
     table = status_table(sweep)
     assert "it had to" in table
@@ -107,7 +116,8 @@ from pathlib import Path
 from iac_lightning.sweeps import local
 from iac_lightning.sweeps.state import open_sweep
 local.command = lambda sweep, cell, extra: [sys.executable, {program!r}, str(sweep.directory), cell.name]
-local.run_here(open_sweep(Path({str(sweep.directory)!r})), 2)
+local.Cell.config, local.Room.settings_of = None, lambda room, config: ()  # there is no file of settings
+local.run_here(open_sweep(Path({str(sweep.directory)!r})), local.Room(2))
 """
     return subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
@@ -139,6 +149,50 @@ def test_what_another_process_runs_is_waited_for(make: Callable[..., Sweep]) -> 
     lock.acquire()
     assert states(sweep)["a"] == "running"
     threading.Timer(2.0, lock.release).start()
-    local.run_here(sweep, at_once=2)
+    local.run_here(sweep, Room(2))
     assert set(states(sweep).values()) == {"finished"}
     assert events(sweep)[0] == "begin b", "the locked cell was started beside the process that holds it"
+
+
+def test_cells_are_spread_over_gpus(make: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    sweep = make(*(planned(name, "gpu") for name in "abcd"))
+    local.run_here(sweep, Room(4, ("1", "3"), 2))
+    assert sorted(line for line in events(sweep) if " on " in line)[::2] == ["a on 1", "c on 1"]
+    assert sorted(line for line in events(sweep) if " on " in line)[1::2] == ["b on 3", "d on 3"]
+    assert set(states(sweep).values()) == {"finished"}
+
+
+def test_cells_share_a_job(make: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, whatever the queue says of them; what is finished or failed does not run again."""
+    sweep = make(planned("a", "0.5"), planned("b", "fails"), planned("c", "0.5"), planned("other"))
+    for cell in sweep.cells:
+        sweep.note(cell, "queued", job="7")
+    monkeypatch.setattr(slurm, "queued", lambda ids: dict.fromkeys(ids, "RUNNING"))
+    assert local.run_together(sweep, ["a", "b", "c"]) == 1
+    assert [line for line in events(sweep) if line.startswith("end")] in (["end a", "end c"], ["end c", "end a"])
+    assert states(sweep) == {"a": "finished", "b": "failed", "c": "finished", "other": "queued"}
+    before = events(sweep)
+    assert local.run_together(sweep, ["a", "c"]) == 0
+    assert local.run_together(sweep, ["a", "b"]) == 1
+    assert events(sweep) == before
+
+
+def test_a_shared_job_goes_back_into_the_queue_once_all_have_saved(
+    make: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make(planned("a", "30"), planned("b", "30"), planned("c", "0.1"))
+    for cell in sweep.cells:
+        sweep.note(cell, "queued", job="7")
+    monkeypatch.setattr(slurm, "queued", lambda ids: dict.fromkeys(ids, "PENDING"))
+    monkeypatch.setattr(slurm, "asked", lambda: {"begin a", "begin b", "end c"} <= set(events(sweep)))
+    requeued: list[dict[str, str]] = []
+
+    def requeue() -> None:
+        requeued.append(states(sweep))
+        raise slurm.RequeuedError
+
+    monkeypatch.setattr(slurm, "requeue", requeue)
+    with pytest.raises(slurm.RequeuedError):
+        local.run_together(sweep, ["a", "b", "c"])
+    assert requeued == [{"a": "queued", "b": "queued", "c": "finished"}], "a cell still ran, or was taken for failed"

@@ -106,6 +106,16 @@ def test_settings_that_the_sweep_gives_itself_are_not_taken_and_forgotten(tmp_pa
         assert expected in str(error.value)
 
 
+def test_shares_of_the_phantoms_splits(tmp_path: Path) -> None:
+    text = "phantom: {{folder: data/p, fractions: {{finetune: 0.5, dev: 0.5}}}}\n"
+    assert read_sweep(write(tmp_path, TWO_AXES + text)).phantom == {
+        "folder": "data/p",
+        "fractions": {"finetune": 0.5, "dev": 0.5},
+    }
+    with pytest.raises(ConfigError, match=r"phantom: fractions = 0\.5: expected shares of the patients"):
+        read_sweep(write(tmp_path, TWO_AXES + "phantom: {{folder: data/p, fractions: 0.5}}\n"))
+
+
 def test_names() -> None:
     assert slug("8×8×4") == "8x8x4"
     assert slug("ViT, MAE pre-trained") == "vit-mae-pre-trained"
