@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data_modules.errors import UserError
+from data_modules.processes import Helpers, cores
 from iac_lightning.cluster import ranks
 
 T = TypeVar("T")
@@ -27,6 +28,10 @@ R = TypeVar("R")
 
 TIMEOUT = timedelta(days=2)
 """Longest wait for another process; one that dies is noticed at once, by its closed connection."""
+
+
+SERIES_A_HELPER = 8
+"""Fewest series for which a helper is started: below, the second that it takes to start is more than it saves."""
 
 
 class ElsewhereError(RuntimeError):
@@ -116,12 +121,32 @@ def on_first(action: Callable[[], T]) -> T:
     return exchange(result)[0]  # type: ignore[return-value]
 
 
-def share_out(action: Callable[[T], R], items: Sequence[T], description: str = "") -> list[R]:
-    """`[action(item) for item in items]`; item k is done by process k modulo their number, by no other."""
+def share_out(action: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], description: str = "") -> list[R]:
+    """What `action` gives for each item, in their order; item k is process k's modulo their number, and no other's.
+
+    Args:
+        action: takes the items of one process, and gives a result for each, in their order.
+        items: the same in all processes.
+        description: before the bar.
+    """
     rank, world = process()
-    mine = tqdm(items[rank::world], desc=description, unit="scan", disable=True if rank else None)
-    parts = exchange([action(item) for item in mine])
+    mine = items[rank::world]
+    results = tqdm(action(mine), total=len(mine), desc=description, unit="scan", disable=True if rank else None)
+    parts = exchange(list(results))
     return [parts[k % world][k // world] for k in range(len(items))]
+
+
+def helpers_for(workers: int | None, n_series: int) -> Helpers:
+    """Processes that measure series beside this one.
+
+    Args:
+        workers: `evaluation.workers`; None: one for each core that this process has of its machine, as far as the work
+            pays for their start.
+        n_series: that are to be measured.
+    """
+    # SLURM gives each process of a launch cores of its own; elsewhere those of a machine share them.
+    sharing = 1 if os.environ.get("SLURM_CPUS_PER_TASK") else int(os.environ.get("LOCAL_WORLD_SIZE", process()[1]))
+    return Helpers(workers or min(cores() // sharing, n_series // SERIES_A_HELPER), "evaluation.workers")
 
 
 class _AnnouncedUserError(UserError):

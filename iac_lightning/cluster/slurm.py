@@ -27,10 +27,16 @@ SIGNAL = "USR1"
 """Sent by SLURM `launcher.signal_delay_s` before the end, and by `scancel --signal=USR1`: save, requeue, continue."""
 
 
+SIGNAL_NUMBER = getattr(signal, f"SIG{SIGNAL}")
+SHARED_JOB = "IAC_SHARED_JOB"
+"""Set for processes that run side by side in one job: whoever started them requeues it, when all have saved."""
+
 REQUEUE_EARLY = f"""status=$?
-[ $status -eq {128 + getattr(signal, f"SIG{SIGNAL}")} ] && scontrol requeue "$SLURM_JOB_ID"
+[ $status -eq {128 + SIGNAL_NUMBER} ] && scontrol requeue "$SLURM_JOB_ID"
 exit $status"""
 """End of a batch script: a signal that came before Python could listen has ended the step; the job still goes on."""
+AT_ONCE = 2
+"""Cells of a sweep that run at the same time, where `launcher.at_once` says nothing."""
 JOBS = "slurm"
 """Folder of a run or sweep for batch scripts and logs; it is there before the run itself."""
 _JOB = "job"
@@ -175,7 +181,7 @@ def _parameters(launcher: LauncherConfig, name: str, dependency: str | None) -> 
         "signal_delay_s": launcher.signal_delay_s,
         "setup": [launcher.setup] if launcher.setup else None,
         "teardown": [REQUEUE_EARLY],
-        "array_parallelism": launcher.at_once,
+        "array_parallelism": max(1, (launcher.at_once or AT_ONCE) // launcher.per_gpu),
         "additional_parameters": extra,
     }
     return {key: value for key, value in parameters.items() if value is not None}
@@ -227,7 +233,7 @@ def requeue_on_signal() -> Iterator[None]:
     if slurm_job() is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    number = getattr(signal, f"SIG{SIGNAL}")
+    number = SIGNAL_NUMBER
     _State.asked = _State.can_save = False
     before = signal.signal(number, _handle)
     try:
@@ -259,7 +265,7 @@ def requeue() -> None:
         RequeuedError: always.
     """
     job = slurm_job()
-    if job is not None and os.environ.get("SLURM_PROCID", "0") == "0":
+    if job is not None and os.environ.get("SLURM_PROCID", "0") == "0" and SHARED_JOB not in os.environ:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         if done.returncode:
             print(f"job {job} was not requeued: {done.stderr.strip()}; submit it again to continue", file=sys.stderr)

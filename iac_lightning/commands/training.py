@@ -41,6 +41,33 @@ def train_or_submit(arguments: argparse.Namespace, task: str) -> None:
 
 
 @command(
+    "profile",
+    "where a training step's time goes: a few steps, timed and traced",
+    *EXPERIMENT,
+    option("--steps", type=int, default=20, help="that are timed"),
+    option("--warmup", type=int, default=5, help="steps before them, which compile and fill caches"),
+    option("--traced", type=int, default=3, help="steps after them, for operators, the GPU's time and the trace"),
+    prints=True,
+)
+def profile(arguments: argparse.Namespace) -> None:
+    """`iac profile`."""
+    config = load(arguments)
+    if config.launcher.name == "slurm":
+        from iac_lightning.cluster.slurm import submit_run
+
+        numbers = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "warmup", "traced")]
+        words = ["profile", str(arguments.experiment), *numbers, *arguments.overrides]
+        config.name = f"profile/{config.name}"
+        print(submit_run(words, config, arguments.job_entry))
+        return
+    from iac_lightning.workflows.profile import describe_profile, profile
+
+    measured, folder = profile(config, arguments.steps, arguments.warmup, arguments.traced)
+    if measured is not None:
+        print(f"{describe_profile(measured)}\n\nresults: {folder}")
+
+
+@command(
     "sweep",
     "an ablation: many runs from one file, here or on SLURM, and its report",
     option("sweep", type=Path, help="YAML file, such as experiments/sweeps/mask_ratio.yaml, or its folder"),
@@ -84,6 +111,21 @@ def cell(arguments: argparse.Namespace) -> None:
     if arguments.with_parent:
         end_with_parent()
     run_cell(arguments.sweep, arguments.name, tuple(arguments.overrides))
+
+
+@command(
+    "cells",
+    "cells of a sweep that share the GPU of a SLURM job (`iac sweep` submits it)",
+    option("sweep", type=Path, help="folder of the sweep"),
+    option("names", help="of the cells, with commas between"),
+    settings("settings that do not decide the result"),
+)
+def cells(arguments: argparse.Namespace) -> int:
+    """`iac cells`."""
+    from iac_lightning.sweeps.local import run_together
+    from iac_lightning.sweeps.state import open_sweep
+
+    return run_together(open_sweep(arguments.sweep), arguments.names.split(","), tuple(arguments.overrides))
 
 
 @command(

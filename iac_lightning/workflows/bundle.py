@@ -22,6 +22,7 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.models.build import build_model
+from iac_lightning.models.precision import set_matmul_precision
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows.bundle_files import (
     AGAIN,
@@ -111,6 +112,7 @@ def prediction_settings(config: ExperimentConfig) -> dict[str, Any]:
             "sampling": {"crop": data["sampling"]["crop"]},
         },
         "loss": {"restrict_hu": everything["loss"]["restrict_hu"]},
+        "trainer": {"matmul_precision": everything["trainer"]["matmul_precision"]},
         "inference": everything["inference"],
     }
 
@@ -143,6 +145,7 @@ def load_bundle(path: Path) -> CalibratedModel:
     network = build_model(config)
     network.load_state_dict(state)
     device = inference_device()
+    set_matmul_precision(config.trainer.matmul_precision, device)
     return CalibratedModel(
         config=config,
         network=network.to(device).eval(),

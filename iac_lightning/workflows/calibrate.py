@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_modules.cohort.look import read_label
-from data_modules.cohort.series import read_series
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
-from data_modules.scan.geometry import Volume, place
+from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
-from iac_lightning.evaluation.calibration.scaling import Part, Scaling
-from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, choose_thresholds, threshold_scores
+from iac_lightning.evaluation.calibration.thresholds import choose_thresholds
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
 from iac_lightning.tracking import logger as tracking
+from iac_lightning.workflows.one_series import SeriesWork, development_scores, development_voxels
 from iac_lightning.workflows.trained import (
+    ALONE,
     CalibratedModel,
     TrainedModel,
     digest,
     labelled,
     load_trained,
-    native_probability,
+    on_host,
     prediction_key,
     refuse_known_patients,
-    saved_prediction,
-    write_prediction,
+    series_work,
 )
+
+R = TypeVar("R")
 
 
 @sharding.together()
@@ -55,27 +54,32 @@ def calibrate_run(run: Run, logger: object = None) -> Calibration:
     model = load_trained(run)
     store = prepare_cohort(run.config.data, ("dev",))
     refuse_known_patients(store.split("dev"), model)
-    return calibrate_together(model, store, logger)
+    with sharding.helpers_for(run.config.evaluation.workers, len(store.split("dev"))) as helpers:
+        return calibrate_together(model, store, logger, helpers)
 
 
-def calibrate_together(model: TrainedModel, store: PreparedStore, logger: object = None) -> Calibration:
+def calibrate_together(
+    model: TrainedModel, store: PreparedStore, logger: object = None, helpers: Helpers = ALONE
+) -> Calibration:
     """`calibrate`, with several processes: each predicts its share of the development series, the first does the rest.
 
     All processes call it alike and get the result.
     """
 
-    def keep(item: PreparedSeries) -> None:
-        development_probability(model, item)
+    def keep(series: Sequence[PreparedSeries]) -> Iterator[None]:
+        return (None for _ in development(model, series, development_voxels, helpers))
 
     if sharding.process()[1] > 1:
         series = labelled(store.split("dev"), "dev")
         key = calibration_key(model, series)
         if sharding.on_first(lambda: not _is_calibrated(model.run, key)):
             sharding.share_out(keep, series, f"{model.run.config.name}: predicting dev")
-    return sharding.on_first(lambda: calibrate(model, store, logger))
+    return sharding.on_first(lambda: calibrate(model, store, logger, helpers))
 
 
-def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) -> Calibration:
+def calibrate(
+    model: TrainedModel, store: PreparedStore, logger: object = None, helpers: Helpers = ALONE
+) -> Calibration:
     """Temperature and bias by likelihood, then the thresholds of the best mean Dice over development scans.
 
     Each development series is predicted once; the uncalibrated map is kept as
@@ -102,19 +106,21 @@ def calibrate(model: TrainedModel, store: PreparedStore, logger: object = None) 
             tracking.log_summary(run, known.to_dict(), "calibration", logger)
         return known
     patients = [item.series.patient_id for item in series]
-    with voxels_on_disk(domain_voxels(model, series), run.directory) as voxels:
+
+    def shown(steps: Iterable[R], what: str) -> Iterable[R]:
+        return tqdm(steps, total=len(series), desc=f"{run.config.name}: {what}", unit="scan", disable=None)
+
+    parts = shown(development(model, series, development_voxels, helpers), "predicting dev")
+    with voxels_on_disk(parts, run.directory) as voxels:
         try:
             scaling, fitted = calibrate_voxels(voxels, patients, seed, run.directory)
         except ValueError as error:
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
+    scores = shown(development(model, series, partial(development_scores, scaling=scaling), helpers), "thresholds")
+    strata = strata_from_edges(run.config.evaluation.thickness_edges_mm)
     result = {
         **fitted,
-        **choose_thresholds(
-            score_development(model, series, scaling),
-            patients,
-            seed,
-            strata_from_edges(run.config.evaluation.thickness_edges_mm),
-        ),
+        **choose_thresholds(list(scores), patients, seed, strata),
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
         **key,
@@ -156,53 +162,11 @@ def belongs_to(record: dict[str, Any], key: dict[str, Any]) -> bool:
     return {k: record.get(k) for k in key} == key
 
 
-def score_development(model: TrainedModel, series: Sequence[PreparedSeries], scaling: Scaling) -> list[ThresholdScores]:
-    """What each development series says of thresholds of calibrated probability."""
-    scores = []
-    for item in tqdm(series, desc=f"{model.run.config.name}: thresholds", unit="scan", disable=None):
-        label = development_label(item)
-        outside = int(np.count_nonzero(read_label(item.series).data)) - int(np.count_nonzero(label))
-        scores.append(
-            threshold_scores(
-                development_probability(model, item),
-                label,
-                Volume(np.asarray(item.native_hu()), item.native_grid),
-                item.slice_thickness_mm,
-                scaling,
-                n_outside=outside,
-            )
-        )
-    return scores
-
-
-def development_probability(model: TrainedModel, item: PreparedSeries) -> Volume:
-    """Uncalibrated probability of a development series on its native region: predicted once, then read."""
-    path, key = uncalibrated_file(model.run, item), prediction_key(model, item)
-    saved = saved_prediction(path, key)
-    if saved is not None:
-        return place(saved, item.native_grid, 0.0)
-    probability = native_probability(model, item)
-    write_prediction(place(probability, read_series(item.series).grid, 0.0), path, key)
-    return probability
-
-
-def development_label(item: PreparedSeries) -> NDArray[np.bool_]:
-    """The label of a series on its native region."""
-    label: NDArray[np.bool_] = np.asarray(item.native_label()) > 0
-    return label
-
-
-def domain_voxels(model: TrainedModel, series: Sequence[PreparedSeries]) -> Iterator[Part]:
-    """Probabilities and labels of each series' voxels where the model says something."""
-    for item in tqdm(series, desc=f"{model.run.config.name}: predicting dev", unit="scan", disable=None):
-        probability = development_probability(model, item).data
-        domain = probability > 0
-        yield probability[domain], development_label(item)[domain]
-
-
-def uncalibrated_file(run: Run, item: PreparedSeries) -> Path:
-    """Where the uncalibrated prediction of a development series is kept."""
-    return run.directory / "predictions" / "dev" / f"{item.series.series_id}_uncalibrated.nii.gz"
+def development(
+    model: TrainedModel, series: Sequence[PreparedSeries], function: Callable[[SeriesWork], R | None], helpers: Helpers
+) -> Iterator[R]:
+    """`function` of each development series with its uncalibrated probability: predicted once, then read."""
+    return on_host(model, [series_work(model, item) for item in series], function, helpers)
 
 
 def calibration_file(run: Run) -> Path:

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from data_modules.cohort.look import GUARDED, RecordedLook, read_label
-from data_modules.cohort.series import read_series
+from data_modules.cohort.look import GUARDED, RecordedLook
 from data_modules.files import write_json_atomic
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.sources import digest, sources_digest
 from data_modules.prepare.store import PreparedSeries, select_series
 from data_modules.prepare.warnings import summarise_warnings
-from data_modules.scan.geometry import Grid, Volume, place
-from data_modules.scan.nifti import write_nifti
+from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
 from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
-from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
-from iac_lightning.evaluation.tables.series_table import series_row, series_table, write_series_table
+from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.tracking import logger as tracking
-from iac_lightning.workflows.calibrate import calibrate_together, calibration_file, uncalibrated_file
+from iac_lightning.workflows.calibrate import calibrate_together, calibration_file
+from iac_lightning.workflows.one_series import EvaluationWork, evaluate_series
 from iac_lightning.workflows.reports.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
     labelled,
     load_trained,
-    native_probability,
-    prediction_key,
+    on_host,
     refuse_known_patients,
-    saved_prediction,
-    write_prediction,
+    series_work,
 )
 
 
@@ -59,9 +54,23 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     if run.config.trainer.threads:
         torch.set_num_threads(run.config.trainer.threads)
     model = load_trained(run)
+    _, concerned = select_series(run.config.data, tuple(dict.fromkeys(("dev", split))))
+    with sharding.helpers_for(run.config.evaluation.workers, len(concerned)) as helpers:
+        return evaluate_model(model, split, helpers)
+
+
+def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[str, Any]:
+    """`evaluate` of a network at hand.
+
+    Args:
+        model: the network.
+        split: that is predicted.
+        helpers: for the host's part of each series, and for parts of the summary.
+    """
+    run = model.run
     dev = prepare_cohort(run.config.data, ("dev",))
     refuse_known_patients(dev.split("dev"), model)
-    calibration = calibrate_together(model, dev)
+    calibration = calibrate_together(model, dev, helpers=helpers)
     look = None
     if split == GUARDED:
         settings = config_hash(run.config, "inference", "evaluation")
@@ -72,9 +81,12 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
     refuse_known_patients(series, model)
-    rows = sharding.share_out(
-        lambda item: evaluate_series(model, item, split, calibration, look), series, f"{run.config.name}: {split}"
-    )
+
+    def measured(mine: Sequence[PreparedSeries]) -> Iterator[dict[str, Any]]:
+        works = [evaluation_work(model, item, split, calibration, look) for item in mine]
+        return on_host(model, works, evaluate_series, helpers)
+
+    rows = sharding.share_out(measured, series, f"{run.config.name}: {split}")
     if not is_main_process():
         return {}
     table = series_table(rows)
@@ -86,6 +98,7 @@ def evaluate(run: Run, split: str) -> dict[str, Any]:
             split=split,
             threshold=calibration.plain.general,
             thickness_strata=strata_from_edges(run.config.evaluation.thickness_edges_mm),
+            each=helpers.results,
         ),
         "prior_threshold": calibration.prior.general,
         "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
@@ -117,14 +130,14 @@ def what_is_seen(run: Run, splits: Sequence[str], calibration: Calibration, *als
     return digest([sources_digest(series, cohort.path.parent), [applied.get(name) for name in APPLIED], *also])
 
 
-def evaluate_series(
+def evaluation_work(
     model: TrainedModel,
     item: PreparedSeries,
     split: str,
     calibration: Calibration,
     look: RecordedLook | None = None,
-) -> dict[str, Any]:
-    """Predict one series (or read its saved prediction), write it on the scan's own grid and measure it there.
+) -> EvaluationWork:
+    """What the host does of a series that is measured, before the network has said anything.
 
     Args:
         model: the network.
@@ -133,48 +146,13 @@ def evaluate_series(
         calibration: what is applied.
         look: needed for the test split.
     """
-    series = item.series
-    folder = model.run.directory / "predictions" / split
-    stem = folder / series.series_id
-    scan = read_series(series)
-    label = read_label(series, like=scan, look=look)
-    probability = calibrated_probability(model, item, Path(f"{stem}_probability.nii.gz"), scan.grid, calibration)
-    mask, protocol_mask = calibration.masks(probability, scan.volume, item.slice_thickness_mm)
-    write_nifti(mask, Path(f"{stem}_mask.nii.gz"))
-    return series_row(
-        series.series_id,
-        series.patient_id,
-        item.slice_thickness_mm,
-        series_metrics(mask, label, scan),
-        series_metrics(protocol_mask, label, scan) if model.run.config.inference.protocol_prior else None,
-        series.true_volume_mm3,
-        series_metrics(calibration.uncalibrated_mask(probability), label, scan),
+    return EvaluationWork(
+        **vars(series_work(model, item)),
+        folder=model.run.directory / "predictions" / split,
+        calibration=calibration,
+        protocol_prior=model.run.config.inference.protocol_prior,
+        look=look,
     )
-
-
-def calibrated_probability(
-    model: TrainedModel, item: PreparedSeries, path: Path, grid: Grid, calibration: Calibration
-) -> Volume:
-    """Calibrated probability on the scan's own grid: read if it is saved, else made and written.
-
-    Args:
-        model: the network.
-        item: the series.
-        path: where it is kept.
-        grid: of the scan.
-        calibration: whose temperature and bias are applied.
-    """
-    raw_key = prediction_key(model, item)
-    key = {**raw_key, "temperature": calibration.temperature, "bias": calibration.bias}
-    saved = saved_prediction(path, key, like=grid)
-    if saved is not None:
-        return saved
-    raw = saved_prediction(uncalibrated_file(model.run, item), raw_key, like=grid)  # development series have one
-    if raw is None:
-        raw = place(native_probability(model, item), grid, 0.0)
-    probability = calibration.apply(raw)
-    write_prediction(probability, path, key)
-    return probability
 
 
 def describe_evaluation(summary: dict[str, Any]) -> str:

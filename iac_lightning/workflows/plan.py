@@ -13,7 +13,7 @@ from iac_lightning.config.batching import (
     training_steps,
     updates_per_epoch,
 )
-from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.config.schema import ExperimentConfig, resolved_vit
 from iac_lightning.models.build import model_summary
 
 
@@ -41,7 +41,28 @@ def plan(config: ExperimentConfig) -> str:
         f"optimiser    {config.optimizer.name}, peak rate {rate_words(config)}, {config.optimizer.schedule}",
         f"results      {config.runs_dir}/{config.name}",
     ]
+    lines += [f"remark       {remark}" for remark in remarks(config)]
     return "\n".join(lines)
+
+
+FLASH_WIDTH = 8
+"""Flash attention takes heads whose width is a multiple of this (PyTorch pads others, or takes a slower kernel)."""
+
+
+def remarks(config: ExperimentConfig) -> list[str]:
+    """What is allowed and costs speed on a GPU."""
+    if config.model.name != "vit":
+        return []
+    dim, _, heads = resolved_vit(config.model.vit)
+    widths = {"model.vit.dim / model.vit.heads": (dim, heads)}
+    if config.task == "pretrain":
+        mae = config.model.mae
+        widths["model.mae.decoder_dim / model.mae.decoder_heads"] = (mae.decoder_dim, mae.decoder_heads)
+    return [
+        f"{names} is {width // n}: attention on a GPU is fastest with heads of a multiple of {FLASH_WIDTH}"
+        for names, (width, n) in widths.items()
+        if width // n % FLASH_WIDTH
+    ]
 
 
 def rate_words(config: ExperimentConfig) -> str:

@@ -15,6 +15,7 @@ from iac_lightning.sweeps.cells import Cell, cells
 from iac_lightning.sweeps.cluster import submit_sweep
 from iac_lightning.sweeps.local import run_here
 from iac_lightning.sweeps.parent_run import finish_parent, start_parent
+from iac_lightning.sweeps.sharing import check_sharing, room_here
 from iac_lightning.sweeps.spec import SweepSpec, read_sweep
 from iac_lightning.sweeps.state import Sweep, open_sweep, states, status_table, write_plan
 
@@ -37,6 +38,7 @@ def sweep(path: Path, overrides: Sequence[str], *, entry: Entry, dry_run: bool =
     """
     spec = read_sweep(path, overrides)
     planned = cells(spec)
+    check_sharing(spec.launcher, planned)
     from iac_lightning.sweeps.plan import plan_table  # torch, after the checks
 
     print(plan_table(spec, planned))
@@ -56,6 +58,7 @@ def sweep(path: Path, overrides: Sequence[str], *, entry: Entry, dry_run: bool =
 
 def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> int:
     """The cells that are left, then the report; arguments and result as for `sweep`."""
+    room = room_here(spec.launcher, planned) if spec.launcher.name == "local" else None
     begun = write_plan(spec, planned)
     if retry:
         for cell in begun.cells:
@@ -64,12 +67,12 @@ def run(spec: SweepSpec, planned: Sequence[Cell], entry: Entry, retry: bool) -> 
     config = planned[0].config
     prepare(spec, planned)
     start_parent(begun, config)
-    if spec.launcher.name == "slurm":
+    if room is None:
         lines = submit_sweep(begun, spec.launcher, (), ["sweep", str(begun.directory), "--finish"], entry)
         print("\n".join([*lines, f"output: {begun.directory / JOBS}; state: iac sweep --status {begun.directory}"]))
         return 0
     try:
-        run_here(begun, spec.launcher.at_once)
+        run_here(begun, room)
     except BaseException:
         finish_parent(begun, config, "KILLED")
         raise
@@ -89,6 +92,7 @@ def prepare(spec: SweepSpec, planned: Sequence[Cell]) -> None:
             seed=phantom.get("seed", 0),
             workers=planned[0].config.data.prepare_workers,
             max_series=phantom.get("max_series", 3),
+            fractions=phantom.get("fractions"),
         )
     for config in {repr((c.config.data.cohort, c.config.data.grid)): c.config for c in planned}.values():
         prepare_cohort(config.data)

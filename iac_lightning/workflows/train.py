@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -22,9 +25,11 @@ from iac_lightning.config.batching import accumulated_batches, global_batch, lea
 from iac_lightning.config.reading import from_dict
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import describe_calibration
+from iac_lightning.models.precision import set_matmul_precision
+from iac_lightning.modules.average import WeightAverage
 from iac_lightning.modules.callbacks import (
-    DataWait,
     EpochHistory,
+    LossBar,
     OverlayFigure,
     ReconstructionFigure,
     RequeueCallback,
@@ -39,11 +44,15 @@ from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.modules.sources import SourcesWatch
 from iac_lightning.modules.strategies import build_strategy, check_launched_processes
+from iac_lightning.modules.throughput import DataWait
 from iac_lightning.modules.transfer import other_conventions, transfer_encoder, transfer_table
 from iac_lightning.runs.directory import Run, is_main_process, load_run, open_run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_run
 from iac_lightning.workflows.mlflow_model import log_trained
+
+_DETERMINISTIC: dict[str, Any] = {"strict": True, "warn": "warn", "off": False}
+"""Lightning's words for `trainer.deterministic`."""
 
 
 def train(config: ExperimentConfig) -> Run:
@@ -56,50 +65,23 @@ def train(config: ExperimentConfig) -> Run:
         UserError: when `init_from` does not exist, or another process trains this run.
         KeyboardInterrupt: after Ctrl-C; the run continues from its last checkpoint.
     """
-    if config.init_from and not Path(config.init_from).exists():
-        raise UserError(
-            f"init_from: {config.init_from} does not exist. Pre-train first (iac pretrain …), or give the directory of "
-            "a finished pre-training."
-        )
-    if ranks.forget_stray_variables():
-        rank_zero_only.rank = 0  # type: ignore[attr-defined] # Lightning has read it when it was imported
-    check_launched_processes(config)
-    check_devices(config)
+    check_training(config)
     with open_run(config) as run:
         if run.is_finished:
             if is_main_process():
                 print(f"{config.name} is finished already: {run.directory}")
             tracking.catch_up(run)
             return run
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
-        warnings.filterwarnings("ignore", message="The `srun` command is available")  # wanted only inside a job
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
-        if config.trainer.threads:
-            torch.set_num_threads(config.trainer.threads)
-        L.seed_everything(config.seed, workers=False, verbose=False)
-        data = CTDataModule(config.data, config.task, config.seed, config.loss.restrict_hu)
-        module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
-        if config.init_from:
-            start_from_pretraining(module, Path(config.init_from), run)
-        if config.trainer.compile:
-            module.model.compile()  # in place: names in the state stay, which `torch.compile` would prefix
+        data, module = set_up(config, run)
         logger = tracking.waiting_logger(run)
         trainer = build_trainer(config, run, logger)
-        try:
+        with failures_tracked(trainer, logger):
             trainer.fit(module, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
             if config.task == "segment":  # before the end is noted: a killed run does it again
                 calibration = calibrate_run(run, logger)
                 if is_main_process():
                     print(describe_calibration(calibration))
                     log_trained(run, logger)
-        except BaseException as error:
-            # Lightning turns Ctrl-C into an exit; it calls a training that failed interrupted as well.
-            stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and trainer.interrupted)
-            waits = isinstance(error, (RequeuedError, SIGTERMException))  # SLURM starts the job again
-            tracking.finish(logger, "KILLED" if stopped or waits else "FAILED")
-            if stopped:
-                raise KeyboardInterrupt from None
-            raise
         tracking.announce_finish(logger)
         run.mark_finished(
             {
@@ -115,8 +97,68 @@ def train(config: ExperimentConfig) -> Run:
         return run
 
 
-def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Trainer:
-    """Lightning's Trainer with the run's directory, checkpoints, figures and history."""
+def check_training(config: ExperimentConfig) -> None:
+    """What can be known before a run is begun: its pre-training, its processes, its devices.
+
+    Raises:
+        UserError: when one of them is not there.
+    """
+    if config.init_from and not Path(config.init_from).exists():
+        raise UserError(
+            f"init_from: {config.init_from} does not exist. Pre-train first (iac pretrain …), or give the directory of "
+            "a finished pre-training."
+        )
+    if ranks.forget_stray_variables():
+        rank_zero_only.rank = 0  # type: ignore[attr-defined] # Lightning has read it when it was imported
+    check_launched_processes(config)
+    check_devices(config)
+
+
+def set_up(config: ExperimentConfig, run: Run) -> tuple[CTDataModule, ExperimentModule]:
+    """Data and network of a training, ready for `Trainer.fit`, and torch as the settings want it."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # wanted only inside a job
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and "GPU available: False"
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    L.seed_everything(config.seed, workers=False, verbose=False)
+    data = CTDataModule(
+        config.data, config.task, config.seed, config.loss.restrict_hu, restrict_on=config.loss.restrict_on
+    )
+    module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
+    if config.init_from:
+        start_from_pretraining(module, Path(config.init_from), run)
+    return data, module
+
+
+@contextmanager
+def failures_tracked(trainer: L.Trainer, logger: object) -> Iterator[None]:
+    """Tell tracking how a training has ended that did not come to its end.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, which Lightning turns into an exit.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # Lightning calls a training that failed interrupted as well.
+        stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and trainer.interrupted)
+        waits = isinstance(error, (RequeuedError, SIGTERMException))  # SLURM starts the job again
+        tracking.finish(logger, "KILLED" if stopped or waits else "FAILED")
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def build_trainer(config: ExperimentConfig, run: Run, logger: object, **more: Any) -> L.Trainer:
+    """Lightning's Trainer with the run's directory, checkpoints, figures and history.
+
+    Args:
+        config: the experiment.
+        run: its directory.
+        logger: of the run; None: nothing is tracked.
+        more: further arguments of the Trainer.
+    """
     monitor, mode = ("dev/loss", "min") if config.task == "pretrain" else ("dev/dice", "max")
     checkpoints = run.checkpoints_dir
     callbacks: list[Callback] = [
@@ -138,12 +180,16 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
     if logger:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if config.optimizer.ema_decay > 0:
-        callbacks.append(EMAWeightAveraging(decay=config.optimizer.ema_decay))
+        callbacks.append(WeightAverage(config.optimizer.ema_decay))
     callbacks.append(FiniteGuard(run))
     if slurm_job():
         callbacks.append(RequeueCallback(run))  # after all that change the weights at the end of a batch
+    if sys.stderr.isatty():
+        callbacks.append(LossBar(config.trainer.log_every_n_steps))
     settings = config.trainer
-    return L.Trainer(
+    # torch would also fill all memory that it allocates, which guards against code that reads what nobody has written.
+    torch.utils.deterministic.fill_uninitialized_memory = settings.deterministic == "strict"  # type: ignore[attr-defined]
+    trainer = L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
@@ -155,7 +201,8 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         gradient_clip_val=settings.gradient_clip_val,
         check_val_every_n_epoch=settings.check_val_every_n_epoch,
         log_every_n_steps=settings.log_every_n_steps,
-        deterministic="warn",
+        deterministic=_DETERMINISTIC[settings.deterministic],
+        benchmark=settings.deterministic == "off",
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=run.directory,
@@ -164,7 +211,10 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object) -> L.Train
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
+        **more,
     )
+    set_matmul_precision(settings.matmul_precision, trainer.strategy.root_device)
+    return trainer
 
 
 def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> None:

@@ -5,25 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from data_modules.cohort.leakage import check_unseen, split_salt
 from data_modules.errors import UserError
-from data_modules.files import on_disk, sha256, write_json_atomic
+from data_modules.files import sha256
 from data_modules.prepare.store import PreparedSeries
-from data_modules.scan.geometry import Grid, Volume
-from data_modules.scan.nifti import read_probability, write_nifti
+from data_modules.processes import Helpers
+from data_modules.scan.geometry import Volume
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
+from iac_lightning.models.precision import set_matmul_precision
 from iac_lightning.modules.checkpoint import load_model
 from iac_lightning.runs.directory import Run, is_main_process
+from iac_lightning.workflows.one_series import SeriesWork
+
+W = TypeVar("W", bound=SeriesWork)
+R = TypeVar("R")
+
+ALONE = Helpers(1, "evaluation.workers")
+"""No helpers: everything is done in this process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +89,7 @@ def load_trained(run: Run) -> TrainedModel:
     network = build_model(run.config)
     saved.load_into(network, path)
     device = inference_device(run.config.trainer.accelerator)
+    set_matmul_precision(run.config.trainer.matmul_precision, device)
     return TrainedModel(run, network.to(device).eval(), device, file_digest(path), saved.trained_on)
 
 
@@ -119,9 +128,46 @@ def labelled(series: tuple[PreparedSeries, ...], split: str) -> tuple[PreparedSe
     return series
 
 
-def native_probability(model: TrainedModel, series: PreparedSeries) -> Volume:
-    """Probability on the native grid of the series' region of interest."""
+def predicted(model: TrainedModel, series: Sequence[PreparedSeries]) -> Iterator[Volume]:
+    """Probability of each series on the common grid, in their order."""
     return predict_prepared(model.network, series, model.run.config, model.device)
+
+
+def on_host(
+    model: TrainedModel, works: Sequence[W], function: Callable[[W], R | None], helpers: Helpers
+) -> Iterator[R]:
+    """`function` of each series, in their order: helpers do it while the network predicts the series that follow.
+
+    The network is asked where no map with the right key is saved, and where the saved one turns out to be damaged,
+    which the function says by None.
+    """
+    missing = [not work.is_saved() for work in works]
+    answers = predicted(model, [work.item for work, asks in zip(works, missing, strict=True) if asks])
+    ready = (
+        dataclasses.replace(work, common=next(answers)) if asks else work
+        for work, asks in zip(works, missing, strict=True)
+    )
+    for work, result in zip(works, helpers.results(function, ready), strict=True):
+        if result is None:
+            (common,) = predicted(model, [work.item])
+            result = function(dataclasses.replace(work, common=common))
+            assert result is not None, "the network was asked"
+        yield result
+
+
+def series_work(model: TrainedModel, item: PreparedSeries) -> SeriesWork:
+    """What the host does of a series, before the network has said anything."""
+    return SeriesWork(
+        item=item,
+        raw_path=uncalibrated_file(model.run, item),
+        raw_key=prediction_key(model, item),
+        restrict_hu=model.run.config.loss.restrict_hu,
+    )
+
+
+def uncalibrated_file(run: Run, item: PreparedSeries) -> Path:
+    """Where the uncalibrated prediction of a development series is kept."""
+    return run.directory / "predictions" / "dev" / f"{item.series.series_id}_uncalibrated.nii.gz"
 
 
 def prediction_key(model: TrainedModel, item: PreparedSeries) -> dict[str, Any]:
@@ -142,26 +188,3 @@ def prediction_key(model: TrainedModel, item: PreparedSeries) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """First 16 hex digits of the hash of something that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_prediction(probability: Volume, path: Path, key: dict[str, Any]) -> None:
-    """Write a probability map (`….nii.gz`), and beside it (`….json`) what it depends on."""
-    key_file(path).unlink(missing_ok=True)
-    with on_disk(path):
-        write_nifti(probability, path)
-    write_json_atomic(key_file(path), key)
-
-
-def saved_prediction(path: Path, key: dict[str, Any], like: Grid | None = None) -> Volume | None:
-    """The map that an earlier call wrote, if it is whole and depends on the same; None otherwise."""
-    try:
-        if not path.exists() or json.loads(key_file(path).read_text(encoding="utf-8")) != key:
-            return None
-        return read_probability(path, like=like)
-    except (OSError, ValueError, UserError):  # a damaged one is predicted again
-        return None
-
-
-def key_file(path: Path) -> Path:
-    """Where the key of a probability map lies."""
-    return path.with_name(path.name.replace(".nii.gz", ".json"))

@@ -50,14 +50,15 @@ def apply(probability: NDArray[np.floating], temperature: float, bias: float) ->
 
     Exact zeros stay zeros: the model says nothing there. float32 in, the same shape out.
     """
-    if probability.ndim > 1:  # slice by slice: a whole head in float64 several times over takes a gigabyte
-        result = np.empty_like(probability, dtype=np.float32)
-        for k in range(probability.shape[-1]):
-            result[..., k] = apply(probability[..., k], temperature, bias)
-        return result
-    logit = _logit(probability) / temperature + bias
-    calibrated = np.clip(special.expit(logit).astype(np.float32), LOWEST, HIGHEST)
-    return np.where(probability > 0, calibrated, np.float32(0))
+    result = np.zeros_like(probability, dtype=np.float32, subok=False)
+    # Slice by slice as they lie in memory: a whole head in float64 several times over takes a gigabyte.
+    first = np.argmax(probability.strides)
+    slices = np.moveaxis(probability, first, 0), np.moveaxis(result, first, 0)
+    for raw, calibrated in zip(*slices, strict=True) if probability.ndim > 1 else [slices]:
+        says = raw > 0  # few voxels, and the functions are slow
+        logit = _logit(raw[says]) / temperature + bias
+        calibrated[says] = np.clip(special.expit(logit).astype(np.float32), LOWEST, HIGHEST)
+    return result
 
 
 def calibrated_half(temperature: float, bias: float) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def summarise(
     split: str = "",
     threshold: float | None = None,
     thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,
+    each: Callable[[Callable[[str], dict[str, Any]], Iterable[str]], Iterable[dict[str, Any]]] = map,
 ) -> dict[str, Any]:
     """Means with 95 % intervals over patients, agreement of volumes, and strata of slice thickness.
 
@@ -52,6 +54,7 @@ def summarise(
         split: name of the split, stated with the values.
         threshold: decision threshold of the predictions, stated with the values.
         thickness_strata: strata of slice thickness.
+        each: how the masks are gone through, which need nothing of each other: `map`, or several processes' own.
 
     Returns:
         Plain types: `n_…` counts (`n_both_empty`; `n_false_alarm`: only the label is empty; `n_missed`: only the
@@ -69,7 +72,11 @@ def summarise(
     if table.empty:
         raise UserError("the table of series is empty; there is nothing to summarise")
     with_lesion = table["has_lesion"].astype(bool)
-    summary: dict[str, Any] = {
+    sections = {"": "", "prior_": "protocol_prior", "uncalibrated_": "uncalibrated"}
+    prefixes = [prefix for prefix in sections if f"{prefix}dice" in table]
+    of_mask = partial(_variant, table, seed=seed, resamples=resamples, thickness_strata=thickness_strata)
+    plain, *others = each(of_mask, prefixes)
+    return {
         "split": split,
         "threshold": threshold,
         "seed": seed,
@@ -79,13 +86,9 @@ def summarise(
         "n_with_lesion": int(with_lesion.sum()),
         "n_lesion_free": int((~with_lesion).sum()),
         "thickness_edges_mm": edges_of(thickness_strata),
-        **_variant(table, "", seed, resamples, thickness_strata),
+        **plain,
+        **dict(zip([sections[prefix] for prefix in prefixes[1:]], others, strict=True)),
     }
-    if "prior_dice" in table:
-        summary["protocol_prior"] = _variant(table, "prior_", seed, resamples, thickness_strata)
-    if "uncalibrated_dice" in table:
-        summary["uncalibrated"] = _variant(table, "uncalibrated_", seed, resamples, thickness_strata)
-    return summary
 
 
 def _variant(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from data_modules.config import DataConfig, GridConfig, SamplingConfig
 from data_modules.prepare.common_grid import on_common_grid
 from data_modules.scan.geometry import Grid
 from data_modules.scan.scan import Scan
+from iac_lightning import inference
 from iac_lightning.config.schema import ExperimentConfig, InferenceConfig, LossConfig
-from iac_lightning.inference import predict_region, predict_scan
+from iac_lightning.inference import predict_prepared, predict_regions, predict_scan, regions_at_once
 
 
 class Voxelwise(nn.Module):
@@ -30,16 +33,53 @@ class Lopsided(nn.Module):
 @pytest.mark.parametrize("shape", [(20, 13, 9), (8, 8, 8), (5, 9, 3)])
 def test_windows_blend_to_what_the_whole_would_give(shape: tuple[int, int, int]) -> None:
     image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
-    found = predict_region(Voxelwise(), image, (8, 8, 8), InferenceConfig(overlap=0.5, window_batch=3))
+    (found,) = predict_regions(Voxelwise(), image, (8, 8, 8), InferenceConfig(overlap=0.5, window_batch=3))
     assert found.shape == shape
     torch.testing.assert_close(found, torch.sigmoid(4 * image)[0, 0])
 
 
 def test_probabilities_not_logits_are_averaged_over_mirrored_copies() -> None:
     image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = predict_region(Lopsided(), image, (8, 8, 8), InferenceConfig(mirror=True))
+    (found,) = predict_regions(Lopsided(), image, (8, 8, 8), InferenceConfig(mirror=True))
     left, right = torch.sigmoid(4 * image.roll(1, 2)), torch.sigmoid(4 * image.roll(-1, 2))
     torch.testing.assert_close(found, ((left + right) / 2)[0, 0])
+
+
+def test_regions_together_are_what_they_are_alone() -> None:
+    """Windows of several regions share a batch; each window goes back to its own region."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.GELU(), nn.Conv3d(4, 1, 3, padding=1))
+    images, settings = torch.randn(5, 1, 20, 13, 9), InferenceConfig(overlap=0.5, window_batch=3, mirror=True)
+    sizes: list[int] = []
+    network.register_forward_hook(lambda module, given, result: sizes.append(len(given[0])))
+    together = predict_regions(network, images, (8, 8, 8), settings)
+    assert max(sizes) == 15
+    alone = torch.cat([predict_regions(network, image[None], (8, 8, 8), settings) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert (together[0] - together[1]).abs().max() > 0.01
+
+
+def test_a_gpu_takes_as_many_regions_as_the_windows_allow() -> None:
+    settings = config()
+    settings.data.sampling.crop = (48, 48, 32)
+    assert regions_at_once(settings, torch.device("cuda")) == 14
+    settings.data.sampling.crop = (160, 160, 160)
+    assert regions_at_once(settings, torch.device("cuda")) == 1
+    assert regions_at_once(settings, torch.device("cpu")) == 1
+
+
+def test_series_come_in_order_whatever_the_number_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    grid = Grid((8, 8, 4), np.eye(4))
+    images = rng.integers(0, 800, (5, 8, 8, 4))
+    series = [SimpleNamespace(hu=lambda hu=hu: hu, grid=grid) for hu in images]
+    found = {}
+    for n in (1, 2, 5):
+        monkeypatch.setattr(inference, "regions_at_once", lambda config, device, n=n: n)
+        found[n] = [v.data for v in predict_prepared(Voxelwise(), series, config(), torch.device("cpu"))]  # type: ignore[arg-type]
+    expected = 1 / (1 + np.exp(-4 * (images / 400 - 1)))
+    for n in found:
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4)
 
 
 def region(spacing: tuple[float, float, float], thickness: float) -> Scan:
@@ -67,6 +107,17 @@ def test_probabilities_come_back_on_the_native_grid() -> None:
     low, high = 1 / (1 + np.exp(-4 * (40 / 400 - 1))), 1 / (1 + np.exp(-4 * (600 / 400 - 1)))
     assert found.data[:20] == pytest.approx(low, abs=1e-4)
     assert found.data[-20:] == pytest.approx(high, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_gets_its_own_numbers(dtype: torch.dtype) -> None:
+    """As while a training with `trainer.precision=bf16-true` validates."""
+    torch.manual_seed(0)
+    network, scan = nn.Conv3d(1, 1, 1), region((0.5, 0.5, 4.0), 4.0)
+    expected = predict_scan(network, scan, scan, config(), torch.device("cpu"))
+    found = predict_scan(network.to(dtype), scan, scan, config(), torch.device("cpu"))
+    assert found.data.dtype == np.float32
+    np.testing.assert_allclose(found.data, expected.data, atol=0.01)
 
 
 def test_a_restricted_objective_knows_nothing_of_dark_voxels() -> None:

@@ -12,14 +12,30 @@ from iac_lightning.cluster import sharding
 def test_alone_it_is_the_plain_loop() -> None:
     assert sharding.process() == (0, 1)
     with sharding.together():
-        assert sharding.share_out(lambda item: item * item, range(4)) == [0, 1, 4, 9]
+        assert sharding.share_out(lambda items: (item * item for item in items), range(4)) == [0, 1, 4, 9]
         assert sharding.exchange("a") == ["a"]
         assert sharding.on_first(lambda: 7) == 7
 
 
 def test_an_error_is_the_callers_own() -> None:
     with pytest.raises(ZeroDivisionError), sharding.together():
-        sharding.share_out(lambda item: 1 // item, [1, 0])
+        sharding.share_out(lambda items: (1 // item for item in items), [1, 0])
+
+
+def test_helpers_follow_the_cores_and_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sharding, "cores", lambda: 16)
+
+    def count(workers: int | None, n_series: int) -> int:
+        return sharding.helpers_for(workers, n_series).count
+
+    assert [count(None, n) for n in (0, 13, 40, 162)] == [0, 1, 5, 16]
+    assert count(3, 5) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # torchrun's processes share the machine
+    assert count(None, 162) == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")  # SLURM's have their own cores
+    assert count(None, 162) == 16
 
 
 def test_one_process_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +77,7 @@ def _work(rank: int, store: str) -> None:
     sharding.dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     done: list[int] = []
     with sharding.together():
-        assert sharding.share_out(lambda item: done.append(item) or item * item, range(5)) == [0, 1, 4, 9, 16]
+        assert sharding.share_out(lambda mine: [done.append(i) or i * i for i in mine], range(5)) == [0, 1, 4, 9, 16]
     assert done == list(range(rank, 5, 2))
     sharding.dist.destroy_process_group()
 

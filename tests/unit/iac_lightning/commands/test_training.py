@@ -72,3 +72,22 @@ def test_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["cell", "runs/s", "vit"]) == 0
     assert run.calls == [(Path("runs/s"), "vit", ("data.num_workers=1",)), (Path("runs/s"), "vit", ())]
     assert len(bound.calls) == 1
+
+
+def test_a_profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = Recorder(("what was measured", Path("runs/profile/x")))
+    monkeypatch.setattr("iac_lightning.workflows.profile.profile", profile)
+    monkeypatch.setattr("iac_lightning.workflows.profile.describe_profile", lambda measured: f"text of {measured}")
+    assert main(["profile", MAE, "--steps", "7", "seed=3"]) == 0
+    ((config, *numbers),) = profile.calls
+    assert (config.seed, config.task, numbers) == (3, "pretrain", [7, 5, 3])
+    assert capsys.readouterr().out == "text of what was measured\n\nresults: runs/profile/x\n"
+
+
+def test_a_profile_as_a_job_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Recorder("job 7")
+    monkeypatch.setattr("iac_lightning.cluster.slurm.submit_run", submit)
+    assert main(["profile", MAE, "--traced", "2", "launcher=slurm", "name=x"]) == 0
+    ((command, config, entry),) = submit.calls
+    assert command == ["profile", MAE, "--steps=20", "--warmup=5", "--traced=2", "launcher=slurm", "name=x"]
+    assert (config.name, entry) == ("profile/x", run_in_job)

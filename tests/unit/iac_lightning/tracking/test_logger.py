@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ast
 import errno
 import logging
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -299,6 +301,31 @@ def test_what_waits_has_a_limit(tmp_path, monkeypatch, caplog):
     assert sum("more waits for MLflow than is kept" in m for m in messages(caplog)) == 1
 
 
+def test_no_module_imports_mlflow_before_it_is_needed():
+    """What stands outside functions is executed on import, and importing MLflow takes seconds."""
+    modules = list((ROOT / "iac_lightning").rglob("*.py"))
+    found = {
+        module.name
+        for module in modules
+        for name in imported_at_once(ast.parse(module.read_text()).body)
+        if name.split(".")[0] == "mlflow"
+    }
+    assert len(modules) > 100
+    assert not found
+
+
+def imported_at_once(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                yield from imported_at_once(getattr(node, part, []))
+
+
+@pytest.mark.slow
 def test_importing_tracking_does_not_import_mlflow():
     code = "import sys, iac_lightning.tracking.logger\nassert 'mlflow' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

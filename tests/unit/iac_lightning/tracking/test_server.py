@@ -113,7 +113,7 @@ def test_it_ends_with_its_command_however_that_ends(by: int, kind: str, status: 
     assert pid != process.pid
     assert is_running(pid)
     process.send_signal(by)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == status
     assert ends(pid)
 
@@ -123,7 +123,7 @@ def test_a_server_that_ends_by_itself_or_refuses_is_an_error(runs_dir: Path) -> 
     _, pid = shown(running)
     os.kill(pid, signal.SIGKILL)
     for process, words in ((dying, "(status 3)"), (broken, "(500 Internal Server Error)"), (running, "(signal 9)")):
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 2
         assert words in err
         assert "http" not in out

@@ -141,15 +141,28 @@ def test_anything_else_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gpu_multiplies_for_a_bundle_as_for_its_run(exported: Path, trained_run: Run) -> None:
+    """Bundles of before, which do not say it, came from runs that did not either (`keys.BEFORE_STORED`)."""
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("bundle", "trained"):
+            patched.setattr(
+                f"iac_lightning.workflows.{module}.set_matmul_precision", lambda precision, _: told.append(precision)
+            )
+        load_bundle(exported)
+        load_calibrated(trained_run)
+    assert told == ["high", "high"]
+
+
 def test_settings_are_those_of_prediction_alone(trained_run: Run, exported: Path) -> None:
     text = (exported / SETTINGS).read_text()
     settings = json.loads(text)["settings"]
-    assert set(settings) == {"task", "model", "data", "loss", "inference"}
+    assert set(settings) == {"task", "model", "data", "loss", "trainer", "inference"}
+    assert settings["trainer"] == {"matmul_precision": "high"}
     for word in (
         "cohort",
         "template",
         "optimizer",
-        "trainer",
         "tracking",
         "init_from",
         "runs_dir",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from iac_lightning.config.reading import load_experiment
 from iac_lightning.evaluation.calibration.record import Calibration, describe_calibration
 from iac_lightning.evaluation.calibration.scaling import apply
 from iac_lightning.runs.directory import Run
-from iac_lightning.workflows import calibrate as workflow
+from iac_lightning.workflows import one_series
+from iac_lightning.workflows import trained as workflow
 from iac_lightning.workflows.calibrate import calibrate, trained_calibration
 from iac_lightning.workflows.trained import TrainedModel
 from tests.integration.settings import experiment, overrides
@@ -37,21 +39,28 @@ class Reader(nn.Module):
         self.sharpness = sharpness
 
 
-def native_probability(model: TrainedModel, item: PreparedSeries) -> Volume:
+def predicted(model: TrainedModel, items: Sequence[PreparedSeries]) -> Iterator[Volume]:
+    """Its sharpness; what follows from it is said on the native grid."""
+    for item in items:
+        yield Volume(np.full(item.grid.shape, model.network.sharpness, np.float32), item.grid)
+
+
+def native_probability(item: PreparedSeries, common: Volume, restrict_hu: float | None) -> Volume:
     """Noisy but honest: where both kinds are normal with variance v, v apart, the logit is the log-odds itself."""
     hu, label = np.asarray(item.native_hu()), np.asarray(item.native_label())
     domain, variance = hu >= 100, 5.0
     rng = np.random.default_rng([len(item.series.series_id), *item.native_grid.shape])
     share = Reader.share
     logit = np.log(share / (1 - share)) + rng.normal(np.where(label, variance / 2, -variance / 2), variance**0.5)
-    probability = special.expit(model.network.sharpness * logit).astype(np.float32)
+    probability = special.expit(float(common.data[0, 0, 0]) * logit).astype(np.float32)
     return Volume(np.where(domain, probability, np.float32(0)), item.native_grid)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "native_probability", native_probability)
+        patch.setattr(workflow, "predicted", predicted)
+        patch.setattr(one_series, "native_probability", native_probability)
         yield
 
 
@@ -154,20 +163,20 @@ def test_a_killed_calibration_predicts_only_what_is_missing(
     trained, found = done
     path = trained.run.directory / "calibration.json"
     before = path.read_bytes()
-    predicted = []
+    asked: list[PreparedSeries] = []
 
-    def counted(trained: TrainedModel, item: PreparedSeries) -> Volume:
-        predicted.append(item)
-        return native_probability(trained, item)
+    def counted(trained: TrainedModel, items: Sequence[PreparedSeries]) -> Iterator[Volume]:
+        asked.extend(items)
+        return predicted(trained, items)
 
-    monkeypatch.setattr(workflow, "native_probability", counted)
+    monkeypatch.setattr(workflow, "predicted", counted)
     assert calibrate(trained, store).to_dict() == found
-    assert not predicted
+    assert not asked
     path.unlink()
     lost = trained.run.directory / "predictions/dev" / f"{store.series[1].series.series_id}_uncalibrated.json"
     lost.unlink()
     assert calibrate(trained, store).to_dict() == found
-    assert [item.series.series_id for item in predicted] == [store.series[1].series.series_id]
+    assert [item.series.series_id for item in asked] == [store.series[1].series.series_id]
     assert path.read_bytes() == before
     for damaged in (before[:100], b"[]", before.replace(b'"temperature": ', b'"temperature": -'), b"\xff"):
         path.write_bytes(damaged)
@@ -206,7 +215,7 @@ def test_a_limit_is_a_warning(phantom_cohort: Path, store: PreparedStore, tmp_pa
 def test_a_split_without_lesions_calibrates_nothing(
     phantom_cohort: Path, store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(workflow, "development_label", lambda item: np.zeros(item.native_grid.shape, bool))
+    monkeypatch.setattr(one_series, "development_label", lambda item: np.zeros(item.native_grid.shape, bool))
     with pytest.raises(UserError, match="with and without lesion"):
         calibrate(model(phantom_cohort, tmp_path, Reader()), store)
 
@@ -214,7 +223,9 @@ def test_a_split_without_lesions_calibrates_nothing(
 def test_a_model_that_says_nothing_cannot_be_calibrated(
     phantom_cohort: Path, store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    nothing = [Volume(np.zeros(item.native_grid.shape, np.float32), item.native_grid) for item in store.series]
-    monkeypatch.setattr(workflow, "native_probability", lambda *_: nothing.pop(0))
+    def nothing(item: PreparedSeries, *_: object) -> Volume:
+        return Volume(np.zeros(item.native_grid.shape, np.float32), item.native_grid)
+
+    monkeypatch.setattr(one_series, "native_probability", nothing)
     with pytest.raises(UserError, match="0 in every development scan"):
         calibrate(model(phantom_cohort, tmp_path, Reader()), store)

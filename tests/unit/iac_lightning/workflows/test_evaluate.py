@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.runs.directory import Run
-from iac_lightning.workflows import evaluate as workflow
-from iac_lightning.workflows.evaluate import calibrated_probability, describe_evaluation, evaluate_series
-from iac_lightning.workflows.trained import TrainedModel
+from iac_lightning.workflows import one_series, trained
+from iac_lightning.workflows.evaluate import describe_evaluation, evaluation_work
+from iac_lightning.workflows.one_series import EvaluationWork, calibrated_probability, evaluate_series
+from iac_lightning.workflows.trained import ALONE, TrainedModel, on_host
 
 GRID = Grid((9, 1, 1), np.diag([0.5, 0.5, 2.0, 1.0]))
 HU = [900, 900, -900, 129, 129, -900, 900, -900, 130]
@@ -51,14 +53,16 @@ def predicted() -> list[str]:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: list[str]) -> TrainedModel:
-    def native_probability(model: TrainedModel, item: Any) -> Volume:
-        predicted.append(item.series.series_id)
-        return row(RAW, np.float32)
+    def predict(model: TrainedModel, items: list[Any]) -> Iterator[Volume]:
+        for item in items:
+            predicted.append(item.series.series_id)
+            yield row(RAW, np.float32)
 
     scan = Scan(hu=row(HU, np.int16).data, grid=GRID, slice_thickness_mm=2.0)
-    monkeypatch.setattr(workflow, "native_probability", native_probability)
-    monkeypatch.setattr(workflow, "read_series", lambda series: scan)
-    monkeypatch.setattr(workflow, "read_label", lambda series, like, look: row(LABEL, np.uint8))
+    monkeypatch.setattr(trained, "predicted", predict)
+    monkeypatch.setattr(one_series, "native_probability", lambda item, common, restrict_hu: common)
+    monkeypatch.setattr(one_series, "read_series", lambda series: scan)
+    monkeypatch.setattr(one_series, "read_label", lambda series, like, look: row(LABEL, np.uint8))
     run = Run(tmp_path / "run", ExperimentConfig(name="a"))
     return TrainedModel(run, torch.nn.Identity(), torch.device("cpu"), "0123", [])
 
@@ -69,8 +73,22 @@ def item() -> Any:
     return SimpleNamespace(series=series, slice_thickness_mm=2.0, source_sha256="4567")
 
 
+def measured(
+    model: TrainedModel,
+    item: Any,
+    function: Callable[[EvaluationWork], Any] = evaluate_series,
+    calibration: Calibration = CALIBRATION,
+) -> Any:
+    (found,) = on_host(model, [evaluation_work(model, item, "dev", calibration)], function, ALONE)
+    return found
+
+
+def probability(work: EvaluationWork) -> Volume | None:
+    return calibrated_probability(work, GRID)
+
+
 def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
-    found = evaluate_series(model, item, "dev", CALIBRATION)
+    found = measured(model, item)
     assert found["dice"] == pytest.approx(2 * 1 / (3 + 3))  # the sure ones: two dark, one of the label
     assert found["prior_dice"] == pytest.approx(2 * 2 / (2 + 3))  # the bright pair, from 0.3 on
     assert found["uncalibrated_dice"] == pytest.approx(2 * 3 / (6 + 3))  # all that the network holds for likely
@@ -81,7 +99,7 @@ def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
 
 def test_without_the_protocol_there_is_no_value_of_it(model: TrainedModel, item: Any) -> None:
     model.run.config.inference.protocol_prior = False
-    found = evaluate_series(model, item, "dev", CALIBRATION)
+    found = measured(model, item)
     assert "prior_dice" not in found
     assert found["dice"] == pytest.approx(1 / 3)
 
@@ -90,15 +108,15 @@ def test_the_network_is_asked_once_and_again_for_another_calibration(
     model: TrainedModel, item: Any, predicted: list[str]
 ) -> None:
     path = model.run.directory / "predictions/dev/a1_probability.nii.gz"
-    first = calibrated_probability(model, item, path, GRID, CALIBRATION)
-    again = calibrated_probability(model, item, path, GRID, CALIBRATION)
+    first = measured(model, item, probability)
+    again = measured(model, item, probability)
     assert predicted == ["a1"]
     np.testing.assert_array_equal(first.data, again.data)
     assert json.loads(path.with_name("a1_probability.json").read_text()).items() >= {
         ("temperature", 2.0),
         ("bias", -1.0),
     }
-    other = calibrated_probability(model, item, path, GRID, replace(CALIBRATION, bias=0.0))
+    other = measured(model, item, probability, replace(CALIBRATION, bias=0.0))
     assert predicted == ["a1", "a1"]
     assert other.data[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-np.log(1.5) / 2)))
 
@@ -106,12 +124,37 @@ def test_the_network_is_asked_once_and_again_for_another_calibration(
 def test_an_uncalibrated_map_of_the_same_weights_saves_the_network(
     model: TrainedModel, item: Any, predicted: list[str]
 ) -> None:
-    path = workflow.uncalibrated_file(model.run, item)
+    path = trained.uncalibrated_file(model.run, item)
     write_nifti(row([0.9] * 9, np.float32), path)
-    path.with_name("a1_uncalibrated.json").write_text(json.dumps(workflow.prediction_key(model, item)))
-    found = calibrated_probability(model, item, path.with_name("a1_probability.nii.gz"), GRID, CALIBRATION)
+    path.with_name("a1_uncalibrated.json").write_text(json.dumps(trained.prediction_key(model, item)))
+    found = measured(model, item, probability)
     assert predicted == []
     assert found.data.ravel() == pytest.approx([0.5246] * 9, abs=1e-4)
+
+
+def test_a_damaged_map_is_predicted_again(model: TrainedModel, item: Any, predicted: list[str]) -> None:
+    whole = measured(model, item)
+    path = model.run.directory / "predictions/dev/a1_probability.nii.gz"
+    kept = path.read_bytes()
+    path.write_bytes(kept[: len(kept) // 2])
+    assert repr(measured(model, item)) == repr(whole)  # nan is like nan
+    assert predicted == ["a1", "a1"]
+    assert path.read_bytes() == kept
+
+
+def test_only_series_without_a_map_are_predicted_and_all_come_in_order(
+    model: TrainedModel, item: Any, predicted: list[str]
+) -> None:
+    items = [SimpleNamespace(**vars(item) | {"series": replaced(item, f"s{k}")}) for k in range(5)]
+    works = [evaluation_work(model, one, "dev", CALIBRATION) for one in items]
+    list(on_host(model, [works[1], works[3]], evaluate_series, ALONE))
+    rows = list(on_host(model, works, evaluate_series, ALONE))
+    assert [found["series_id"] for found in rows] == ["s0", "s1", "s2", "s3", "s4"]
+    assert predicted == ["s1", "s3", "s0", "s2", "s4"]
+
+
+def replaced(item: Any, name: str) -> Any:
+    return SimpleNamespace(**vars(item.series) | {"series_id": name})
 
 
 def test_described_for_the_terminal() -> None:

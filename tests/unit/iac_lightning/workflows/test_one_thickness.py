@@ -6,6 +6,7 @@ The whole scan's median is 7 mm, the region's 4 mm, and the table says 9 mm.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.runs.directory import load_run
 from iac_lightning.workflows import calibrate
-from iac_lightning.workflows.evaluate import evaluate_series
+from iac_lightning.workflows.evaluate import evaluation_work
 from iac_lightning.workflows.external import calibrate as external_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import Prediction, measure_prediction, read_masks
+from iac_lightning.workflows.one_series import development_scores, evaluate_series
 from iac_lightning.workflows.predict import predict
 from iac_lightning.workflows.reports import model_results
 from iac_lightning.workflows.stress_series import stress_series
-from iac_lightning.workflows.trained import CalibratedModel, TrainedModel, load_trained
+from iac_lightning.workflows.trained import ALONE, CalibratedModel, TrainedModel, load_trained, on_host
 from tests.dicom_series import START, stepping, write_series
 
 SLICES = [7.0] * 8 + [4.0] * 14 + [7.0] * 8
@@ -80,6 +82,10 @@ def calibrated_model(model: TrainedModel, calibration: Calibration) -> Calibrate
     return CalibratedModel(model.run.config, model.network, model.device, calibration=calibration, **facts)
 
 
+def evaluated(model: TrainedModel, item: PreparedSeries, calibration: Calibration) -> list[dict[str, Any]]:
+    return list(on_host(model, [evaluation_work(model, item, "dev", calibration)], evaluate_series, ALONE))
+
+
 def test_prepare_says_that_the_table_differs(item: PreparedSeries) -> None:
     assert item.slice_thickness_mm == 4.0
     (remark,) = (w for w in item.warnings if "cohort table" in w)
@@ -89,7 +95,7 @@ def test_prepare_says_that_the_table_differs(item: PreparedSeries) -> None:
 def test_evaluate_predict_and_stress_cut_at_one_threshold(
     model: TrainedModel, item: PreparedSeries, calibration: Calibration, tmp_path: Path
 ) -> None:
-    row = evaluate_series(model, item, "dev", calibration)
+    (row,) = evaluated(model, item, calibration)
     result = predict(item.series.image, tmp_path, calibrated_model(model, calibration), slice_thickness_mm=9.0)
     assert result["threshold"] == calibration.plain.by_thickness["strata"][0]["threshold"]
     assert row["slice_thickness_mm"] == result["slice_thickness_mm"] == 4.0
@@ -110,7 +116,8 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
 
 
 def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
-    (scores,) = calibrate.score_development(model, [item], Scaling(temperature=1.0, bias=0.0))
+    score = partial(development_scores, scaling=Scaling(temperature=1.0, bias=0.0))
+    (scores,) = calibrate.development(model, [item], score, ALONE)
     assert scores.slice_thickness_mm == 4.0
     agrees = replace(item, series=replace(item.series, slice_thickness_mm=4.0))
     keys = [calibrate.calibration_key(model, [one])["depends_on"] for one in (item, agrees)]
@@ -150,7 +157,7 @@ def test_the_report_names_the_evaluated_thickness(
     monkeypatch.setattr(model_results, "overlay_figure", lambda *_, title, **__: titles.append(title))
     monkeypatch.setattr(model_results, "png", lambda _: b"")
     monkeypatch.setattr(model_results, "predicted_mask", lambda *a: Volume(a[-1].hu > 100, a[-1].grid))
-    table = pd.DataFrame([evaluate_series(model, item, "dev", calibration)])
+    table = pd.DataFrame(evaluated(model, item, calibration))
     entry = ExternalModel(Path(), "m", {}, item.directory.parents[2] / "cohort.csv", None)
     result = ModelResult(name="m", label="m", table=table, summary={}, threshold=None)
     model_results.overlays(entry, result, "dev", None)

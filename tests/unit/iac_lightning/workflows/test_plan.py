@@ -74,3 +74,10 @@ def test_a_scaled_rate_shows_its_rule() -> None:
         found = lines(experiment(trainer=trainer, optimizer=optimizer))
         assert found["optimiser"] == f"adamw, peak rate {words}, cosine"
         assert found["batch"] == "4 × 2 devices × 4 accumulated = 32 patches an update"
+
+
+def test_heads_that_flash_attention_does_not_take_are_remarked_on() -> None:
+    narrow = experiment(task="pretrain")  # 24 / 2 = 12, and the decoder's 96 / 3 = 32
+    assert lines(narrow)["remark"].startswith("model.vit.dim / model.vit.heads is 12: attention on a GPU is fastest")
+    wide = experiment(model=ModelConfig(vit=ViTConfig(dim=24, depth=2, heads=3, patch_size=(8, 8, 4))))
+    assert "remark" not in lines(wide)

@@ -36,8 +36,9 @@ from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows import evaluate as evaluation
 from iac_lightning.workflows import stress as workflow
 from iac_lightning.workflows import stress_series as series_workflow
+from iac_lightning.workflows.one_series import evaluate_series
 from iac_lightning.workflows.stress import reason, stress, thinnest
-from iac_lightning.workflows.trained import TrainedModel
+from iac_lightning.workflows.trained import ALONE, TrainedModel, on_host
 from tests.integration.settings import experiment, overrides
 
 WANTED = (1.0, 3.0, 8.0)
@@ -117,7 +118,8 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     store = prepare_cohort(model.run.config.data, ("test",), look=look)
     assert sorted(own.index) == sorted(item.series.series_id for item in store.series)
     for item in store.series:
-        row = evaluation.evaluate_series(model, item, "test", Calibration.from_dict(CALIBRATION), look)
+        work = evaluation.evaluation_work(model, item, "test", Calibration.from_dict(CALIBRATION), look)
+        (row,) = on_host(model, [work], evaluate_series, ALONE)
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from data_modules.errors import UserError
 from iac_lightning.cli import run_in_job
+from iac_lightning.sweeps.sharing import Room
 from iac_lightning.sweeps.state import Sweep, open_sweep, states
 from iac_lightning.workflows import sweep as workflow
 from iac_lightning.workflows.reports import sweep as report_workflow
@@ -38,8 +39,8 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done, in order; every cell but those in `fails` ends well."""
     done: list[str] = []
 
-    def run(sweep: Sweep, at_once: int, extra: object = ()) -> None:
-        done.append(f"cells, {at_once} at once")
+    def run(sweep: Sweep, room: Room, extra: object = ()) -> None:
+        done.append(f"cells, {room.at_once} at once")
         for cell in sweep.cells:
             if not sweep.record(cell):
                 fails = (tmp_path / "fails").exists() and "linear" in cell.name

@@ -21,7 +21,7 @@ from iac_lightning.config.reading import load_experiment
 from iac_lightning.modules.callbacks import EpochHistory
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows.reports.evaluated import load_entry
-from iac_lightning.workflows.train import train
+from iac_lightning.workflows.train import build_trainer, train
 from tests.integration.settings import experiment, overrides
 
 
@@ -172,3 +172,23 @@ def test_labels_that_change_while_it_trains_are_noticed(
     with monkeypatch.context() as patch:
         while_training(patch, 1, lambda: os.utime(label))
         assert train(config).is_finished, "the same content under another time"
+
+
+@pytest.mark.parametrize(
+    ("setting", "algorithms", "only_warns", "benchmark"),
+    [("strict", True, False, False), ("warn", True, True, False), ("off", False, False, True)],
+)
+def test_deterministic_is_a_setting(
+    setting: str, algorithms: bool, only_warns: bool, benchmark: bool, tmp_path: Path
+) -> None:
+    config = load_experiment(experiment("cnn"), [f"runs_dir={tmp_path}", f"trainer.deterministic={setting}"])
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        build_trainer(config, Run(tmp_path, config), None)
+        assert torch.are_deterministic_algorithms_enabled() is algorithms
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is only_warns
+        assert torch.backends.cudnn.benchmark is benchmark
+        assert torch.utils.deterministic.fill_uninitialized_memory is (setting == "strict")  # type: ignore[attr-defined]
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = False

@@ -9,12 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from data_modules.errors import UserError
-from data_modules.scan.geometry import Grid, Volume
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows.trained import (
@@ -23,8 +21,6 @@ from iac_lightning.workflows.trained import (
     labelled,
     load_trained,
     prediction_key,
-    saved_prediction,
-    write_prediction,
 )
 
 
@@ -80,25 +76,6 @@ def test_series_without_label_are_named() -> None:
         labelled((both[0], item("b", None)), "dev")
     with pytest.raises(UserError, match="'test' has 0 series"):
         labelled((), "test")
-
-
-def test_a_prediction_is_read_again_only_under_its_key(tmp_path: Path) -> None:
-    grid = Grid((2, 3, 4), np.diag([1.0, 1.0, 2.0, 1.0]))
-    probability = Volume(np.random.default_rng([1]).random((2, 3, 4)).astype(np.float32), grid)
-    path = tmp_path / "a1_probability.nii.gz"
-    assert saved_prediction(path, {"x": 1}) is None
-    write_prediction(probability, path, {"x": 1})
-    saved = saved_prediction(path, {"x": 1}, like=grid)
-    assert saved is not None
-    np.testing.assert_array_equal(saved.data, probability.data)
-    assert saved_prediction(path, {"x": 2}) is None
-    for damaged in (tmp_path / "a1_probability.json", path):
-        whole = damaged.read_bytes()
-        damaged.write_bytes(whole[: len(whole) // 2])
-        assert saved_prediction(path, {"x": 1}) is None
-        damaged.write_bytes(whole)
-    (tmp_path / "a1_probability.json").unlink()  # as when a process was killed between the two files
-    assert saved_prediction(path, {"x": 1}) is None
 
 
 def test_the_key_changes_with_all_that_a_prediction_depends_on() -> None:

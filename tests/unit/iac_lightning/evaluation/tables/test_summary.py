@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
+from data_modules.processes import Helpers
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.statistics.agreement import icc_2_1
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -88,6 +89,17 @@ def test_every_measure_stands_in_every_stratum_of_the_edges_asked_for(table):
     assert (middle["n_lesion_free"], middle["n_false_alarm"]) == (1, 1)
     assert middle["volume_icc"]["value"] == pytest.approx(icc_2_1(np.array([[4.0, 4.0], [6.0, 0.0]])))
     assert thick["metrics"]["dice"]["mean"] is None
+
+
+def test_masks_are_summarised_in_other_processes_alike():
+    measured = [series_metrics(mask(n), mask(2)) for n in range(1, 5)]
+    frame = series_table(
+        [series_row(f"s{k}", f"p{k}", 1.0, measured[k], measured[0], None, measured[3]) for k in (1, 2)]
+    )
+    with Helpers(2, "evaluation.workers") as helpers:
+        found = summarise(frame, seed=0, resamples=50, each=helpers.results)
+    assert json.dumps(found) == json.dumps(summarise(frame, seed=0, resamples=50))
+    assert list(found)[-2:] == ["protocol_prior", "uncalibrated"]
 
 
 def test_prior_figures_stand_apart(table):

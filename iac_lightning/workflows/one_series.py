@@ -1,0 +1,167 @@
+"""What is done with one series once the network has spoken: its own grid, files and numbers.
+
+All of it is work of the host, by whichever process: it travels to helpers (`data_modules.processes.Helpers`), which
+start fast because nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.cohort.look import RecordedLook, read_label
+from data_modules.cohort.series import read_series
+from data_modules.prepare.store import PreparedSeries
+from data_modules.scan.geometry import Grid, Volume, place
+from data_modules.scan.nifti import write_nifti
+from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.calibration.scaling import Part, Scaling
+from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, threshold_scores
+from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.tables.series_table import series_row
+from iac_lightning.modules.development import native_probability
+from iac_lightning.workflows.prediction_files import is_saved, saved_prediction, write_prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesWork:
+    """A series, and what the network says of it.
+
+    Attributes:
+        item: the series.
+        raw_path: where its uncalibrated map is kept, on the scan's own grid; development series have one.
+        raw_key: what that depends on.
+        restrict_hu: darkest voxel that the network has learnt of.
+        common: `[X, Y, Z]` uncalibrated, on the common grid; None: a map with the right key is on disk.
+    """
+
+    item: PreparedSeries
+    raw_path: Path
+    raw_key: dict[str, Any]
+    restrict_hu: float | None
+    common: Volume | None = None
+
+    def is_saved(self) -> bool:
+        """Whether the network need not be asked, as far as the key tells."""
+        return is_saved(self.raw_path, self.raw_key)
+
+    def on_region(self) -> Volume | None:
+        """Uncalibrated probability on the native region, as the network said; None: it was not asked."""
+        return None if self.common is None else native_probability(self.item, self.common, self.restrict_hu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationWork(SeriesWork):
+    """A series that is measured against its label.
+
+    Attributes:
+        folder: where its maps are kept.
+        calibration: what is applied.
+        protocol_prior: whether the mask after the annotation protocol is measured too.
+        look: needed for the test split.
+    """
+
+    folder: Path
+    calibration: Calibration
+    protocol_prior: bool
+    look: RecordedLook | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the calibrated map is kept."""
+        return self.folder / f"{self.item.series.series_id}_probability.nii.gz"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the calibrated map depends on."""
+        return {**self.raw_key, "temperature": self.calibration.temperature, "bias": self.calibration.bias}
+
+    def is_saved(self) -> bool:
+        """Whether the network need not be asked, as far as the keys tell."""
+        return is_saved(self.path, self.key) or super().is_saved()
+
+
+def development_probability(work: SeriesWork) -> Volume | None:
+    """Uncalibrated probability of a development series on its native region: saved, or read where it is saved.
+
+    None: what is saved is damaged, and the network was not asked.
+    """
+    item = work.item
+    saved = saved_prediction(work.raw_path, work.raw_key)
+    if saved is not None:
+        return place(saved, item.native_grid, 0.0)
+    probability = work.on_region()
+    if probability is not None:
+        write_prediction(place(probability, read_series(item.series).grid, 0.0), work.raw_path, work.raw_key)
+    return probability
+
+
+def development_label(item: PreparedSeries) -> NDArray[np.bool_]:
+    """The label of a series on its native region."""
+    label: NDArray[np.bool_] = np.asarray(item.native_label()) > 0
+    return label
+
+
+def development_voxels(work: SeriesWork) -> Part | None:
+    """Probabilities and labels of the voxels where the model says something; None as `development_probability`."""
+    volume = development_probability(work)
+    if volume is None:
+        return None
+    domain = volume.data > 0
+    return volume.data[domain], development_label(work.item)[domain]
+
+
+def development_scores(work: SeriesWork, scaling: Scaling) -> ThresholdScores | None:
+    """What a development series says of thresholds of calibrated probability; None as `development_probability`."""
+    item = work.item
+    raw = development_probability(work)
+    if raw is None:
+        return None
+    label = development_label(item)
+    outside = int(np.count_nonzero(read_label(item.series).data)) - int(np.count_nonzero(label))
+    hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+    return threshold_scores(raw, label, hu, item.slice_thickness_mm, scaling, n_outside=outside)
+
+
+def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
+    """Write one series' probability and mask on the scan's own grid, and measure the mask there: its row of the table.
+
+    None: what is saved is damaged, and the network was not asked.
+    """
+    series, calibration = work.item.series, work.calibration
+    scan = read_series(series)
+    probability = calibrated_probability(work, scan.grid)
+    if probability is None:
+        return None
+    label = read_label(series, like=scan, look=work.look)
+    mask, protocol_mask = calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
+    write_nifti(mask, work.folder / f"{series.series_id}_mask.nii.gz")
+    return series_row(
+        series.series_id,
+        series.patient_id,
+        work.item.slice_thickness_mm,
+        series_metrics(mask, label, scan),
+        series_metrics(protocol_mask, label, scan) if work.protocol_prior else None,
+        series.true_volume_mm3,
+        series_metrics(calibration.uncalibrated_mask(probability), label, scan),
+    )
+
+
+def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:
+    """Calibrated probability on the scan's own grid: read if it is saved, else made and written; None as above."""
+    saved = saved_prediction(work.path, work.key, like=grid)
+    if saved is not None:
+        return saved
+    raw = saved_prediction(work.raw_path, work.raw_key, like=grid)
+    if raw is None:
+        region = work.on_region()
+        if region is None:
+            return None
+        raw = place(region, grid, 0.0)
+    probability = work.calibration.apply(raw)
+    write_prediction(probability, work.path, work.key)
+    return probability
