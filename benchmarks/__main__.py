@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.bench_table import PARTS
 from data_modules.errors import UserError
 
 
@@ -21,7 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.benchmark == "bench":
             from benchmarks.bench import bench
 
-            bench(arguments.out, arguments.scan, arguments.template, arguments.run, arguments.models, arguments.series)
+            bench(
+                *(arguments.out, arguments.scan, arguments.template, arguments.run),
+                *(arguments.models, arguments.series, arguments.parts),
+            )
         else:
             from benchmarks.training import bench_training
 
@@ -45,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--run", type=Path, help="run that predicts it")
     bench.add_argument("--models", type=int, default=2, help="sets of predictions to evaluate")
     bench.add_argument("--series", type=int, default=40, help="scans of each")
+    bench.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default all)")
 
     training = benchmarks.add_parser("training", help="speed, memory and waiting of a real training")
     training.add_argument("experiment", type=Path, help="such as experiments/sweeps/gpu/mae.yaml")

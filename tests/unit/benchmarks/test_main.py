@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
+from benchmarks.bench_table import PARTS
 from data_modules.errors import UserError
 
 
@@ -16,10 +17,12 @@ def test_bench_and_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.bench.bench", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("benchmarks.training.bench_training", lambda *arguments: calls.append(arguments))
     assert program.main(["bench", "--scan", "ct"]) == 0
+    assert program.main(["bench", "--parts", "patches"]) == 0
     assert program.main(["training", "a.yaml", "seed=1", "--patches", "8", "--peak-tflops", "989", "data.x=2"]) == 0
     assert program.main(["training", "a.yaml", "--out", "x.json", "seed=1"]) == 0
     assert calls == [
-        (Path("bench.json"), Path("ct"), None, None, 2, 40),
+        (Path("bench.json"), Path("ct"), None, None, 2, 40, PARTS),
+        (Path("bench.json"), None, None, None, 2, 40, ["patches"]),
         (Path("a.yaml"), ["seed=1", "data.x=2"], [8], 989.0, Path("bench_training.json")),
         (Path("a.yaml"), ["seed=1"], [8, 4], None, Path("x.json")),
     ]
