@@ -16,6 +16,8 @@ TRAIN_ARGS  = $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 COHORT     := data/phantom/cohort.csv
 BIN        := $(VENV)/bin
 IAC        := $(BIN)/iac
+# A file's tests in one process, which makes what they share once; in the order of folders, long ones (integration) first.
+PYTEST      = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -92,10 +94,10 @@ docs: $(VENV)/.dev ## the documentation, as pages in site/ (ARGS=serve shows the
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 
 test: $(VENV)/.dev ## all tests but the slow ones, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: $(VENV)/.dev ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term $(ARGS)
+	$(PYTEST) $(ARGS)
 
 fuzz: $(VENV)/.dev ## damaged inputs of every kind: named, warned about or read rightly (minutes; ARGS="--seed 3 --only dicom:17")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 from torch.distributed import fsdp
 
 from iac_lightning.modules import strategies
-from iac_lightning.modules.callbacks import DataWait
+from iac_lightning.modules.throughput import DataWait
 from iac_lightning.workflows import train as workflow
 from tests.integration import recorded
 

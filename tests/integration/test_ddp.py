@@ -44,6 +44,34 @@ def checked(arguments: Sequence[str], **settings: Any) -> str:
     return done.stdout
 
 
+FAILING = """
+import sys
+from data_modules.errors import UserError
+from iac_lightning.cluster import sharding
+
+def square(items):
+    for item in items:
+        if item == 3 and case == "broken":
+            raise UserError("item 3 is broken")
+        yield item * item
+
+sharding.launch("cpu", 2)
+rank, world = sharding.process()
+assert world == 2
+for case in ("fine", "broken", "late"):
+    try:
+        with sharding.together():
+            squares = sharding.share_out(square, range(5))
+            first = sharding.on_first(lambda: rank + 7)
+            if case == "late" and rank == 1:
+                raise ValueError("after the last exchange")
+            sys.stdout.write(f"{case} rank {rank}: {squares} {first}\\n")
+    except Exception as error:
+        sys.stdout.write(f"{case} rank {rank}: {isinstance(error, UserError)} {error}\\n")
+"""
+"""Shares work out three times: nobody fails, one at its items, one after the last exchange."""
+
+
 @dataclass
 class Training:
     run: Path
@@ -85,7 +113,16 @@ def train(cohort: Path, folder: Path, name: str, *more: str, launcher: Sequence[
     return Training(folder / "runs" / "demo" / name, ranks)
 
 
-@pytest.mark.parametrize("name", ["mae", "vit_scratch", "cnn"])
+def learnt(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Weights without the bias of an attention's keys, which softmax does not see: its gradient is rounding noise, of
+    which AdamW makes steps."""
+    if not key.endswith("qkv.bias"):
+        return value
+    query, _, of_value = value.chunk(3)
+    return torch.cat([query, of_value])
+
+
+@pytest.mark.parametrize("name", ["mae", "vit_scratch", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Path, tmp_path: Path) -> None:
     one = train(phantom_cohort, tmp_path / "one", name, "data.batch_size=4")
     two = train(phantom_cohort, tmp_path / "two", name, "data.batch_size=2", "trainer.devices=2")
@@ -99,13 +136,14 @@ def test_losses_and_gradients_of_every_step_agree(name: str, phantom_cohort: Pat
         assert b["step"] == a["step"]
         assert b["train/loss"] == pytest.approx(a["train/loss"], abs=1e-5, rel=0)
         assert 0 <= b["train/data_wait_share"] <= 1
+        assert 0 < b["train/device_busy_share"] <= 1
         assert b["train/samples_per_s"] > 0
     metric = "dev/loss" if name == "mae" else "dev/dice"
     assert two.history[-1][metric] == pytest.approx(one.history[-1][metric], abs=1e-3)
     if name == "cnn":
         return  # biases before a norm have no true gradient, and AdamW makes steps of their rounding noise
     for key, value in one.weights.items():
-        torch.testing.assert_close(two.weights[key], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(learnt(key, two.weights[key]), learnt(key, value), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -143,7 +181,7 @@ def test_a_global_batch_is_the_same_for_every_split(phantom_cohort: Path, tmp_pa
             assert b["step"] == a["step"]
             assert b["train/loss"] == pytest.approx(a["train/loss"], abs=1e-5, rel=0)
         for key, value in whole.weights.items():
-            torch.testing.assert_close(run.weights[key], value, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(learnt(key, run.weights[key]), learnt(key, value), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -193,38 +231,15 @@ def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> 
 
 def test_a_process_that_fails_stops_the_other_with_its_error(tmp_path: Path) -> None:
     script = tmp_path / "fails.py"
-    script.write_text(
-        "import sys\n"
-        "from data_modules.errors import UserError\n"
-        "from iac_lightning.cluster import sharding\n"
-        "def work(item):\n"
-        "    if item == int(sys.argv[1]):\n"
-        "        raise UserError(f'item {item} is broken')\n"
-        "    return item * item\n"
-        "sharding.launch('cpu', 2)\n"
-        "rank, world = sharding.process()\n"
-        "assert world == 2\n"
-        "try:\n"
-        "    with sharding.together():\n"
-        "        squares = sharding.share_out(work, range(5))\n"
-        "        first = sharding.on_first(lambda: rank + 7)\n"
-        "        if sys.argv[1] == 'late' and rank == 1: raise ValueError('after the last exchange')\n"
-        "        sys.stdout.write(f'rank {rank}: {squares} {first}\\n')\n"
-        "except Exception as error:\n"
-        "    sys.stdout.write(f'rank {rank}: {isinstance(error, UserError)} {error}\\n')\n".replace(
-            "int(sys.argv[1])", "int(sys.argv[1].replace('late', '9'))"
-        )
-    )
-
-    def lines(word: str) -> list[str]:
-        return sorted(line for line in checked([str(script), word]).splitlines() if line.startswith("rank"))
-
-    assert lines("9") == ["rank 0: [0, 1, 4, 9, 16] 7", "rank 1: [0, 1, 4, 9, 16] 7"]
-    assert lines("3") == ["rank 0: True item 3 is broken", "rank 1: True item 3 is broken"]  # item 3 is process 1's
-    assert lines("late") == [
-        "rank 0: False process 1 failed: after the last exchange",
-        "rank 0: [0, 1, 4, 9, 16] 7",
-        "rank 1: False after the last exchange",
+    script.write_text(FAILING)
+    assert sorted(line for line in checked([str(script)]).splitlines() if " rank " in line) == [
+        "broken rank 0: True item 3 is broken",  # item 3 is process 1's
+        "broken rank 1: True item 3 is broken",
+        "fine rank 0: [0, 1, 4, 9, 16] 7",
+        "fine rank 1: [0, 1, 4, 9, 16] 7",
+        "late rank 0: False process 1 failed: after the last exchange",
+        "late rank 0: [0, 1, 4, 9, 16] 7",
+        "late rank 1: False after the last exchange",
     ]
 
 

@@ -19,6 +19,8 @@ import yaml
 
 from data_modules.cohort.table import COLUMNS as COHORT_COLUMNS
 from data_modules.cohort.table import OPTIONAL_COLUMNS
+from data_modules.config import DataConfig
+from data_modules.prepare.preparation import prepare_cohort
 from iac_lightning.cli import build_parser, main, parse
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.stored import config_dict
@@ -201,7 +203,8 @@ def test_every_setting_has_a_section(generated: ModuleType) -> None:
     for key, facts, meaning in re.findall(r"^#### `([^`]+)`[^\n]*\n\n([^\n]+)\n{[^\n]+\n\n([^\n]+)", page, re.M):
         assert meaning[-1] in ".…", key
         assert "default" in facts, key
-        assert not facts.startswith(("whole number", "number", "list of")), f"{key}: nothing says what is allowed"
+        numbers = ("whole number", "number", "list of whole numbers", "list of numbers")
+        assert not facts.startswith(numbers), f"{key}: nothing says what is allowed"
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
@@ -261,6 +264,17 @@ def test_your_own_scans_end_in_a_report(workplace: Path, phantom_cohort: Path) -
     assert list(table)[: len(COLUMNS)] == list(COLUMNS)
     assert set(json.loads(Path("out/result.json").read_text())) == set(RESULT)
     assert Path("my_report/index.html").stat().st_size > 50_000
+
+
+def test_a_cohort_opens_with_torchio(workplace: Path, phantom_cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "data").mkdir(exist_ok=True)
+    (workplace / "data" / "phantom").symlink_to(phantom_cohort.parent)
+    prepare_cohort(DataConfig(prepare_workers=1), ("finetune",))
+    (block,) = (b for b in blocks(Path("docs/explanation/augmentation.md")) if b.runs)
+    exec(compile(block.text, str(block.page), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all("(100, 80, 30)" in line and line.endswith("voxels of calcium") for line in lines)
 
 
 def _merged(below: Any, above: Any) -> Any:

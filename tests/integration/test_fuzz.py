@@ -109,7 +109,7 @@ def test_inputs_after_a_hang_are_judged_too() -> None:
         return Trial(lambda: 1, lambda _: "")
 
     cases = [Case("kind", k, 0) for k in range(4)]
-    outcomes = judged(cases, {"kind": [hangs, fine]}, workers=2, limit_s=1)
+    outcomes = judged(cases, {"kind": [hangs, fine]}, workers=2, limit_s=4)
     assert sorted((o.case.number, o.verdict) for o in outcomes) == [
         (0, Verdict.HANG),
         (1, Verdict.RIGHT),

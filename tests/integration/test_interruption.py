@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from iac_lightning.cli import main
 from iac_lightning.cluster.slurm import RequeuedError
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.modules.callbacks import RequeueCallback, read_history
@@ -21,27 +22,27 @@ from iac_lightning.workflows import train as train_workflow
 from tests.integration.settings import experiment, overrides
 
 
-def start(
-    cohort: Path, runs: Path, name: str, *more: str, environment: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    command = "pretrain" if name == "mae" else "finetune"
+def command(cohort: Path, runs: Path, name: str, *more: str) -> list[str]:
     settings = overrides(cohort, runs, "data.sampling.samples_per_epoch=24", "trainer.max_epochs=4", *more)
+    return ["pretrain" if name == "mae" else "finetune", str(experiment(name)), *settings]
+
+
+def start(words: list[str], folder: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "iac_lightning.cli", command, str(experiment(name)), *settings],
+        [sys.executable, "-m", "iac_lightning.cli", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        cwd=runs,
+        cwd=folder,
     )
 
 
-@pytest.mark.parametrize("name", ["mae", "vit_scratch"])
+@pytest.mark.parametrize("name", ["mae", pytest.param("vit_scratch", marks=pytest.mark.slow)])
 def test_kill_in_the_middle_of_an_epoch(name: str, phantom_cohort: Path, tmp_path: Path) -> None:
+    """What is killed is a process of its own; what is left alone, and what goes on, need none."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
     more = ["model.vit.drop_path=0.2"] if name != "mae" else []
-    assert start(phantom_cohort, whole, name, *more).wait() == 0
+    assert main(command(phantom_cohort, whole, name, *more)) == 0
 
-    process = start(phantom_cohort, broken, name, *more, "data.num_workers=0")
+    process = start(command(phantom_cohort, broken, name, *more, "data.num_workers=0"), tmp_path)
     history = broken / "demo" / name / "logs" / "history.jsonl"
     deadline = time.monotonic() + 120
     while not (history.exists() and len(history.read_text().splitlines()) >= 2):
@@ -56,7 +57,7 @@ def test_kill_in_the_middle_of_an_epoch(name: str, phantom_cohort: Path, tmp_pat
     mlflow_id = run.mlflow_run_id
     assert mlflow_id
 
-    assert start(phantom_cohort, broken, name, *more).wait() == 0
+    assert main(command(phantom_cohort, broken, name, *more)) == 0
     a, b = (load_run(runs / "demo" / name) for runs in (whole, broken))
     assert b.is_finished
     assert b.mlflow_run_id == mlflow_id
@@ -77,10 +78,8 @@ def test_kill_in_the_middle_of_an_epoch(name: str, phantom_cohort: Path, tmp_pat
 @pytest.mark.slow
 def test_the_signal_of_slurm_saves_at_the_end_of_a_batch_and_requeues(phantom_cohort: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
     more = ["data.sampling.samples_per_epoch=800", "trainer.max_epochs=2", "optimizer.ema_decay=0.9"]
-    assert start(phantom_cohort, whole, "mae", *more).wait() == 0
+    assert start(command(phantom_cohort, whole, "mae", *more), tmp_path).wait() == 0
 
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -89,7 +88,7 @@ def test_the_signal_of_slurm_saves_at_the_end_of_a_batch_and_requeues(phantom_co
     job = {"SLURM_JOB_ID": "5", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     job |= {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     job["PATH"] = f"{tools}:{os.environ['PATH']}"
-    process = start(phantom_cohort, broken, "mae", *more, environment=job)
+    process = start(command(phantom_cohort, broken, "mae", *more), tmp_path, job)
     deadline = time.monotonic() + 120
     while not (broken / "demo/mae/checkpoints/last.ckpt").exists():
         assert process.poll() is None, "ended before the signal"
@@ -105,7 +104,7 @@ def test_the_signal_of_slurm_saves_at_the_end_of_a_batch_and_requeues(phantom_co
     saved = torch.load(run.last_checkpoint, weights_only=True)
     assert 100 < saved["global_step"] < 200, "the signal came inside the second epoch, and so must the checkpoint"
 
-    assert start(phantom_cohort, broken, "mae", *more, environment=job).wait() == 0
+    assert start(command(phantom_cohort, broken, "mae", *more), tmp_path, job).wait() == 0
     first, second = (
         torch.load(load_run(runs / "demo" / "mae").last_checkpoint, weights_only=True)  # type: ignore[arg-type]
         for runs in (whole, broken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -54,6 +55,7 @@ def test_figures_and_history_are_kept(runs: Path) -> None:
     assert [row["epoch"] for row in history] == [0, 1, 2]
     assert {"train/loss", "dev/dice", "seconds"} <= set(history[-1])
     assert all(0 < row["train/data_wait_share"] < 1 and row["train/samples_per_s"] > 0 for row in history)
+    assert all(0 < row["train/device_busy_share"] <= 1 for row in history)
     finished = json.loads((runs / "cnn/finished.json").read_text())
     assert finished["global_batch"] == load_run(runs / "cnn").config.data.batch_size
     assert finished["learning_rate"] == 3e-3
@@ -129,10 +131,11 @@ def test_another_calibration_makes_predictions_anew(runs: Path, tmp_path: Path) 
 def test_evaluating_again_reads_the_saved_predictions(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (runs / "cnn/evaluation/test.csv").read_bytes()
 
-    def never(*_: object) -> None:
-        raise AssertionError("predicted again")
+    def predicts_nothing(network: object, series: list[object], *_: object) -> Iterator[object]:
+        assert not series, "predicted again"
+        return iter(())
 
-    monkeypatch.setattr("iac_lightning.workflows.evaluate.native_probability", never)
+    monkeypatch.setattr("iac_lightning.workflows.trained.predict_prepared", predicts_nothing)
     assert main(["evaluate", str(runs / "cnn")]) == 0
     assert (runs / "cnn/evaluation/test.csv").read_bytes() == before
 

@@ -23,6 +23,7 @@ TIMES = {
     "samples_per_s": "speed",
     "train/samples_per_s": "speed",
     "train/data_wait_share": "speed",
+    "train/device_busy_share": "speed",
     "peak_memory_mb": "memory of a process, which a continued training is another of",
     "time": "when",
     "started": "when",
