@@ -62,7 +62,7 @@ def augment(
     """
     batch = _Patches(
         hu.to(torch.float32),
-        None if occupancy is None else _share(occupancy),
+        None if occupancy is None else share(occupancy),
         peak_hu if restrict_hu is not None and occupancy is not None else None,
         None if occupancy is None else torch.empty(hu.shape, dtype=torch.bool, device=hu.device),
         labelled,
@@ -242,7 +242,8 @@ def _column(values: NDArray[np.float64], device: torch.device) -> Tensor:
     return to_device(torch.from_numpy(values.astype(np.float32)), device).view(-1, 1, 1, 1, 1)
 
 
-def _share(occupancy: Tensor) -> Tensor:
+def share(occupancy: Tensor) -> Tensor:
+    """Float32 in [0, 1] of a label as it is cut; the very tensor where it is of floats already."""
     return occupancy if occupancy.is_floating_point() else occupancy.to(torch.float32).div_(255)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from data_modules.batches.philox import NOISE, normal
 from data_modules.batches.plan import SLICE_AXIS, PatchPlan
 from data_modules.batches.thick_labels import protocol_label
+from data_modules.batches.transforms import share
 from data_modules.batches.transforms_slices import along_z, bright_on_thick, slice_operators
 from data_modules.config import DataConfig
 from data_modules.scan.geometry import AIR_HU
@@ -35,20 +36,15 @@ def augment(
     """`transforms.augment`, which says what is given and returned; on the CPU."""
     del labelled  # what it saves is little here
     image = hu.to(torch.float32)
-    if occupancy is None:
-        for row in range(len(plan)):
-            moved, _, _ = _moved(image[row], None, None, plan.rows([row]), config, None)
-            image[row] = _changed(moved, plan.rows([row]), config.grid.spacing_mm)
-        return image, None, None
-    label = occupancy if occupancy.is_floating_point() else occupancy.to(torch.float32).div_(255)
-    region = torch.empty(image.shape, dtype=torch.bool)
+    label = None if occupancy is None else share(occupancy)
+    region = None if label is None else torch.empty(image.shape, dtype=torch.bool)
     for row in range(len(plan)):
         one = plan.rows([row])
-        peak = None if peak_hu is None else peak_hu[row]
-        moved, label_moved, bright = _moved(image[row], label[row], peak, one, config, restrict_hu)
-        assert label_moved is not None
-        label[row] = label_moved
-        region[row] = bright | (label_moved > 0)
+        label_row, peak_row = (None if x is None else x[row] for x in (label, peak_hu))
+        moved, label_moved, bright = _moved(image[row], label_row, peak_row, one, config, restrict_hu)
+        if label is not None and region is not None and label_moved is not None:
+            label[row] = label_moved
+            region[row] = bright | (label_moved > 0)
         image[row] = _changed(moved, one, config.grid.spacing_mm)
     return image, label, region
 
