@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data_modules.settings import (
     AT_LEAST_ONE,
@@ -33,7 +36,18 @@ GAMMA = Rule(lambda v: 0.1 <= v[0] <= v[1] <= 10, "[least, most], from 0.1 to 10
 TRANSFORMS = Rule(
     lambda v: all("." in text for text in v), "import paths of TorchIO transforms, each with or without (name=value, …)"
 )
+FOLDS = Rule(
+    lambda v: all(0 <= fold < 1000 for fold in v) and len(set(v)) == len(v), "other folds, from 0 to 999, each once"
+)
+CONDITIONS = {"position": 3, "slice_thickness": 1, "spacing": 3}
+"""What a network can be told beside the image, and how many numbers that is."""
 WINDOW_JITTER_HU = Rule(lambda v: 0 <= v <= 1e4, "a number from 0 to 10000")
+
+
+def region_voxels(spacing_mm: Sequence[float], size_mm: Sequence[float]) -> tuple[int, int, int]:
+    """Voxels along x, y, z that cover a size, rounded up."""
+    x, y, z = (max(1, math.ceil(mm / step - 1e-6)) for mm, step in zip(size_mm, spacing_mm, strict=True))
+    return x, y, z
 
 
 @dataclass(kw_only=True)
@@ -50,12 +64,17 @@ class GridConfig:
     """How voxels are averaged where the common grid is coarser than the scan: exact overlap, a Gaussian of the
     matching variance, or (to measure what that costs) plain linear sampling."""
 
+    @property
+    def region(self) -> tuple[int, int, int]:
+        """Voxels of the region along x, y, z."""
+        return region_voxels(self.spacing_mm, self.roi_mm)
+
 
 @dataclass(kw_only=True)
 class SamplingConfig:
     """Where training patches are cut."""
 
-    crop: tuple[int, int, int] = setting((48, 48, 32), SIZES)
+    crop: tuple[int, int, int] = setting((48, 48, 24), SIZES)
     """Patch size in voxels of the common grid (x, y, z)."""
     samples_per_epoch: int = setting(200, AT_LEAST_ONE)
     """Patches in one epoch, over all devices."""
@@ -75,6 +94,9 @@ class AugmentationConfig:
     """batched: whole batches at once in torch, on the device that trains; torchio: patch by patch with TorchIO's
     transforms on the host, the reference that the other is checked against. Both make the same samples, up to the
     rounding of interpolation."""
+    pretraining: str = choice("spatial", "all")
+    """What pre-training patches undergo. spatial: mirrored, rotated and scaled alone, since noise, blur and thicker
+    slices in what is to be restored teach a network to restore noise and blur; all: as in segmentation."""
     extra: tuple[str, ...] = setting((), TRANSFORMS)
     """TorchIO transforms of your own, on the host, before all others:
     `torchio.RandomBiasField(coefficients=0.3, p=0.2)`, `my_package.transforms.Metal`."""
@@ -121,6 +143,14 @@ class AugmentationConfig:
     window_jitter_hu: float = setting(50.0, WINDOW_JITTER_HU)
     """How far each end of the window moves at most (less than half the window)."""
 
+    def of_task(self, task: str) -> AugmentationConfig:
+        """What patches of a task undergo: `pretrain` leaves out what changes HU, but for `extra`, under `spatial`."""
+        if task != "pretrain" or self.pretraining == "all":
+            return self
+        names = ("thickness", "noise", "blur", "intensity", "gamma", "window")
+        off: dict[str, Any] = {f"{name}_probability": 0.0 for name in names}
+        return replace(self, **off)
+
     @property
     def extra_in_use(self) -> tuple[str, ...]:
         """`extra`, unless all augmentation is switched off."""
@@ -133,6 +163,11 @@ class DataConfig:
 
     cohort: str = "data/phantom/cohort.csv"
     """Cohort table; paths in it are relative to it."""
+    fold: int | None = setting(None, AT_LEAST_ZERO)
+    """Fold whose patients are the development set, those of the other folds being fine-tuned on; null: as the column
+    `split` says."""
+    more_folds: tuple[int, ...] = setting((), FOLDS)
+    """Further folds beside it; an ensemble of folds holds out those of all its members."""
     prepared_dir: str | None = None
     """Where prepared volumes are kept; by default `prepared/` beside the cohort table."""
     prepare_workers: int = setting(2, AT_LEAST_ONE)

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 
 from iac_lightning.config.addresses import holds_secret, mentions_secret
-from iac_lightning.config.cnn_plan import MIN_EDGE, topology, total_stride, valid_lengths
 from iac_lightning.config.keys import leaves, rules, value_at
-from iac_lightning.config.schema import ExperimentConfig, resolved_vit
+from iac_lightning.config.model_checks import model_problems, nearest_words
+from iac_lightning.config.schema import ExperimentConfig
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+,-]*")
 _NAME_PART_LENGTH, _NAME_LENGTH = 200, 1000
@@ -69,11 +69,9 @@ def _address_problems(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
 def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     """Settings that do not fit together: the keys involved, and what is wrong and how to mend it."""
     yield from _task_problems(config)
+    yield from _fold_problems(config)
     yield from _size_problems(config)
-    if config.model.name == "vit":
-        yield from _vit_problems(config)
-    else:
-        yield from _cnn_problems(config)
+    yield from model_problems(config)
     yield from _device_problems(config)
     yield from _batch_problems(config)
     if config.trainer.strategy.startswith("fsdp"):
@@ -83,24 +81,29 @@ def joint_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
         yield (
             ("trainer.max_epochs", "trainer.check_val_every_n_epoch"),
             f"trainer.max_epochs {epochs} is not a multiple of trainer.check_val_every_n_epoch {every}, so the last "
-            f"epochs would never be validated: use {_nearest_words(epochs, every)} epochs, or another interval",
+            f"epochs would never be validated: use {nearest_words(epochs, every)} epochs, or another interval",
         )
 
 
 def _task_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.task == "pretrain" and config.model.name == "cnn":
+    if config.init_from is not None and config.task != "segment":
         yield (
-            ("model.name", "task"),
-            "a CNN cannot be pre-trained as a masked autoencoder: set model.name=vit, or task=segment",
-        )
-    if config.init_from is not None and (config.task != "segment" or config.model.name != "vit"):
-        yield (
-            ("init_from", "task", "model.name"),
-            f"a pre-trained encoder is taken over only by task=segment with model.name=vit; this is "
-            f"task={config.task} with model.name={config.model.name}: remove init_from or change those",
+            ("init_from", "task"),
+            f"what was pre-trained is taken over only by task=segment; this is task={config.task}: remove init_from or "
+            "change that",
         )
     if config.task == "segment" and config.loss.dice_weight == 0 and config.loss.ce_weight == 0:
         yield ("loss.dice_weight", "loss.ce_weight"), "both losses weigh 0, so nothing is learned: raise one of them"
+
+
+def _fold_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    fold, more = config.data.fold, config.data.more_folds
+    if more and (fold is None or fold in more):
+        yield (
+            ("data.more_folds", "data.fold"),
+            f"data.more_folds {list(more)} are held out beside data.fold, which is {'null' if fold is None else fold}: "
+            "name each fold once, the first as data.fold",
+        )
 
 
 def _size_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -123,89 +126,6 @@ def _size_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], 
             yield keys, f"{' and '.join(keys)} make {words} {what}, and at most {most:,} are taken"
 
 
-def _vit_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    crop, patch = config.data.sampling.crop, config.model.vit.patch_size
-    dim, _, heads = resolved_vit(config.model.vit)
-    if dim % heads:
-        yield (
-            ("model.vit.dim", "model.vit.heads", "model.vit.preset"),
-            f"model.vit.dim {dim} is not a multiple of model.vit.heads {heads}: use {_nearest_words(dim, heads)} "
-            "as model.vit.dim, or other heads",
-        )
-    uneven = [
-        f"{axis} {c} is not a multiple of {p} (use {_nearest_words(c, p)})"
-        for axis, c, p in zip("xyz", crop, patch, strict=True)
-        if c % p
-    ]
-    if uneven:
-        yield (
-            ("data.sampling.crop", "model.vit.patch_size"),
-            f"data.sampling.crop {list(crop)} does not divide into model.vit.patch_size {list(patch)}: "
-            + "; ".join(uneven),
-        )
-    if config.task == "pretrain":
-        mae = config.model.mae
-        if mae.decoder_dim % mae.decoder_heads:
-            yield (
-                ("model.mae.decoder_dim", "model.mae.decoder_heads"),
-                f"model.mae.decoder_dim {mae.decoder_dim} is not a multiple of model.mae.decoder_heads "
-                f"{mae.decoder_heads}: use {_nearest_words(mae.decoder_dim, mae.decoder_heads)} as "
-                "model.mae.decoder_dim, or other heads",
-            )
-        tokens = math.prod(c // p for c, p in zip(crop, patch, strict=True))
-        if not uneven and not 1 <= round(tokens * mae.mask_ratio) <= tokens - 1:
-            yield (
-                ("model.mae.mask_ratio", "data.sampling.crop", "model.vit.patch_size"),
-                f"of {tokens} tokens (data.sampling.crop {list(crop)} in patches of {list(patch)}) a share of "
-                f"{mae.mask_ratio:g} hides {round(tokens * mae.mask_ratio)}, and at least one must be hidden and one "
-                "seen: take a larger crop, smaller patches or another model.mae.mask_ratio",
-            )
-        return
-    if patch == (1, 1, 1) and config.model.decoder.name != "linear":
-        yield (
-            ("model.vit.patch_size", "model.decoder.name"),
-            f"tokens of one voxel leave model.decoder.name {config.model.decoder.name} nothing to enlarge: take larger "
-            "patches, or model.decoder.name=linear",
-        )
-    if config.model.decoder.channels > config.model.decoder.max_channels:
-        channels, most = config.model.decoder.channels, config.model.decoder.max_channels
-        yield (
-            ("model.decoder.channels", "model.decoder.max_channels"),
-            f"model.decoder.channels {channels} is above model.decoder.max_channels {most}: lower the one or raise "
-            "the other",
-        )
-
-
-def _cnn_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    cnn, crop, spacing_mm = config.model.cnn, config.data.sampling.crop, config.data.grid.spacing_mm
-    if cnn.base_features > cnn.max_features:
-        yield (
-            ("model.cnn.base_features", "model.cnn.max_features"),
-            f"model.cnn.base_features {cnn.base_features} is above model.cnn.max_features {cnn.max_features}: "
-            "lower the one or raise the other",
-        )
-    keys = ("data.sampling.crop", "data.grid.spacing_mm", "model.cnn.max_stages")
-    strides, _ = topology(crop, spacing_mm, cnn.max_stages)
-    if len(strides) < 2:
-        yield (
-            keys,
-            f"a patch of {list(crop)} voxels with model.cnn.max_stages {cnn.max_stages or 'null'} gives no U-Net of "
-            f"two stages: take at least {2 * MIN_EDGE} voxels along two axes, and two stages or more",
-        )
-    uneven = [
-        f"{axis} {crop[k]} is not a multiple of {total} "
-        f"(use {' or '.join(map(str, valid_lengths(crop, spacing_mm, cnn.max_stages, k)))})"
-        for k, (axis, total) in enumerate(zip("xyz", total_stride(strides), strict=True))
-        if crop[k] % total
-    ]
-    if uneven:
-        yield (
-            keys,
-            f"the CNN planned for a patch of {list(crop)} voxels halves its axes beyond what they divide by: "
-            + "; ".join(uneven),
-        )
-
-
 def _device_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     samples, batch = config.data.sampling.samples_per_epoch, config.data.batch_size
     world = config.trainer.devices * config.trainer.num_nodes
@@ -215,7 +135,7 @@ def _device_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...]
         yield (
             ("data.sampling.samples_per_epoch", "data.batch_size", "trainer.devices", "trainer.num_nodes"),
             f"data.sampling.samples_per_epoch {samples} does not share out over {world} processes with batches of "
-            f"{batch}: use {_nearest_words(samples, step)}",
+            f"{batch}: use {nearest_words(samples, step)}",
         )
     if config.trainer.accelerator == "cpu" and config.trainer.precision.startswith("16-"):
         yield (
@@ -234,7 +154,7 @@ def _batch_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ...],
         yield (
             keys,
             f"a global batch of {whole} is not made of whole batches of {config.data.batch_size} on "
-            f"{trainer.devices * trainer.num_nodes} devices: use {_nearest_words(whole, step)}, or another "
+            f"{trainer.devices * trainer.num_nodes} devices: use {nearest_words(whole, step)}, or another "
             "data.batch_size",
         )
     elif whole is not None and accumulate not in (1, whole // step):
@@ -293,9 +213,3 @@ def _sharding_problems(config: ExperimentConfig) -> Iterator[tuple[tuple[str, ..
             ("trainer.strategy", "trainer.compile"),
             "torch.compile is offered without FSDP only: set trainer.compile=off, or use trainer.strategy=ddp",
         )
-
-
-def _nearest_words(value: int, step: int) -> str:
-    """The multiples of `step` on both sides of `value`, as words."""
-    below = value // step * step
-    return f"{below} or {below + step}" if below else str(step)

@@ -15,13 +15,49 @@ from data_modules.settings import CHOICES, RANGE, TRUTH, Rule
 from iac_lightning.config.schema import ExperimentConfig
 
 BEFORE_STORED: dict[str, Any] = {
+    "data.augmentation.pretraining": "all",
     "data.augmentation.profile_roundness": (0.0, 0.0),
     "data.augmentation.profile_widening": (1.0, 1.0),
     "data.augmentation.thickness_label": "occupancy",
     "loss.restrict_on": "common",
+    "model.condition_on": (),
+    "model.decoder.convolutions": 2,
+    "model.decoder.deep_supervision": False,
+    "model.decoder.image": True,
+    "model.decoder.normalise": False,
+    "model.decoder.tokeniser_skips": False,
+    "model.mae.masking": "random",
+    "model.mae.pretrain": "encoder",
+    "model.mae.target_floor_hu": 0.6,
+    "model.vit.initialisation": "xavier",
+    "model.vit.inner_norm": False,
+    "model.vit.layer_scale": None,
+    "model.vit.mlp": "gelu",
+    "model.vit.position": "learned",
+    "model.vit.qk_norm": False,
+    "model.vit.registers": 0,
+    "model.vit.tokeniser": "linear",
     "trainer.matmul_precision": "highest",
 }
 """What runs did before they stored these settings, whatever the defaults are now."""
+
+_PRESETS_BEFORE = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+"""What the presets of `model.vit.preset` stood for in runs that did not store `model.vit.tokeniser` yet."""
+
+
+def complete_stored(values: dict[str, Any]) -> None:
+    """Add to the stored settings of a run what runs did before they stored it.
+
+    Args:
+        values: dotted keys and values as they were stored; changed in place.
+    """
+    if "model.vit.tokeniser" not in values:
+        sizes = _PRESETS_BEFORE.get(values.get("model.vit.preset", "tiny"), (None, None, None))
+        for key, size in zip(("model.vit.dim", "model.vit.depth", "model.vit.heads"), sizes, strict=True):
+            if values.get(key) is None:
+                values[key] = size
+    for key, value in BEFORE_STORED.items():
+        values.setdefault(key, value)
 
 
 @cache

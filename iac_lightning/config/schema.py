@@ -17,19 +17,13 @@ from data_modules.settings import (
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
     SHARE_INSIDE,
-    SIZES,
     Rule,
     choice,
     rises,
     setting,
 )
+from iac_lightning.config.model_schema import ModelConfig
 
-VIT_PRESETS: dict[str, tuple[int, int, int]] = {"tiny": (192, 6, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
-"""Width of a token, number of blocks and attention heads of each preset."""
-
-WIDTH = Rule(lambda v: 1 <= v <= 65536, "a whole number from 1 to 65536")
-DEPTH = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000")
-MLP_RATIO = Rule(lambda v: 0 < v <= 64, "a number greater than 0, at most 64")
 SEED = Rule(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 BETAS = Rule(lambda v: min(v) >= 0 and max(v) < 1, "two numbers from 0 to below 1")
 THICKNESS_EDGES_MM = Rule(
@@ -39,99 +33,6 @@ THICKNESS_EDGES_MM = Rule(
 RISK_CUTOFFS_MM3 = Rule(
     lambda v: v[0] >= 0 and rises(v) and v[-1] <= MOST, "[none, low, medium], three rising numbers of 0 or more"
 )
-
-
-@dataclass(kw_only=True)
-class ViTConfig:
-    """A 3D vision transformer encoder."""
-
-    preset: str = choice("tiny", "small", "base")
-    """Sizes to start from: tiny 192/6/3, small 384/12/6, base 768/12/12 (width / depth / heads)."""
-    patch_size: tuple[int, int, int] = setting((8, 8, 8), SIZES)
-    """Voxels a token covers along x, y, z."""
-    dim: int | None = setting(None, WIDTH)
-    """Width of a token; overrides the preset."""
-    depth: int | None = setting(None, DEPTH)
-    """Number of transformer blocks; overrides the preset."""
-    heads: int | None = setting(None, WIDTH)
-    """Attention heads; overrides the preset."""
-    mlp_ratio: float = setting(4.0, MLP_RATIO)
-    """Width of the MLP over the width of a token."""
-    drop_path: float = setting(0.0, SHARE_BELOW_ONE)
-    """Stochastic depth rate of the last block; earlier blocks less, linearly."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-
-
-def resolved_vit(vit: ViTConfig) -> tuple[int, int, int]:
-    """Width, depth and attention heads: the preset's, where the settings do not override them."""
-    dim, depth, heads = VIT_PRESETS[vit.preset]
-    return vit.dim or dim, vit.depth or depth, vit.heads or heads
-
-
-@dataclass(kw_only=True)
-class MAEConfig:
-    """Masked autoencoder: the share that is hidden and the light decoder that restores it."""
-
-    mask_ratio: float = setting(0.75, SHARE_INSIDE)
-    """Share of tokens that are hidden."""
-    decoder_dim: int = setting(96, WIDTH)
-    """Width of the decoder."""
-    decoder_depth: int = setting(2, DEPTH)
-    """Blocks of the decoder."""
-    decoder_heads: int = setting(3, WIDTH)
-    """Attention heads of the decoder."""
-    normalise_targets: bool = False
-    """Standardise each target patch before the loss (He et al. 2022, norm_pix_loss)."""
-
-
-@dataclass(kw_only=True)
-class DecoderConfig:
-    """From the encoder's features to voxel logits."""
-
-    name: str = choice("linear", "progressive", "unetr", default="unetr")
-    """linear: one projection to each patch's voxels; progressive: the last feature enlarged step by step;
-    unetr: features of several depths and the image itself as skips."""
-    upsampling: str = choice("transposed", "interpolation", "pixelshuffle", default="interpolation")
-    """How features grow: transposed convolution, interpolation with regular convolution, or pixel shuffle."""
-    pyramid: bool = True
-    """Features of the image beside the tokens' at every level, not at full resolution alone (progressive, unetr)."""
-    channels: int = setting(16, WIDTH)
-    """Channels at full resolution; each coarser level doubles them, up to `max_channels`."""
-    max_channels: int = setting(128, WIDTH)
-    """Most channels of a level."""
-
-
-@dataclass(kw_only=True)
-class CNNConfig:
-    """nnU-Net-style network; topology is planned from spacing and patch by nnU-Net's rules."""
-
-    encoder: str = choice("plain", "residual")
-    """Plain or residual encoder."""
-    base_features: int = setting(32, WIDTH)
-    """Features of the first stage; each stage doubles them."""
-    max_features: int = setting(320, WIDTH)
-    """Most features of a stage."""
-    max_stages: int | None = setting(None, AT_LEAST_ONE)
-    """Upper bound on the planned number of stages."""
-    deep_supervision: bool = True
-    """A loss at each resolution but the coarsest two."""
-    activation_checkpointing: bool = False
-    """Recompute the inside of each stage in the backward pass: less memory, more time."""
-
-
-@dataclass(kw_only=True)
-class ModelConfig:
-    """The network."""
-
-    name: str = choice("vit", "cnn")
-    """vit: encoder (with an MAE decoder or a segmentation decoder, by task); cnn: nnU-Net-style baseline."""
-    vit: ViTConfig = field(default_factory=ViTConfig)
-    mae: MAEConfig = field(default_factory=MAEConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    cnn: CNNConfig = field(default_factory=CNNConfig)
-    output_bias: float = setting(-2.0, ANY)
-    """Start of the output logit's bias: lesions are rare."""
 
 
 @dataclass(kw_only=True)
@@ -303,6 +204,9 @@ class EvaluationConfig:
     """Largest volumes of the risk groups none, low and medium; null: 0, and thirds of the development labels."""
     coverage: float = setting(0.9, SHARE_INSIDE)
     """Share of new patients whose volume a conformal interval shall hold."""
+    controls: bool = True
+    """Predict with a ViT twice more, without what its tokens say and without what its attention mixes, and report what
+    each is worth in Dice."""
     workers: int | None = setting(None, AT_LEAST_ONE)
     """Processes that bring predictions to native grids, measure them and write files while the network predicts on; 1:
     the network's own. null: one for each core, as far as there are series for them."""
@@ -316,12 +220,17 @@ class ExperimentConfig:
     """Run name; results go to `<runs_dir>/<name>/`."""
     task: str = choice("pretrain", "segment", default="segment")
     """pretrain: masked autoencoder on unlabelled regions; segment: fine-tuning or baseline."""
+    profile: str = choice("auto", "gpu", "cpu")
+    """Which of the sections under `profiles` in a settings file is laid over it. auto: gpu where a GPU is at hand or
+    `launcher.gpus_per_node` asks for one, else cpu; a run stores which it was."""
     seed: int = setting(0, SEED)
     """Every random choice follows from it."""
     runs_dir: str = "runs"
     """Parent of all run directories."""
     init_from: str | None = None
-    """Run directory (or checkpoint) of a pre-training whose encoder is taken over."""
+    """Run directory (or checkpoint) of a pre-training to start from, or a checkpoint of nnssl's Primus."""
+    init_from_licence: str | None = None
+    """Licence, data and source of the weights that `init_from` takes from another project, for the model card."""
     init_from_other: bool = False
     """Take over also an encoder that learnt under another HU window, voxel size, profile, patch or number of heads."""
     data: DataConfig = field(default_factory=DataConfig)

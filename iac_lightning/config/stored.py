@@ -14,7 +14,9 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.values import plain
 
 UNDECISIVE = (
+    "profile",
     "runs_dir",
+    "init_from_licence",
     "init_from_other",
     "data.prepared_dir",
     "data.prepare_workers",
@@ -30,8 +32,8 @@ UNDECISIVE = (
     "evaluation",
 )
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
-_NEVER = ("evaluation.workers",)
-"""Settings of such a section that decide nothing, also where the section counts."""
+NO_VALUES = ("evaluation.workers", "evaluation.controls")
+"""Settings of such a section that decide no value of a model, also where the section counts."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -64,7 +66,9 @@ def is_decisive(key: str) -> bool:
 
 def decisive_settings(config: ExperimentConfig, *also: str) -> dict[str, Any]:
     """Dotted keys and plain values of the settings that decide the result, and of the sections `also`."""
-    keys = [k for k in leaves(ExperimentConfig) if is_decisive(k) or (k.partition(".")[0] in also and k not in _NEVER)]
+    keys = [
+        k for k in leaves(ExperimentConfig) if is_decisive(k) or (k.partition(".")[0] in also and k not in NO_VALUES)
+    ]
     return {k: plain(value_at(config, k)) for k in keys}
 
 

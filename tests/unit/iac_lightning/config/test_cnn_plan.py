@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from iac_lightning.config.cnn_plan import plan_cnn, valid_lengths
+from iac_lightning.config.cnn_plan import plan_cnn, topology, triple, valid_lengths
 
 
 def test_isotropic_cube() -> None:
@@ -86,3 +89,35 @@ def test_plan_reads_as_a_table() -> None:
     assert " ".join(lines[0].split()) == "stage stride kernel voxels spacing (mm) features blocks decoder"
     assert " ".join(lines[2].split()) == "1 2 2 1 3 3 3 24 24 32 1.6 1.6 1.6 64 2 2"
     assert lines[4].split()[-2:] == ["2", "–"]
+
+
+NNUNET = json.loads((Path(__file__).parent / "nnunet_plans.json").read_text(encoding="utf-8"))["plans"]
+"""What nnU-Net 2.8.1 plans, written by `benchmarks/opponents/topology.py` in an environment that has it."""
+
+
+def triples(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, rows))
+
+
+@pytest.mark.parametrize("encoder", ["plain", "residual"])
+def test_planned_as_nnunet_itself_plans_its_fingerprints(encoder: str) -> None:
+    plans = [row for row in NNUNET if row.get("encoder") == encoder]
+    assert len({(*row["patch_size"], *row["spacing_mm"]) for row in plans}) >= 20
+    for row in plans:
+        plan = plan_cnn(row["patch_size"], row["spacing_mm"], encoder=encoder)
+        assert (plan.strides, plan.kernels) == (triples(row["strides"]), triples(row["kernels"])), row
+        for name in ("features", "n_conv_per_stage", "n_conv_per_stage_decoder"):
+            assert getattr(plan, name) == tuple(row[name]), (name, row)
+
+
+def test_topology_of_given_patches_is_nnunets_own_and_what_it_pads_is_refused() -> None:
+    plans = [row for row in NNUNET if "padded" in row]
+    padded = [row for row in plans if row["padded"] != row["patch_size"]]
+    assert len(plans) >= 150
+    assert 20 <= len(padded) <= len(plans) - 100
+    for row in plans:
+        patch, spacing = triple(row["patch_size"]), row["spacing_mm"]
+        assert topology(patch, spacing, None) == (triples(row["strides"]), triples(row["kernels"])), row
+        if row in padded:
+            with pytest.raises(ValueError, match="does not divide by the total stride"):
+                plan_cnn(patch, spacing)

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from iac_lightning.config.keys import (
     all_keys,
+    complete_stored,
     default_of,
     fields_of,
     leaves,
@@ -13,7 +14,8 @@ from iac_lightning.config.keys import (
     tree_of_defaults,
     value_at,
 )
-from iac_lightning.config.schema import ExperimentConfig, LauncherConfig, ModelConfig
+from iac_lightning.config.model_schema import ModelConfig
+from iac_lightning.config.schema import ExperimentConfig, LauncherConfig
 
 
 def test_leaves_are_settings_and_keys_also_sections() -> None:
@@ -30,9 +32,20 @@ def test_a_misspelt_key_finds_the_one_beside_it_then_the_same_word_elsewhere() -
 
 
 def test_defaults() -> None:
-    assert default_of("model.vit.patch_size") == (8, 8, 8)
+    assert default_of("model.vit.patch_size") == (8, 8, 4)
     assert default_of("name") == "missing"  # required
     assert value_at(ExperimentConfig(seed=3), "seed") == 3
+
+
+def test_presets_of_before_keep_their_sizes() -> None:
+    stored = {"model.vit.preset": "small", "model.vit.dim": None, "model.vit.depth": 2, "model.vit.heads": None}
+    complete_stored(stored)
+    assert [stored[f"model.vit.{key}"] for key in ("dim", "depth", "heads")] == [384, 2, 6]
+    assert stored["model.vit.mlp"] == "gelu"
+    now = {"model.vit.preset": "small", "model.vit.dim": None, "model.vit.tokeniser": "conv"}
+    complete_stored(now)
+    assert now["model.vit.dim"] is None
+    assert now["model.vit.tokeniser"] == "conv"
 
 
 def test_who_changes_a_tree_of_defaults_changes_no_other() -> None:

@@ -64,7 +64,7 @@ def test_every_problem_in_one_message_with_file_line_key_value_and_remedy(tmp_pa
         "put the word in quotes",
         "own.yaml:3: patch_size: unknown key; did you mean model.vit.patch_size?",
         "own.yaml:6: model.vit.patchsize: unknown key; did you mean model.vit.patch_size?",
-        "own.yaml:7: model.vit.patch_size = 8: expected three whole numbers, such as [8, 8, 8]",
+        "own.yaml:7: model.vit.patch_size = 8: expected three whole numbers, such as [8, 8, 4]",
         "own.yaml:11: data.batch_size is given twice (first on line 10): keep one of them",
         "own.yaml:11: data.batch_size = 'two': expected a whole number",
         "own.yaml:12: optimiser: unknown key; did you mean optimizer?",
@@ -94,7 +94,7 @@ def test_every_problem_in_one_message_with_file_line_key_value_and_remedy(tmp_pa
         ("optimizer.lr=.nan", "optimizer.lr = NaN: expected a number"),
         ("model.vit.dim=big", "model.vit.dim = 'big': expected a whole number or null"),
         ("data.window_hu=[1,2,3]", "data.window_hu = [1, 2, 3]: expected two numbers, such as [-200.0, 1000.0]"),
-        ("data.sampling.crop=[1,2,x]", "expected three whole numbers, such as [48, 48, 32]"),
+        ("data.sampling.crop=[1,2,x]", "expected three whole numbers, such as [48, 48, 24]"),
         ("runs_dir={a: 1}", 'runs_dir = {"a": 1}: expected text'),
         ("runs_dir=", "runs_dir = null: expected text"),
         ("trainer.precision=16-mixd", "unknown choice; did you mean 16-mixed? choices: 32-true"),
@@ -128,13 +128,13 @@ def test_interpolations_resolve_after_overrides(tmp_path):
         "name: 'seed_${seed}'\nseed: 1\nruns_dir: here/${name}\ndata:\n  num_workers: ${data.batch_size}\n"
         "  sampling:\n    crop: ['${model.vit.dim}', 48, 32]\n",
     )
-    config = load_experiment(path, ["data.batch_size=4", "model.vit.dim=96", "seed=${data.num_workers}"])
+    config = load_experiment(path, ["data.batch_size=4", "model.vit.dim=72", "seed=${data.num_workers}"])
     assert config.name == "seed_4"
     assert config.data.num_workers == 4
-    assert config.data.sampling.crop == (96, 48, 32)
+    assert config.data.sampling.crop == (72, 48, 32)
     assert config.runs_dir == "here/seed_4"
     assert "${" not in to_yaml(config)
-    assert load_experiment(path, ["runs_dir=plain", "model.vit.dim=96"]).runs_dir == "plain"
+    assert load_experiment(path, ["runs_dir=plain", "model.vit.dim=72"]).runs_dir == "plain"
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def test_extends_in_a_circle(tmp_path, monkeypatch):
 def test_every_experiment_file_loads():
     """Sweeps have a layout of their own and are read by the sweep workflow."""
     for path in sorted((ROOT / "experiments").rglob("*.yaml")):
-        if "sweeps" not in path.relative_to(ROOT).parts:
-            config = load_experiment(path, [] if "name:" in path.read_text() else ["name=from_a_base"])
+        if path.parent.name not in ("sweeps", "study") and "sweeps" not in path.relative_to(ROOT).parts:
+            config = load_experiment(path, ["name=from_a_base"])
             assert from_dict(config_dict(config)) == config
 
 

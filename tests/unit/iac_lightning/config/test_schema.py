@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from iac_lightning.config.keys import choices, leaves, rules, value_at
-from iac_lightning.config.schema import VIT_PRESETS, ExperimentConfig, ViTConfig, resolved_vit
+from iac_lightning.config.model_schema import VIT_PRESETS, ViTConfig, resolved_vit
+from iac_lightning.config.schema import ExperimentConfig
 
 ROOT = Path(__file__).parents[4]
 
 
 def test_every_number_has_a_rule_and_every_rule_a_number() -> None:
     numeric = {key for key, hint in leaves(ExperimentConfig).items() if "int" in str(hint) or "float" in str(hint)}
-    assert numeric | {"data.augmentation.extra"} == set(rules())  # words with a form of their own
+    assert numeric | {"data.augmentation.extra", "model.condition_on"} == set(rules())  # words with a form of their own
     assert len(numeric) > 70
 
 
@@ -32,13 +33,18 @@ def test_the_words_of_a_rule_are_there_for_the_reference() -> None:
     assert (
         rules()["data.window_hu"].expected == "[low, high] with low below high by at least 1 HU, from -100000 to 100000"
     )
-    assert choices()["model.name"] == ("vit", "cnn")
+    assert choices()["model.name"] == ("vit", "cnn", "rule")
 
 
 def test_presets() -> None:
     assert set(VIT_PRESETS) == set(choices()["model.vit.preset"])
-    assert resolved_vit(ViTConfig()) == (192, 6, 3)
-    assert resolved_vit(ViTConfig(preset="base", depth=2)) == (768, 2, 12)
+    assert resolved_vit(ViTConfig()) == (216, 6, 3)
+    assert resolved_vit(ViTConfig(preset="base", depth=2)) == (864, 2, 12)
+    assert resolved_vit(ViTConfig(depth=0)) == (216, 0, 3)
+    for dim, _, heads in VIT_PRESETS.values():  # rotary embeddings of three axes want 6, flash attention 8
+        assert dim % heads == 0
+        assert dim // heads % 6 == 0
+        assert dim // heads % 8 == 0
 
 
 def test_settings_are_checked_before_torch_is_imported() -> None:

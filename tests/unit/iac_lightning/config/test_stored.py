@@ -70,5 +70,7 @@ def test_settings_of_the_evaluation_decide_no_training_but_a_look():
     assert config_hash(config) == config_hash(other)
     assert config_hash(config, "inference", "evaluation") != config_hash(other, "inference", "evaluation")
     assert config_hash(config, "inference") != config_hash(config)
-    helped = load_experiment(None, ["name=a", "evaluation.workers=3", "data.residency_share=0.1"])
+    helped = load_experiment(
+        None, ["name=a", "evaluation.workers=3", "evaluation.controls=false", "data.residency_share=0.1"]
+    )
     assert config_hash(config, "inference", "evaluation") == config_hash(helped, "inference", "evaluation")

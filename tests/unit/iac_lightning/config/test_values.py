@@ -52,7 +52,7 @@ def test_values_become_the_type_of_their_setting(key: str, value: Any, expected:
         ("optimizer.lr", float("inf"), "expected a number"),
         ("model.name", "Vit", "did you mean vit"),
         ("model.name", False, "expected text; YAML reads yes, no, on, off"),
-        ("data.sampling.crop", [1, 2], r"expected three whole numbers, such as \[48, 48, 32\]"),
+        ("data.sampling.crop", [1, 2], r"expected three whole numbers, such as \[48, 48, 24\]"),
     ],
 )
 def test_others_say_what_was_expected(key: str, value: Any, words: str) -> None:
