@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import build_model, count_parameters
-from iac_lightning.models.mae import MAEOutput
+from iac_lightning.models.condition import usual_condition
+from iac_lightning.models.restoring import MAEOutput
 
 
 def step_flops(config: ExperimentConfig) -> tuple[int, int]:
@@ -21,10 +22,12 @@ def step_flops(config: ExperimentConfig) -> tuple[int, int]:
     """
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model = build_model(config).train()
-        output = model(torch.zeros(1, 1, *config.data.sampling.crop))
+        told = usual_condition(config.model.condition_on, 1)
+        output = model(torch.zeros(1, 1, *config.data.sampling.crop), **told)
         if isinstance(output, MAEOutput):
             loss = output.loss
         else:
             loss = output.sum() if isinstance(output, Tensor) else torch.stack([o.sum() for o in output]).sum()
-        loss.backward()
+        if loss.requires_grad:  # a rule that only counts has no weights
+            loss.backward()
         return int(counter.get_total_flops()), count_parameters(model)

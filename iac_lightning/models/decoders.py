@@ -3,244 +3,240 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iac_lightning.models.vit import ViTEncoder, token_grid, unpatchify
+from iac_lightning.config.model_schema import DecoderConfig
+from iac_lightning.models.condition import films
+from iac_lightning.models.upsampling import UPSAMPLINGS, ConvBlock, Upsample, double_block, initialise_he
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.models.vit_tokens import token_grid, unpatchify, upsampling_steps
 
 DECODERS = ("linear", "progressive", "unetr")
-UPSAMPLINGS = ("transposed", "interpolation", "pixelshuffle")
-
-Factor = tuple[int, int, int]
-
-
-def upsampling_steps(patch_size: Sequence[int]) -> list[Factor]:
-    """Factors per axis that take tokens back to voxels, from coarse to fine.
-
-    Each axis is split into primes, large ones first (they are cheap where the grid is coarse). An axis with fewer
-    steps than the others has them first: a token of (8, 8, 4) voxels is usually as long as it is wide in millimetres,
-    and stays so until z has reached its resolution, as in nnU-Net's plans. (8, 8, 4) → (2, 2, 2), (2, 2, 2),
-    (2, 2, 1); (6, 6, 4) → (3, 3, 2), (2, 2, 2).
-    """
-    per_axis = [_primes(p) for p in patch_size]
-    steps = max(map(len, per_axis))
-    x, y, z = (primes + [1] * (steps - len(primes)) for primes in per_axis)
-    return list(zip(x, y, z, strict=True))
-
-
-def _primes(number: int) -> list[int]:
-    """Prime factors, largest first."""
-    found, divisor = [], 2
-    while number > 1:
-        while number % divisor == 0:
-            found.append(divisor)
-            number //= divisor
-        divisor += 1
-    return found[::-1]
-
-
-def pixel_shuffle(x: Tensor, factor: Sequence[int]) -> Tensor:
-    """Channels to space, each axis by its own factor (Shi et al. 2016).
-
-    `[B, C · fx · fy · fz, X, Y, Z]` → `[B, C, X · fx, Y · fy, Z · fz]`; channel ``((c · fx + i) · fy + j) · fz + k``
-    goes to the offset (i, j, k). (MONAI's upsamples all axes by one factor.)
-    """
-    b, c, *size = x.shape
-    (fx, fy, fz), (sx, sy, sz) = factor, size
-    cut = x.reshape(b, c // (fx * fy * fz), fx, fy, fz, sx, sy, sz).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return cut.reshape(b, -1, sx * fx, sy * fy, sz * fz)
-
-
-class Upsample(nn.Module):
-    """Enlarge each axis by its own factor.
-
-    transposed: a transposed convolution with kernel = stride. interpolation: a 1 × 1 × 1 convolution to the new width
-    (on the coarse grid, where it is cheap), trilinear interpolation, a 3 × 3 × 3 convolution. pixelshuffle: a
-    3 × 3 × 3 convolution to all voxels' channels, shuffled into place.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, factor: Factor, upsampling: str) -> None:
-        super().__init__()
-        self.factor = factor
-        self.upsampling = upsampling
-        if upsampling == "transposed":
-            self.grow: nn.Module = nn.ConvTranspose3d(in_channels, out_channels, factor, factor)
-        elif upsampling == "interpolation":
-            self.narrow = nn.Conv3d(in_channels, out_channels, 1, bias=False)
-            self.smooth = nn.Conv3d(out_channels, out_channels, 3, padding=1)
-        elif upsampling == "pixelshuffle":
-            self.grow = nn.Conv3d(in_channels, out_channels * math.prod(factor), 3, padding=1)
-        else:
-            raise ValueError(f"{upsampling!r} is none of the upsamplings {', '.join(UPSAMPLINGS)}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, X, Y, Z]` → `[B, O, X · fx, Y · fy, Z · fz]`."""
-        if self.upsampling == "interpolation":
-            scale = tuple(float(f) for f in self.factor)
-            return self.smooth(F.interpolate(self.narrow(x), scale_factor=scale, mode="trilinear"))
-        grown: Tensor = self.grow(x)
-        return pixel_shuffle(grown, self.factor) if self.upsampling == "pixelshuffle" else grown
-
-
-class ConvBlock(nn.Sequential):
-    """3 × 3 × 3 convolution (with a stride, to a coarser level), instance norm, leaky ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: Factor = (1, 1, 1)) -> None:
-        super().__init__(
-            nn.Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-            nn.InstanceNorm3d(out_channels, affine=True),
-            nn.LeakyReLU(0.01, inplace=True),
-        )
-
-
-def double_block(in_channels: int, out_channels: int, stride: Factor = (1, 1, 1)) -> nn.Sequential:
-    """Two convolution blocks, the first with the stride."""
-    return nn.Sequential(ConvBlock(in_channels, out_channels, stride), ConvBlock(out_channels, out_channels))
 
 
 class LinearDecoder(nn.Module):
     """One linear map from each token to the logits of its voxels; knows no upsampling and no skip.
 
+    Args:
+        encoder: whose tokens it gets.
+        settings: `normalise` is heeded.
+        out_channels: logits a voxel.
+
     Attributes:
         depths: blocks of the encoder whose features it wants besides the last tokens.
-        head: the layer that gives logits.
+        heads: the layers that give logits.
     """
 
     depths: tuple[int, ...] = ()
 
-    def __init__(self, encoder: ViTEncoder, out_channels: int) -> None:
+    def __init__(self, encoder: ViTEncoder, settings: DecoderConfig, out_channels: int = 1) -> None:
         super().__init__()
         self.patch_size = encoder.patch_size
+        self.norms = feature_norms(1, encoder.dim, settings.normalise)
+        self.films = films(encoder.condition_on, [encoder.dim])
         self.head = nn.Linear(encoder.dim, out_channels * math.prod(encoder.patch_size))
 
-    def forward(self, image: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Logits `[B, O, X, Y, Z]` from the last tokens `[B, N, D]`."""
-        return unpatchify(self.head(features[-1]), token_grid(image.shape[2:], self.patch_size), self.patch_size)
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The layer that gives logits."""
+        return [self.head]
+
+    def forward(
+        self,
+        image: Tensor,
+        features: Sequence[Tensor],
+        details: Sequence[Tensor] = (),
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Logits `[B, O, X, Y, Z]` from the last tokens `[B, N, D]`, and what is told beside the image, `[B, K]`."""
+        tokens = self.norms[-1](features[-1])
+        for film in self.films:
+            tokens = film(tokens, condition)
+        logits = self.head(tokens)
+        return unpatchify(logits, token_grid(image.shape[2:], self.patch_size), self.patch_size)
 
 
 class ConvDecoder(nn.Module):
-    """Tokens enlarged step by step, two convolution blocks after each step.
+    """Tokens enlarged step by step, with convolution blocks after each step.
 
     Level 0 is full resolution; the tokens are at level L, one level a step of `upsampling_steps`. Level i has
-    ``min(channels · 2^i, max_channels)`` channels. Features of the image itself are concatenated, for lesions are
-    smaller than a token: at level 0 those of two convolution blocks, and with `pyramid` also at each level below the
-    tokens', from two further blocks each, the first with a stride (a convolutional stem beside the ViT, Xiao et al.
-    2021). With `skips` (UNETR, Hatamizadeh et al. 2022) each level i between gets the encoder's features from depth
-    ``round(depth · i / L)``, shallow for fine, enlarged by the same kind of upsampling and concatenated.
+    ``min(channels · 2^i, max_channels)`` channels. With `normalise`, every token that is handed over passes a layer
+    norm, so that nothing depends on the scale that an encoder has come to, and every upsampling a norm.
+
+    What is concatenated after each step, before `convolutions` blocks:
+
+    - unetr (Hatamizadeh et al. 2022): at each level i between, the encoder's features from depth
+      ``round(depth · i / L)``, shallow for fine, enlarged by the same kind of upsampling;
+    - `image`: features of the image itself, of two convolution blocks at level 0, and with `pyramid` also at each
+      level below the tokens', from two further blocks each, the first with a stride (a convolutional stem beside the
+      ViT, Xiao et al. 2021);
+    - `tokeniser_skips`: the conv tokeniser's feature maps of that level (PrimusV3, Wald et al. 2025).
+
+    The last two go round the transformer.
+
+    Args:
+        encoder: whose tokens it gets.
+        settings: of the decoder.
+        out_channels: logits a voxel.
 
     Attributes:
         depths: blocks of the encoder whose features it wants besides the last tokens.
-        head: the layer that gives logits.
+
+    Raises:
+        ValueError: for tokens of one voxel.
     """
 
-    def __init__(
-        self,
-        encoder: ViTEncoder,
-        upsampling: str,
-        *,
-        channels: int,
-        max_channels: int,
-        out_channels: int,
-        skips: bool,
-        pyramid: bool,
-    ) -> None:
+    def __init__(self, encoder: ViTEncoder, settings: DecoderConfig, out_channels: int = 1) -> None:
         super().__init__()
         self.patch_size = encoder.patch_size
         steps = upsampling_steps(encoder.patch_size)
         top = len(steps)
         if not steps:
             raise ValueError("tokens of one voxel leave nothing to enlarge")
-        width = [min(channels * 2**level, max_channels) for level in range(top + 1)]
+        upsampling, normalise, skips = settings.upsampling, settings.normalise, settings.name == "unetr"
+        width = [min(settings.channels * 2**level, settings.max_channels) for level in range(top + 1)]
         # Levels from coarse to fine, as the steps: step s leads from level top − s to level top − s − 1.
-        self.depths = tuple(max(round(encoder.depth * i / top), 1) for i in range(top - 1, 0, -1)) if skips else ()
+        self.depths = tuple(_skip_depth(encoder.depth, i / top) for i in range(top - 1, 0, -1)) if skips else ()
+        self.norms = feature_norms(len(self.depths) + 1, encoder.dim, normalise)
         self.project = nn.Conv3d(encoder.dim, width[top], 1)
         self.grow = nn.ModuleList(
-            Upsample(width[top - s], width[top - s - 1], factor, upsampling) for s, factor in enumerate(steps)
+            Upsample(width[top - s], width[top - s - 1], factor, upsampling, normalise=normalise)
+            for s, factor in enumerate(steps)
         )
         self.skips = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(encoder.dim, width[top - s - 1], 1),
-                *(Upsample(width[top - s - 1], width[top - s - 1], factor, upsampling) for factor in steps[: s + 1]),
+                *(
+                    Upsample(width[top - s - 1], width[top - s - 1], factor, upsampling, normalise=normalise)
+                    for factor in steps[: s + 1]
+                ),
             )
             for s in range(len(self.depths))
         )
-        # Level i of the image's features comes from level i − 1 by the factor of the step that leads back there.
-        self.stem = nn.ModuleList([double_block(encoder.in_channels, width[0])])
-        if pyramid:
-            self.stem += [double_block(width[i - 1], width[i], steps[top - i]) for i in range(1, top)]
-        self.merge = nn.ModuleList(
-            double_block(width[i] * (1 + (i < len(self.stem)) + (skips and i > 0)), width[i])
-            for i in range(top - 1, -1, -1)
-        )
+        if normalise:
+            self.project.apply(initialise_he)
+            self.skips.apply(initialise_he)
+        self.stem = nn.ModuleList()
+        if settings.image:
+            self.stem.append(double_block(encoder.in_channels, width[0]))
+            # Level i of the image's features comes from level i − 1 by the factor of the step that leads back there.
+            pyramid = range(1, top) if settings.pyramid else ()
+            self.stem += [double_block(width[i - 1], width[i], steps[top - i]) for i in pyramid]
+        found = encoder.detail_channels if settings.tokeniser_skips else []
+        self.detail_norms = nn.ModuleList(nn.InstanceNorm3d(channels, affine=True) for channels in found)
+        self.merge = nn.ModuleList()
+        for i in range(top - 1, -1, -1):
+            parts = [width[i]] * (1 + (i < len(self.stem)) + (skips and i > 0))
+            self.merge.append(_merge(sum(parts) + sum(found[i : i + 1]), width[i], settings.convolutions))
+        self.films = films(encoder.condition_on, width[top - 1 :: -1])
         self.head = nn.Conv3d(width[0], out_channels, 1)
+        coarse = width[1:] if settings.deep_supervision else []
+        self.coarse_heads = nn.ModuleList(nn.Conv3d(channels, out_channels, 1) for channels in coarse)
 
-    def forward(self, image: Tensor, features: Sequence[Tensor]) -> Tensor:
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The layers that give logits, finest first."""
+        return [self.head, *self.coarse_heads]
+
+    def forward(
+        self,
+        image: Tensor,
+        features: Sequence[Tensor],
+        details: Sequence[Tensor] = (),
+        condition: Tensor | None = None,
+    ) -> Tensor | list[Tensor]:
         """Voxel logits.
 
         Args:
             image: `[B, C, X, Y, Z]`.
             features: `[B, N, D]` of each of `depths`, then the encoder's last tokens.
+            details: `[B, C_i, X_i, Y_i, Z_i]` of the conv tokeniser, finest first; needed with `tokeniser_skips`.
+            condition: `[B, K]`, what the network is told beside the image; it changes the features of every level.
 
         Returns:
-            `[B, O, X, Y, Z]`.
+            `[B, O, X, Y, Z]`; in training with deep supervision a list with one such tensor for each level, finest
+            first, the last on the grid of the tokens.
         """
         grid = token_grid(image.shape[2:], self.patch_size)
-        *between, last = (f.transpose(1, 2).reshape(len(f), -1, *grid) for f in features)
+        normed = (norm(f) for norm, f in zip(self.norms, features, strict=True))
+        *between, last = (f.transpose(1, 2).reshape(len(f), -1, *grid) for f in normed)
         skips = [skip(f) for skip, f in zip(self.skips, between, strict=True)]
-        details = [self.stem[0](image)]
-        for block in self.stem[1:]:
-            details.append(block(details[-1]))
+        of_image: list[Tensor] = []
+        for block in self.stem:
+            of_image.append(block(of_image[-1] if of_image else image))
+        of_tokeniser = [norm(d) for norm, d in zip(self.detail_norms, details[: len(self.detail_norms)], strict=True)]
         x = self.project(last)
+        stages = [x]
         for s, (grow, merge) in enumerate(zip(self.grow, self.merge, strict=True)):
-            level = len(self.grow) - 1 - s
-            parts = [grow(x), *details[level : level + 1], *skips[s : s + 1]]
-            x = merge(torch.cat(parts, dim=1))
-        logits: Tensor = self.head(x)
-        return logits
+            level = slice(len(self.grow) - 1 - s, len(self.grow) - s)
+            parts = [grow(x), *of_image[level], *skips[s : s + 1], *of_tokeniser[level]]
+            x = _merged(
+                merge, torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], self.films[s : s + 1], condition
+            )
+            stages.append(x)
+        if not (self.training and self.coarse_heads):
+            logits: Tensor = self.head(x)
+            return logits
+        return [head(stage) for head, stage in zip(self.heads, reversed(stages), strict=True)]
 
 
-def build_decoder(
-    name: str,
-    upsampling: str,
-    encoder: ViTEncoder,
-    channels: int = 16,
-    max_channels: int = 128,
-    out_channels: int = 1,
-    pyramid: bool = True,
-) -> LinearDecoder | ConvDecoder:
+def feature_norms(count: int, dim: int, normalise: bool) -> nn.ModuleList:
+    """A layer norm for each feature `[B, N, D]` that the encoder hands over, or nothing."""
+    return nn.ModuleList(nn.LayerNorm(dim) if normalise else nn.Identity() for _ in range(count))
+
+
+def _skip_depth(depth: int, share: float) -> int:
+    """The block after which features are taken: none is before the first, and an encoder may have none at all."""
+    return min(max(round(depth * share), 1), depth)
+
+
+def _merge(in_channels: int, out_channels: int, convolutions: int) -> nn.Module:
+    """Convolution blocks over what was concatenated; without any, a 1 × 1 × 1 convolution where the width needs one."""
+    if convolutions == 0:
+        return nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
+    widths = [in_channels] + [out_channels] * convolutions
+    return nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise(widths)))
+
+
+def _merged(merge: nn.Module, x: Tensor, of_level: Iterable[nn.Module], condition: Tensor | None) -> Tensor:
+    """What a level makes of its parts, changed before the last activation: behind it a norm would take shifts out."""
+    activation: nn.Module = nn.Identity()
+    if isinstance(merge, nn.Sequential):
+        *blocks, last = merge
+        assert isinstance(last, ConvBlock)
+        convolution, norm, activation = last
+        for layer in (*blocks, convolution, norm):
+            x = layer(x)
+    else:
+        x = merge(x)
+    for film in of_level:
+        x = film(x, condition)
+    result: Tensor = activation(x)
+    return result
+
+
+def build_decoder(settings: DecoderConfig, encoder: ViTEncoder, out_channels: int = 1) -> LinearDecoder | ConvDecoder:
     """A decoder for an encoder's tokens.
 
     Args:
-        name: ``linear``, ``progressive`` (last tokens and the image as a skip) or ``unetr`` (features of evenly spaced
-            depths as well).
-        upsampling: ``transposed``, ``interpolation`` or ``pixelshuffle``; `linear` has none.
+        settings: what `DecoderConfig` explains.
         encoder: whose tokens it gets; fixes the patch size.
-        channels: at full resolution; each coarser level has twice as many.
-        max_channels: most channels of a level.
         out_channels: logits a voxel.
-        pyramid: features of the image at every level below the tokens', not at full resolution alone.
 
     Raises:
         ValueError: for an unknown name or upsampling, and for tokens of one voxel unless the decoder is linear.
     """
-    if upsampling not in UPSAMPLINGS:
-        raise ValueError(f"{upsampling!r} is none of the upsamplings {', '.join(UPSAMPLINGS)}")
-    if name == "linear":
-        return LinearDecoder(encoder, out_channels)
-    if name in ("progressive", "unetr"):
-        return ConvDecoder(
-            encoder,
-            upsampling,
-            channels=channels,
-            max_channels=max_channels,
-            out_channels=out_channels,
-            skips=name == "unetr",
-            pyramid=pyramid,
-        )
-    raise ValueError(f"{name!r} is none of the decoders {', '.join(DECODERS)}")
+    if settings.upsampling not in UPSAMPLINGS:
+        raise ValueError(f"{settings.upsampling!r} is none of the upsamplings {', '.join(UPSAMPLINGS)}")
+    if settings.name == "linear":
+        return LinearDecoder(encoder, settings, out_channels)
+    if settings.name in DECODERS:
+        return ConvDecoder(encoder, settings, out_channels)
+    raise ValueError(f"{settings.name!r} is none of the decoders {', '.join(DECODERS)}")
 
 
 class ViTSegmenter(nn.Module):
@@ -251,8 +247,13 @@ class ViTSegmenter(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of every voxel."""
-        tokens, features = self.encoder(image, return_depths=self.decoder.depths)
-        logits: Tensor = self.decoder(image, [*features, tokens])
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Logits of every voxel; in training with deep supervision of every level, finest first.
+
+        Args:
+            image: `[B, C, X, Y, Z]`.
+            condition: `[B, K]`, what the network is told beside it (`model.condition_on`).
+        """
+        tokens, features, details = self.encoder(image, return_depths=self.decoder.depths, condition=condition)
+        logits: Tensor | list[Tensor] = self.decoder(image, [*features, tokens], details, condition)
         return logits

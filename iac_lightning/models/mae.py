@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iac_lightning.models.vit import (
-    Block,
-    ViTEncoder,
-    gather_tokens,
-    initialise_linear,
-    patchify,
-    run_blocks,
-    sincos_position_embedding,
-    unpatchify,
-)
-
-_VARIANCE_FLOOR = 1e-6
-"""Added to a patch's variance before its root: patches of pure air are constant."""
+from iac_lightning.models.restoring import MAEOutput, Restorer
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.models.vit_blocks import Block, initialise_linear, run_blocks
+from iac_lightning.models.vit_positions import sincos_position_embedding
 
 
-@dataclass(frozen=True, eq=False)
-class MAEOutput:
-    """What a masked autoencoder gives back.
-
-    Attributes:
-        loss: scalar, mean squared error over the hidden patches.
-        reconstruction: `[B, C, X, Y, Z]` without gradient: what the decoder says of every patch, hidden or visible,
-            in the units of the image (standardised targets are scaled back by each patch's own mean and deviation).
-            None in training mode, where visible patches are not decoded.
-        mask: `[B, N]` bool, True where a token was hidden.
-    """
-
-    loss: Tensor
-    reconstruction: Tensor | None
-    mask: Tensor
-
-
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Restorer):
     """Encode the visible tokens only, restore the hidden ones with a light decoder.
 
     Args:
@@ -51,6 +22,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_heads: attention heads of the decoder.
         mlp_ratio: width of the decoder's MLP over its width.
         normalise_targets: standardise each target patch before the loss.
+        target_floor: see `Restorer`.
 
     Raises:
         ValueError: when nothing or everything would be hidden, or the heads do not divide the width.
@@ -66,25 +38,32 @@ class MaskedAutoencoder(nn.Module):
         decoder_heads: int = 3,
         mlp_ratio: float = 4.0,
         normalise_targets: bool = False,
+        target_floor: float = 0.05,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            encoder.grid,
+            encoder.patch_size,
+            mask_ratio=mask_ratio,
+            normalise_targets=normalise_targets,
+            target_floor=target_floor,
+        )
         self.encoder = encoder
-        self.n_hidden = round(mask_ratio * encoder.n_tokens)
-        if not 0 < self.n_hidden < encoder.n_tokens:
-            raise ValueError(f"a share of {mask_ratio:g} hides {self.n_hidden} of {encoder.n_tokens} tokens")
-        self.normalise_targets = normalise_targets
         self.decoder_embedding = nn.Linear(encoder.dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(decoder_dim))
         self.decoder_position_embedding = nn.Parameter(sincos_position_embedding(encoder.grid, decoder_dim))
         self.decoder_blocks = nn.ModuleList(Block(decoder_dim, decoder_heads, mlp_ratio) for _ in range(decoder_depth))
         self.decoder_norm = nn.LayerNorm(decoder_dim)
-        self.head = nn.Linear(decoder_dim, encoder.patch_embedding.in_features)
+        self.head = nn.Linear(decoder_dim, encoder.patch_voxels)
         for module in (self.decoder_embedding, self.decoder_blocks, self.head):
             module.apply(initialise_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, image: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
+        self,
+        image: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, encode, restore.
 
@@ -92,26 +71,16 @@ class MaskedAutoencoder(nn.Module):
             image: `[B, C, X, Y, Z]`, of the encoder's crop.
             generator: decides which tokens are hidden, when there is no `noise`; torch's global one when None.
             noise: `[B, N]`; the ``N − hidden`` tokens with the smallest values stay visible.
-
-        Raises:
-            ValueError: when the image is not of the encoder's crop.
+            condition: `[B, K]`, what the network is told beside the image.
         """
         encoder = self.encoder
-        patches = patchify(image, encoder.patch_size)
-        if patches.shape[1] != encoder.n_tokens:
-            raise ValueError(
-                f"image of {tuple(image.shape[2:])} voxels, but the autoencoder is for {encoder.grid} tokens"
-            )
-        if noise is None:
-            device = generator.device if generator else image.device
-            noise = torch.rand(patches.shape[:2], generator=generator, device=device).to(image.device)
         # Tokens go through the decoder in this order, visible first: a transformer does not mind, and the hidden ones
         # are one contiguous block then.
-        order = noise.argsort(dim=1)
-        n_visible = encoder.n_tokens - self.n_hidden
+        patches, order = self.hide(image, generator, noise)
+        n_visible = self.n_tokens - self.n_hidden
         keep, hidden = order[:, :n_visible], order[:, n_visible:]
 
-        encoded, _ = encoder(image, keep)
+        encoded = encoder(image, keep, condition=condition).tokens
         x = torch.cat([self.decoder_embedding(encoded), self.mask_token.expand(*hidden.shape, -1)], dim=1)
         x = x + self.decoder_position_embedding[order]
         # The loss looks at hidden tokens only: in training, the last block leaves the visible ones out.
@@ -120,28 +89,13 @@ class MaskedAutoencoder(nn.Module):
         x, _ = run_blocks(self.decoder_blocks, x, recompute=recompute, last_from=first)
         prediction = self.head(self.decoder_norm(x))
 
-        target = gather_tokens(patches, hidden)
-        if self.normalise_targets:
-            target = (target - target.mean(-1, keepdim=True)) / _deviation(target)
-        loss = F.mse_loss(prediction[:, n_visible - first :].float(), target.float())
-        mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, hidden, True)
-        return MAEOutput(loss, None if self.training else self._restore(prediction.detach(), order, patches), mask)
+        loss = self.loss(prediction[:, n_visible - first :], patches, hidden)
+        if self.training:
+            return MAEOutput(loss, None, self.mask(hidden))
+        natural = torch.empty_like(prediction).scatter_(1, order[..., None].expand_as(prediction), prediction)
+        return MAEOutput(loss, self.restored(natural.detach(), patches), self.mask(hidden))
 
-    def _restore(self, prediction: Tensor, order: Tensor, patches: Tensor) -> Tensor:
-        """Predicted tokens in the decoder's order → image in its own units."""
-        restored = torch.empty_like(prediction).scatter_(1, order[..., None].expand_as(prediction), prediction)
-        if self.normalise_targets:
-            restored = restored * _deviation(patches) + patches.mean(-1, keepdim=True)
-        return unpatchify(restored, self.encoder.grid, self.encoder.patch_size)
-
-    def token_mask_to_voxels(self, mask: Tensor) -> Tensor:
-        """Spread a mask of tokens `[B, N]` over the voxels that they cover, `[B, 1, X, Y, Z]`."""
-        voxels = mask.reshape(len(mask), 1, *self.encoder.grid)
-        for axis, size in enumerate(self.encoder.patch_size, start=2):
-            voxels = voxels.repeat_interleave(size, dim=axis)
-        return voxels
-
-
-def _deviation(patches: Tensor) -> Tensor:
-    """Standard deviation of each patch, `[..., 1]`."""
-    return (patches.var(-1, keepdim=True) + _VARIANCE_FLOOR).sqrt()
+    def token_features(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the encoder says of each token of an image that it sees whole."""
+        tokens: Tensor = self.encoder(image, condition=condition).tokens
+        return tokens

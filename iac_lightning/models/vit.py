@@ -2,196 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from iac_lightning.models.condition import Film
+from iac_lightning.models.vit_blocks import Block, initialise_depth_scaled, initialise_linear, run_blocks
+from iac_lightning.models.vit_positions import resize_position_embedding, rotary_table, sincos_position_embedding
+from iac_lightning.models.vit_tokeniser import ConvTokeniser
+from iac_lightning.models.vit_tokens import gather_tokens, patchify, token_grid
+
+TOKENISERS = ("linear", "conv")
+POSITIONS = ("learned", "rope", "both")
+INITIALISATIONS = ("xavier", "depth_scaled")
 
 
-def token_grid(crop: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int, int]:
-    """Tokens along x, y, z.
+class Encoded(NamedTuple):
+    """What an encoder gives.
 
-    Raises:
-        ValueError: when the patch size does not divide the crop.
-    """
-    if any(p < 1 or c < p or c % p for c, p in zip(crop, patch_size, strict=True)):
-        raise ValueError(f"a crop of {tuple(crop)} voxels is not made of whole patches of {tuple(patch_size)}")
-    x, y, z = (c // p for c, p in zip(crop, patch_size, strict=True))
-    return x, y, z
-
-
-def patchify(image: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Cut an image into patches.
-
-    Args:
-        image: `[B, C, X, Y, Z]`.
-        patch_size: voxels per patch along x, y, z.
-
-    Returns:
-        `[B, N, C · px · py · pz]`; tokens run with z fastest, the values of a patch in the order (C, x, y, z).
-    """
-    b, c, *crop = image.shape
-    (gx, gy, gz), (px, py, pz) = token_grid(crop, patch_size), patch_size
-    cut = image.reshape(b, c, gx, px, gy, py, gz, pz).permute(0, 2, 4, 6, 1, 3, 5, 7)
-    return cut.reshape(b, gx * gy * gz, c * px * py * pz)
-
-
-def unpatchify(patches: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -> Tensor:
-    """The inverse of `patchify`: `[B, N, C · px · py · pz]` → `[B, C, X, Y, Z]` on a grid of (gx, gy, gz) tokens."""
-    b = patches.shape[0]
-    (gx, gy, gz), (px, py, pz) = grid, patch_size
-    cut = patches.reshape(b, gx, gy, gz, -1, px, py, pz).permute(0, 4, 1, 5, 2, 6, 3, 7)
-    return cut.reshape(b, -1, gx * px, gy * py, gz * pz)
-
-
-def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Choose tokens: `[B, N, D]` and `[B, K]` → `[B, K, D]`."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-def sincos_position_embedding(grid: Sequence[int], dim: int) -> Tensor:
-    """Fixed sin-cos embedding of a 3D grid (He et al. 2022, extended to three axes).
-
-    Each axis gets ``dim // 6`` frequencies 10000^(−k/n), as sines and cosines; what remains of a width that six does
-    not divide is zero (it is learned where the embedding initialises a parameter).
-
-    Returns:
-        `[N, dim]` float32, z fastest.
-    """
-    n = dim // 6
-    frequency = 10000.0 ** (-torch.arange(n, dtype=torch.float64) / max(n, 1))
-    index = torch.meshgrid(*(torch.arange(g, dtype=torch.float64) for g in grid), indexing="ij")
-    angle = [axis.reshape(-1, 1) * frequency for axis in index]
-    parts = [wave for a in angle for wave in (a.sin(), a.cos())]
-    return F.pad(torch.cat(parts, dim=1), (0, dim - 6 * n)).float()
-
-
-def resize_position_embedding(weights: Tensor, old_grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
-    """Position embedding for another number of tokens, by trilinear interpolation (corners not aligned).
-
-    Args:
-        weights: `[N, D]` for `old_grid`, z fastest.
-        old_grid: tokens along x, y, z that the weights were made for.
-        new_grid: tokens wanted along x, y, z.
-
-    Returns:
-        `[N', D]`; the very weights when the grids are equal.
-    """
-    if tuple(old_grid) == tuple(new_grid):
-        return weights
-    gx, gy, gz = old_grid
-    volume = weights.reshape(gx, gy, gz, -1).permute(3, 0, 1, 2)[None]
-    resized = F.interpolate(volume.float(), size=tuple(new_grid), mode="trilinear", align_corners=False)
-    return resized[0].flatten(1).T.contiguous().to(weights.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention on `scaled_dot_product_attention`.
-
-    `[B, N, D]` → `[B, N − first, D]`: all tokens are looked at, those from `first` on are computed.
+    Attributes:
+        tokens: `[B, K, D]` of the last block, normalised.
+        features: `[B, K, D]` after each of the blocks that were asked for, not normalised.
+        details: feature maps of the conv tokeniser, finest first, `[B, C_i, X_i, Y_i, Z_i]`, without the last, which
+            is the tokens; none of a linear tokeniser.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        if heads < 1 or dim % heads:
-            raise ValueError(f"{heads} attention heads do not divide a width of {dim}")
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.projection = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """Attend from the tokens from `first` on to all."""
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q[:, :, first:], k, v)
-        return self.projection(mixed.transpose(1, 2).reshape(b, n - first, d))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth, `[B, N, D]` → `[B, N − first, D]`.
-
-    Args:
-        dim: width of a token.
-        heads: attention heads.
-        mlp_ratio: width of the MLP over `dim`.
-        drop_path: probability that a sample skips a branch in training (Huang et al. 2016); draws from torch's global
-            generator.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.drop_path = drop_path
-        hidden = round(dim * mlp_ratio)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """Tokens from `first` on, after attention to all and the MLP."""
-        x = x[:, first:] + self._drop(self.attention(self.norm1(x), first))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = 1 - self.drop_path
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
-
-
-def initialise_linear(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for linear layers (He et al. 2022); use with `nn.Module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def run_blocks(
-    blocks: nn.ModuleList, x: Tensor, *, recompute: bool, depths: Sequence[int] = (), last_from: int = 0
-) -> tuple[Tensor, list[Tensor]]:
-    """Run blocks one after another, and collect what comes out at some depths (1 = after the first block).
-
-    With `recompute`, activations inside each block are computed again in the backward pass instead of stored. The last
-    block computes only the tokens from `last_from` on.
-    """
-    features: dict[int, Tensor] = {0: x}
-    for depth, block in enumerate(blocks, start=1):
-        first = last_from if depth == len(blocks) else 0
-        if recompute and torch.is_grad_enabled():
-            x = checkpoint(block, x, first, use_reentrant=False)
-        else:
-            x = block(x, first)
-        if depth in depths:
-            features[depth] = x
-    return x, [features[d] for d in depths]
+    tokens: Tensor
+    features: list[Tensor]
+    details: list[Tensor]
 
 
 class ViTEncoder(nn.Module):
     """Vision transformer encoder without class token.
 
-    The patch embedding is a linear map of flattened patches (a convolution with kernel = stride = patch), so that
-    only the patches that are kept are embedded. The position embedding is a parameter that starts as sin-cos.
+    The linear tokeniser maps flattened patches (a convolution with kernel = stride = patch), so that only the patches
+    that are kept are embedded; the other one is `ConvTokeniser`. The learned position embedding starts as sin-cos.
 
     Args:
         crop: voxels along x, y, z that the position embedding is made for.
         patch_size: voxels that a token covers along x, y, z.
         in_channels: channels of the image.
         dim: width of a token.
-        depth: number of blocks.
+        depth: number of blocks; 0: tokens as the tokeniser made them, normalised.
         heads: attention heads; divides `dim`.
         mlp_ratio: width of the MLP over `dim`.
         drop_path: stochastic depth rate of the last block; from 0 rising linearly.
         activation_checkpointing: recompute each block's activations in the backward pass.
+        tokeniser: ``linear`` (Dosovitskiy et al. 2021) or ``conv``.
+        tokeniser_channels: of the conv tokeniser at full resolution.
+        position: ``learned``, ``rope`` (`rotary_table`; wants heads of a multiple of 6) or ``both``.
+        mlp: ``gelu`` or ``swiglu``, of each block.
+        layer_scale: start of the factor of each branch; None: no factor.
+        qk_norm: normalise queries and keys of each head.
+        inner_norm: normalise what the heads of a block give before it is projected.
+        registers: tokens of no place that go through the blocks beside the others (Darcet et al. 2024).
+        initialisation: of the blocks: ``xavier`` or ``depth_scaled`` (`initialise_depth_scaled`).
+        condition_on: what the encoder is told beside the image, by a `Film` of the tokens as the tokeniser made them.
 
     Attributes:
         grid: tokens along x, y, z.
         n_tokens: their number.
+        condition_on: what it is told; its decoder is told the same.
+        patch_voxels: values that a token covers, channels included.
+        tokeniser: the `ConvTokeniser`, or None with a linear one.
+        detail_channels: channels of each of `Encoded.details`.
 
     Raises:
-        ValueError: when the patch does not divide the crop or the heads do not divide the width.
+        ValueError: when the patch does not divide the crop, the heads do not divide the width, or an option is unknown.
     """
 
     def __init__(
@@ -206,49 +86,131 @@ class ViTEncoder(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         activation_checkpointing: bool = False,
+        tokeniser: str = "linear",
+        tokeniser_channels: int = 16,
+        position: str = "learned",
+        mlp: str = "gelu",
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        inner_norm: bool = False,
+        registers: int = 0,
+        initialisation: str = "xavier",
+        condition_on: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        for word, words in ((tokeniser, TOKENISERS), (position, POSITIONS), (initialisation, INITIALISATIONS)):
+            if word not in words:
+                raise ValueError(f"{word!r} is none of {', '.join(words)}")
         px, py, pz = patch_size
         self.grid = token_grid(crop, patch_size)
-        self.n_tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        self.n_tokens = math.prod(self.grid)
         self.patch_size = (px, py, pz)
         self.in_channels = in_channels
+        self.patch_voxels = in_channels * px * py * pz
+        self.condition_on = tuple(condition_on)
         self.dim = dim
         self.activation_checkpointing = activation_checkpointing
-        self.patch_embedding = nn.Linear(in_channels * px * py * pz, dim)
-        self.position_embedding = nn.Parameter(sincos_position_embedding(self.grid, dim))
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
+        linear = tokeniser == "linear"
+        self.patch_embedding = nn.Linear(self.patch_voxels, dim) if linear else None
+        self.tokeniser = None if linear else ConvTokeniser(patch_size, in_channels, tokeniser_channels, dim)
+        learned = position != "rope"
+        self.position_embedding = nn.Parameter(sincos_position_embedding(self.grid, dim)) if learned else None
+        self.n_registers = registers if depth else 0
+        self.registers = nn.Parameter(torch.empty(registers, dim)) if self.n_registers else None
+        # Rotations and norms would make the keys' bias count, which EVA and Primus do not have.
+        key_bias = position == "learned" and not qk_norm
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                heads,
+                mlp_ratio,
+                drop_path * i / max(depth - 1, 1),
+                mlp=mlp,
+                layer_scale=layer_scale,
+                key_bias=key_bias,
+                qk_norm=qk_norm,
+                inner_norm=inner_norm,
+            )
+            for i in range(depth)
+        )
         self.norm = nn.LayerNorm(dim)
+        self.head_width = dim // heads
+        self.rotary: Tensor | None
+        rotates = position != "learned" and depth > 0
+        self.register_buffer("rotary", self._rotary_table(self.grid) if rotates else None, persistent=False)
         self.apply(initialise_linear)
+        if initialisation == "depth_scaled":
+            initialise_depth_scaled(self.blocks)
+        if self.registers is not None:
+            nn.init.normal_(self.registers, std=0.02)
+        self.film = Film(condition_on, dim) if condition_on else None
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
 
+    @property
+    def detail_channels(self) -> list[int]:
+        """Channels of the conv tokeniser's levels above the tokens', finest first."""
+        return [] if self.tokeniser is None else self.tokeniser.channels[:-1]
+
     def forward(
-        self, image: Tensor, keep: Tensor | None = None, return_depths: Sequence[int] = ()
-    ) -> tuple[Tensor, list[Tensor]]:
+        self,
+        image: Tensor,
+        keep: Tensor | None = None,
+        return_depths: Sequence[int] = (),
+        condition: Tensor | None = None,
+    ) -> Encoded:
         """Encode an image.
 
         Args:
             image: `[B, C, X, Y, Z]`. Another crop than the one the encoder was made for is welcome as long as it is
                 whole patches: the position embedding is resized.
-            keep: `[B, K]` indices of the tokens to encode; all when None.
+            keep: `[B, K]` indices of the tokens to encode; all when None. What the others cover reaches none of them.
             return_depths: after which blocks to return features as well (1 = first block; 0 = embedded patches).
-
-        Returns:
-            Normalised tokens of the last block `[B, K, D]`, and the features asked for, `[B, K, D]` each (not
-            normalised).
+            condition: `[B, C]`, what the encoder is told beside the image.
         """
-        patches = patchify(image, self.patch_size)
         grid = token_grid(image.shape[2:], self.patch_size)
-        position = resize_position_embedding(self.position_embedding, self.grid, grid)
-        if keep is None:
-            x = self.patch_embedding(patches) + position
-        else:
-            x = self.patch_embedding(gather_tokens(patches, keep)) + position[keep]
+        x, details = self._embed(image, keep)
+        if self.film is not None:
+            x = self.film(x, condition)
+        if self.position_embedding is not None:
+            position = resize_position_embedding(self.position_embedding, self.grid, grid)
+            x = x + (position if keep is None else position[keep])
+        if self.registers is not None:
+            x = torch.cat([self.registers.expand(len(x), -1, -1), x], dim=1)
         recompute = self.activation_checkpointing and self.training
-        x, features = run_blocks(self.blocks, x, recompute=recompute, depths=return_depths)
-        return self.norm(x), features
+        x, features = run_blocks(
+            self.blocks,
+            x,
+            recompute=recompute,
+            depths=return_depths,
+            last_from=self.n_registers,
+            rotary=self._rotary_of(grid, keep),
+        )
+        return Encoded(self.norm(x), [f[:, -x.shape[1] :] for f in features], details)
+
+    def _embed(self, image: Tensor, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Tokens without a place, and the tokeniser's details."""
+        if self.tokeniser is not None:
+            return self.tokeniser(image, keep)
+        assert self.patch_embedding is not None
+        patches = patchify(image, self.patch_size)
+        return self.patch_embedding(patches if keep is None else gather_tokens(patches, keep)), []
+
+    def _rotary_table(self, grid: Sequence[int]) -> Tensor:
+        """Rotations of the registers, which do not turn, and of the tokens, `[1, R + N, head width]`."""
+        still = rotary_table((1, 1, 1), self.head_width).expand(self.n_registers, -1)
+        return torch.cat([still, rotary_table(grid, self.head_width)])[None]
+
+    def _rotary_of(self, grid: tuple[int, int, int], keep: Tensor | None) -> Tensor | None:
+        """Rotations of the registers and of the tokens that are encoded, `[1 or B, R + K, head width]`."""
+        if self.rotary is None:
+            return None
+        table = self.rotary if grid == self.grid else self._rotary_table(grid).to(self.rotary)
+        if keep is None:
+            return table
+        r = self.n_registers
+        kept = table[0, r:][keep]
+        return torch.cat([table[:, :r].expand(len(keep), -1, -1), kept], dim=1) if r else kept

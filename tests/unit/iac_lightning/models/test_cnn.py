@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,15 @@ from iac_lightning.models.cnn import PlannedUNet, ResidualBlock
 
 def tiny_plan(encoder: str = "plain", patch: tuple[int, int, int] = (16, 16, 8)) -> CNNPlan:
     return plan_cnn(patch, (0.8, 0.8, 1.6), base_features=2, max_features=6, encoder=encoder)
+
+
+def test_parameters_are_those_of_nnunets_own_networks() -> None:
+    plans = json.loads((Path(__file__).parents[1] / "config/nnunet_plans.json").read_text(encoding="utf-8"))["plans"]
+    for row in {row["parameters"]: row for row in plans if "parameters" in row}.values():
+        plan = plan_cnn(row["patch_size"], row["spacing_mm"], encoder=row["encoder"])
+        with torch.device("meta"):
+            network = PlannedUNet(plan, deep_supervision=True)
+        assert sum(p.numel() for p in network.parameters()) == row["parameters"], row
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.6, 1.6, 1.6), (0.8, 0.8, 1.6)])

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from iac_lightning.models import mae
-from iac_lightning.models.mae import MAEOutput, MaskedAutoencoder
+from iac_lightning.models.mae import MaskedAutoencoder
+from iac_lightning.models.restoring import MAEOutput
 from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.models.vit_tokens import patchify
 
 CROP, PATCH, GRID = (8, 12, 8), (4, 4, 2), (2, 3, 4)
 
@@ -81,7 +83,8 @@ def test_loss_is_the_mean_square_over_hidden_voxels() -> None:
 
 
 def test_normalised_loss_and_the_way_back_to_image_units() -> None:
-    model, image = tiny_mae(normalise_targets=True).eval(), 3 + 5 * torch.randn(2, 1, *CROP)
+    model = tiny_mae(normalise_targets=True, target_floor=1e-3).eval()
+    image = 3 + 5 * torch.randn(2, 1, *CROP)
     output = run(model, image)
     assert output.reconstruction is not None
     losses = []
@@ -91,6 +94,22 @@ def test_normalised_loss_and_the_way_back_to_image_units() -> None:
         truth, restored = image.numpy()[box], output.reconstruction.numpy()[box]
         losses.append((((restored - truth) / truth.std(ddof=1)) ** 2).mean())
     assert output.loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_noise_in_air_counts_less_than_bone_where_there_is_a_floor() -> None:
+    image = torch.full((1, 1, *CROP), -1.0)
+    image[..., :4] += 0.01 * torch.randn(CROP[0], CROP[1], 4)  # air to the one side, bone to the other
+    image[..., 4:] += 0.8 * torch.randn(CROP[0], CROP[1], 4)
+    patches = patchify(image, PATCH)
+    air = patches.var(-1) < 0.01
+    targets = {floor: tiny_mae(normalise_targets=True, target_floor=floor).targets(patches) for floor in (1e-3, 0.05)}
+    expected = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 0.05**2).sqrt()
+    torch.testing.assert_close(targets[0.05], expected)
+    assert targets[1e-3][air].std() > 0.8
+    assert targets[0.05][air].std() < 0.3
+    assert targets[0.05][~air].std() > 0.8
+    model = tiny_mae(normalise_targets=True)
+    torch.testing.assert_close(model.in_units_of(patches, model.targets(patches)), patches)
 
 
 def test_constant_patches_do_not_break_normalised_targets() -> None:
@@ -164,7 +183,7 @@ def test_decoder_heads_are_checked() -> None:
 def test_what_is_not_said_is_as_documented() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(ViTEncoder(crop=CROP, patch_size=PATCH, dim=16, depth=2, heads=2))
-    assert (model.n_hidden, model.normalise_targets) == (18, False)
+    assert (model.n_hidden, model.normalise_targets, model.target_floor) == (18, False, 0.05)
     assert len(model.decoder_blocks) == 2
     assert model.mask_token.shape == (96,)
     assert {tuple(m.weight.shape) for m in model.decoder_blocks.modules() if isinstance(m, torch.nn.Linear)} == {

@@ -1,20 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from iac_lightning.models.vit import (
-    Attention,
-    Block,
-    ViTEncoder,
-    patchify,
-    resize_position_embedding,
-    sincos_position_embedding,
-    token_grid,
-    unpatchify,
-)
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.models.vit_positions import resize_position_embedding
+from iac_lightning.models.vit_tokens import mask_of, patchify, spread_tokens, unpatchify
 
 CROP, PATCH = (8, 12, 8), (4, 4, 2)
 
@@ -25,82 +19,14 @@ def tiny_encoder(**changes: object) -> ViTEncoder:
     return ViTEncoder(**settings)  # type: ignore[arg-type]
 
 
-def test_patches_hold_their_voxels_in_order() -> None:
-    image = torch.arange(2 * 2 * 8 * 12 * 8).reshape(2, 2, *CROP).float()
-    patches = patchify(image, PATCH)
-    assert patches.shape == (2, 2 * 3 * 4, 2 * 4 * 4 * 2)
-    token = (1 * 3 + 2) * 4 + 3  # grid position (1, 2, 3) of (2, 3, 4)
-    assert torch.equal(patches[1, token], image[1, :, 4:8, 8:12, 6:8].flatten())
-    assert torch.equal(unpatchify(patches, (2, 3, 4), PATCH), image)
-
-
 def test_embedding_is_a_convolution_with_kernel_and_stride_of_the_patch() -> None:
     encoder = tiny_encoder(in_channels=2)
     image = torch.randn(2, 2, *CROP)
-    _, (embedded,) = encoder(image, return_depths=(0,))
+    (embedded,) = encoder(image, return_depths=(0,)).features
     weight = encoder.patch_embedding.weight.view(16, 2, *PATCH)
     convolved = F.conv3d(image, weight, encoder.patch_embedding.bias, stride=PATCH)
     expected = convolved.flatten(2).transpose(1, 2) + encoder.position_embedding
     torch.testing.assert_close(embedded, expected)
-
-
-@pytest.mark.parametrize("first", [0, 3])
-def test_attention_is_softmax_attention(first: int) -> None:
-    torch.manual_seed(0)
-    attention, x = Attention(12, 3), torch.randn(2, 5, 12)
-    qkv = (x @ attention.qkv.weight.T + attention.qkv.bias).reshape(2, 5, 3, 3, 4)
-    heads = []
-    for h in range(3):
-        q, k, v = (qkv[:, :, i, h] for i in range(3))
-        heads.append(torch.softmax(q @ k.transpose(1, 2) / 2, dim=-1) @ v)  # √4 = 2
-    expected = attention.projection(torch.cat(heads, dim=-1))
-    torch.testing.assert_close(attention(x, first), expected[:, first:])
-
-
-def test_block_from_a_token_on_equals_the_whole_block() -> None:
-    torch.manual_seed(0)
-    block, x = Block(12, 3, 2.0), torch.randn(2, 5, 12)
-    torch.testing.assert_close(block(x, 2), block(x)[:, 2:])
-
-
-def test_sincos_by_hand() -> None:
-    embedding = sincos_position_embedding((2, 3, 4), 14)  # two frequencies an axis, 1 and 1/100; two columns remain
-    x, y, z = 1, 2, 3
-    row = embedding[(x * 3 + y) * 4 + z].numpy()
-    expected = [f(p * w) for p in (x, y, z) for f in (np.sin, np.cos) for w in (1, 0.01)]
-    np.testing.assert_allclose(row, [*expected, 0, 0], atol=1e-7)
-    assert embedding.shape == (24, 14)
-
-
-@pytest.mark.parametrize("dim", [16, 512, 1024])
-def test_sincos_tells_tokens_apart_at_any_width(dim: int) -> None:
-    embedding = sincos_position_embedding((3, 4, 5), dim)
-    assert embedding.shape == (60, dim)
-    assert len(torch.unique(embedding, dim=0)) == 60
-
-
-def test_resizing_to_the_same_grid_changes_nothing() -> None:
-    weights = torch.randn(24, 5)
-    assert torch.equal(resize_position_embedding(weights, (2, 3, 4), (2, 3, 4)), weights)
-
-
-def test_resizing_is_linear_along_each_axis() -> None:
-    # Cell centres of 4 cells over 2 lie at −0.25, 0.25, 0.75, 1.25 of the old ones.
-    line = torch.tensor([[0.0], [1.0]])
-    wanted = torch.tensor([[0.0], [0.25], [0.75], [1.0]])
-    for axis in range(3):
-        old, new = [1, 1, 1], [1, 1, 1]
-        old[axis], new[axis] = 2, 4
-        torch.testing.assert_close(resize_position_embedding(line, old, new), wanted)
-
-
-def test_resizing_equals_interpolating_each_feature() -> None:
-    weights = torch.randn(2 * 3 * 4, 2)
-    resized = resize_position_embedding(weights, (2, 3, 4), (4, 3, 6)).reshape(4, 3, 6, 2)
-    for feature in range(2):
-        volume = weights[:, feature].reshape(1, 1, 2, 3, 4)
-        expected = F.interpolate(volume, (4, 3, 6), mode="trilinear", align_corners=False)[0, 0]
-        torch.testing.assert_close(resized[..., feature], expected)
 
 
 def test_another_crop_equals_an_encoder_made_for_it() -> None:
@@ -116,15 +42,14 @@ def test_another_crop_equals_an_encoder_made_for_it() -> None:
 def test_kept_tokens_keep_their_place_and_content() -> None:
     encoder, image = tiny_encoder().eval(), torch.randn(2, 1, *CROP)
     order = torch.stack([torch.randperm(24), torch.randperm(24)])
-    whole, _ = encoder(image)
-    shuffled, _ = encoder(image, keep=order)
+    whole, shuffled = encoder(image).tokens, encoder(image, keep=order).tokens
     for b in range(2):
         torch.testing.assert_close(shuffled[b], whole[b, order[b]])
 
 
 def test_features_of_depths() -> None:
     encoder, image = tiny_encoder().eval(), torch.randn(1, 1, *CROP)
-    tokens, (second, first, last, again) = encoder(image, return_depths=(2, 1, 3, 1))
+    tokens, (second, first, last, again), _ = encoder(image, return_depths=(2, 1, 3, 1))
     torch.testing.assert_close(encoder.blocks[1](first), second)
     torch.testing.assert_close(encoder.norm(last), tokens)
     assert torch.equal(first, again)
@@ -144,26 +69,12 @@ def test_drop_path_is_off_in_eval_and_grows_with_depth() -> None:
     assert not torch.equal(outputs[0], outputs[2])
 
 
-def test_drop_path_skips_or_scales_whole_samples() -> None:
-    torch.manual_seed(0)
-    block, x = Block(4, 1, 2.0, drop_path=0.75), torch.randn(1, 3, 4).expand(400, -1, -1)
-    for parameter in block.attention.projection.parameters():
-        torch.nn.init.zeros_(parameter)  # only the MLP branch is left
-    branch = (block.eval()(x) - x)[0]
-    change = block.train()(x) - x
-    ratio = (change / branch).mean(dim=(1, 2))
-    dropped = ratio.abs() < 1e-4
-    torch.testing.assert_close(ratio[~dropped], torch.full_like(ratio[~dropped], 4.0), rtol=1e-3, atol=0)
-    assert 0.65 < dropped.float().mean() < 0.85
-
-
 def test_checkpointing_gives_the_same_gradients() -> None:
     image, gradients = torch.randn(2, 1, *CROP), []
     for checkpointing in (False, True):
         encoder = tiny_encoder(activation_checkpointing=checkpointing, drop_path=0.4).train()
         torch.manual_seed(3)
-        tokens, _ = encoder(image)
-        tokens.square().sum().backward()
+        encoder(image).tokens.square().sum().backward()
         gradients.append({name: p.grad for name, p in encoder.named_parameters()})
     for name, gradient in gradients[0].items():
         assert gradient is not None, name
@@ -180,14 +91,111 @@ def test_checkpointing_stores_less() -> None:
     assert stored[1] < stored[0] / 4
 
 
-def test_a_crop_of_broken_patches_is_refused() -> None:
-    assert token_grid((48, 48, 32), (8, 8, 4)) == (6, 6, 8)
-    with pytest.raises(ValueError, match=r"\(48, 50, 32\) voxels is not made of whole patches of \(8, 8, 4\)"):
-        token_grid((48, 50, 32), (8, 8, 4))
-    with pytest.raises(ValueError, match="whole patches"):
-        token_grid((48, 0, 32), (8, 8, 4))
-
-
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="5 attention heads do not divide a width of 16"):
         tiny_encoder(heads=5)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "conv": {"tokeniser": "conv", "tokeniser_channels": 4},
+    "rope": {"position": "rope"},
+    "both": {"position": "both"},
+    "swiglu": {"mlp": "swiglu", "mlp_ratio": 8 / 3},
+    "layer_scale": {"layer_scale": 0.1},
+    "qk_norm": {"qk_norm": True},
+    "inner_norm": {"inner_norm": True},
+    "registers": {"registers": 3},
+    "depth_scaled": {"initialisation": "depth_scaled"},
+    "drop_path": {"drop_path": 0.1},
+    "no_transformer": {"depth": 0, "registers": 3, "position": "both"},
+}
+OPTIONS["all"] = {key: value for name, one in OPTIONS.items() if name != "no_transformer" for key, value in one.items()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("kept", [None, 5])
+def test_every_option_gives_shapes_and_gradients(name: str, kept: int | None) -> None:
+    encoder = tiny_encoder(dim=12, **OPTIONS[name]).train()
+    keep = None if kept is None else torch.stack([torch.randperm(24)[:kept] for _ in range(2)])
+    depths = (0, 2) if encoder.depth else (0,)
+    torch.manual_seed(1)  # so that no branch is dropped for both
+    tokens, features, details = encoder(torch.randn(2, 1, *CROP), keep, depths)
+    assert tokens.shape == (2, kept or 24, 12)
+    assert [f.shape for f in features] == [tokens.shape] * len(depths)
+    assert [d.shape[1] for d in details] == encoder.detail_channels
+    (tokens * torch.randn_like(tokens)).sum().backward()
+    without = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["conv", "both", "registers", "all"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_another_crop_goes_through_every_option(name: str, keep: bool) -> None:
+    small, large_crop = tiny_encoder(dim=12, **OPTIONS[name]).eval(), (12, 12, 12)
+    large = tiny_encoder(dim=12, crop=large_crop, **OPTIONS[name]).eval()
+    state = small.state_dict()
+    if "position_embedding" in state:
+        state["position_embedding"] = resize_position_embedding(state["position_embedding"], small.grid, large.grid)
+    large.load_state_dict(state)
+    image, chosen = torch.randn(1, 1, *large_crop), torch.tensor([[1, 40, 7]]) if keep else None
+    torch.testing.assert_close(small(image, chosen).tokens, large(image, chosen).tokens)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_hidden_voxels_reach_no_visible_token(name: str) -> None:
+    encoder = tiny_encoder(dim=12, **OPTIONS[name]).eval()
+    image, keep = torch.randn(2, 1, *CROP), torch.stack([torch.randperm(24)[:6] for _ in range(2)])
+    hidden = spread_tokens(mask_of(keep, 24, torch.float32), encoder.grid, PATCH) == 0
+    changed = torch.where(hidden, 1e3 * torch.randn(2, 1, *CROP), image)
+    before, after = encoder(image, keep, (0,)), encoder(changed, keep, (0,))
+    assert torch.equal(before.tokens, after.tokens)
+    assert torch.equal(before.features[0], after.features[0])
+    for one, other in zip(before.details, after.details, strict=True):
+        assert torch.equal(one, other)
+    image.requires_grad_()
+    encoder(image, keep).tokens.square().sum().backward()
+    assert image.grad is not None
+    assert not image.grad[hidden].any()
+    assert image.grad[~hidden].all()
+
+
+@pytest.mark.parametrize("position", ["rope", "both"])
+def test_rotations_tell_places_apart(position: str) -> None:
+    encoder = tiny_encoder(dim=12, position=position).eval()
+    if encoder.position_embedding is not None:
+        torch.nn.init.zeros_(encoder.position_embedding)
+    image = torch.randn(1, 1, *CROP)
+    order = torch.randperm(24)[None]
+    torch.testing.assert_close(encoder(image, order).tokens, encoder(image).tokens[:, order[0]])
+    moved = unpatchify(patchify(image, PATCH)[:, order[0]], encoder.grid, PATCH)
+    assert (encoder(moved).tokens - encoder(image).tokens[:, order[0]]).abs().max() > 1e-3
+
+
+def test_registers_change_tokens_and_are_none_of_them() -> None:
+    encoder, image = tiny_encoder(dim=12, registers=2, position="both").eval(), torch.randn(1, 1, *CROP)
+    before = encoder(image).tokens
+    assert encoder.registers is not None
+    torch.nn.init.normal_(encoder.registers)
+    assert (encoder(image).tokens - before).abs().max() > 1e-3
+    assert encoder.n_tokens == before.shape[1] == 24
+
+
+def test_without_blocks_tokens_are_the_tokeniser_s() -> None:
+    encoder, image = tiny_encoder(dim=12, depth=0, registers=2, position="rope").eval(), torch.randn(1, 1, *CROP)
+    encoded = encoder(image, return_depths=(0,))
+    torch.testing.assert_close(encoded.tokens, encoder.norm(encoder.patch_embedding(patchify(image, PATCH))))
+    assert set(encoder.state_dict()) == {"norm.weight", "norm.bias", "patch_embedding.weight", "patch_embedding.bias"}
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"tokeniser": "mlp"}, "'mlp' is none of linear, conv"),
+        ({"position": "sine"}, "'sine' is none of learned, rope, both"),
+        ({"initialisation": "he"}, "'he' is none of xavier, depth_scaled"),
+        ({"position": "rope"}, "heads of a multiple of 6, not 8 wide"),
+    ],
+)
+def test_unknown_options_are_refused(option: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        tiny_encoder(**option)
