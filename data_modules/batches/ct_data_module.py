@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -38,6 +40,8 @@ class CTDataModule(L.LightningDataModule):
 
     - ``image`` `[B, 1, X, Y, Z]` float32: HU clipped to `config.window_hu`, scaled to [-1, 1];
     - ``slice_thickness_mm`` `[B]` float32, ``series_index`` `[B]` and ``sample_index`` `[B]` int64;
+    - ``condition`` `[B, K]` float32, where `condition_on` names anything: raw millimetres in that order (position along
+      x, y, z; slice thickness; spacing along x, y, z);
     - segment only: ``label`` `[B, 1, X, Y, Z]` float32 occupancy, ``loss_region`` `[B, 1, X, Y, Z]` bool.
 
     Validation batches: for pretrain, fixed crops of development series without labels (`DevCrops`); for segment,
@@ -54,6 +58,7 @@ class CTDataModule(L.LightningDataModule):
         restrict_hu: the loss counts from this HU, and where labelled; None: everywhere.
         restrict_on: whose HU that is: "common", of a voxel of the common grid, or "native", of the brightest voxel of
             the scan that it overlaps.
+        condition_on: what the network is told beside the image (`config.CONDITIONS`).
         needs_dev: whether a cohort without development series is refused.
     """
 
@@ -65,14 +70,16 @@ class CTDataModule(L.LightningDataModule):
         restrict_hu: float | None = 100.0,
         *,
         restrict_on: str = "common",
+        condition_on: Sequence[str] = (),
         needs_dev: bool = True,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config = replace(config, augmentation=config.augmentation.of_task(task))
         self.task = task
         self.seed = seed
         self.restrict_hu = restrict_hu
         self.restrict_on = restrict_on
+        self.condition_on = tuple(condition_on)
         self.needs_dev = needs_dev
         self._store: PreparedStore | None = None
         self._train_series: tuple[PreparedSeries, ...] = ()
@@ -152,6 +159,7 @@ class CTDataModule(L.LightningDataModule):
             labels=labels,
             restrict_hu=self.restrict_hu,
             native=native,
+            condition_on=self.condition_on,
             place=residency.place,
             device=self._device,
         )
@@ -170,7 +178,7 @@ class CTDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """This device's share of the development data, in fixed order."""
         pretrain = self.task == "pretrain"
-        crops = DevCrops(self.dev_series, self.config, self.seed, DEV_CROPS) if pretrain else None
+        crops = DevCrops(self.dev_series, self.config, self.seed, DEV_CROPS, self.condition_on) if pretrain else None
         items: Any = crops if crops is not None else [{"series_index": i} for i in range(len(self.dev_series))]
         if len(items) < self._world:
             raise UserError(

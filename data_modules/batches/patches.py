@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_modules.batches import transforms, transforms_torchio
+from data_modules.batches.condition import SLICE_AXIS, Acquisition, condition_values, position_mm
 from data_modules.batches.extra import ExtraTransforms
 from data_modules.batches.plan import PatchPlan, PatchPlanner
 from data_modules.batches.residency import DEVICE, DISK, HOST
@@ -69,6 +70,7 @@ class PatchDataset(Dataset[Any]):
         labels: whether labels are used: for lesion-centred positions, and in the samples. Otherwise none is opened.
         restrict_hu: the loss counts from this HU (before changes of intensity), or where labelled; None: everywhere.
         native: whether that is the HU of the brightest native voxel that a voxel overlaps.
+        condition_on: what the network is told beside the image, in this order (`config.CONDITIONS`).
         place: where the volumes are kept ("device", "host" or "disk", see `residency`).
         device: the one that trains.
     """
@@ -82,11 +84,13 @@ class PatchDataset(Dataset[Any]):
         labels: bool,
         restrict_hu: float | None = None,
         native: bool = False,
+        condition_on: Sequence[str] = (),
         place: str = DISK,
         device: torch.device = _CPU,
     ) -> None:
         self.config = config
         self.restrict_hu = restrict_hu
+        self.condition_on = tuple(condition_on)
         self.plan = PatchPlanner(series, config, seed, labels=labels)
         peak = labels and native and restrict_hu is not None
         self._volumes: HostVolumes | DeviceVolumes
@@ -125,7 +129,8 @@ class PatchDataset(Dataset[Any]):
 
         Returns:
             ``image`` `[B, 1, X, Y, Z]` float32 in [-1, 1], ``slice_thickness_mm`` `[B]`, ``series_index`` `[B]`,
-            ``sample_index`` `[B]` and, with labels, ``label`` `[B, 1, X, Y, Z]` float32 occupancy and ``loss_region``
+            ``sample_index`` `[B]`; where the network is told anything, ``condition`` `[B, K]` float32 in millimetres
+            (`condition_values`); and, with labels, ``label`` `[B, 1, X, Y, Z]` float32 occupancy and ``loss_region``
             `[B, 1, X, Y, Z]` bool.
         """
         plan, patches = planned.plan, planned.patches
@@ -138,7 +143,7 @@ class PatchDataset(Dataset[Any]):
         image, label, region = augment(
             patches.hu, patches.occupancy, patches.peak_hu, plan, self.config, self.restrict_hu, patches.labelled
         )
-        batch = {"image": image} | _facts(plan, device)
+        batch = {"image": image} | _facts(plan, self.condition_on, device)
         return batch if label is None or region is None else batch | {"label": label, "loss_region": region}
 
 
@@ -150,9 +155,18 @@ class DevCrops(Dataset[Batch]):
         config: window and crop.
         seed: decides where.
         crops: crops a series.
+        condition_on: as of `PatchDataset`.
     """
 
-    def __init__(self, series: Sequence[PreparedSeries], config: DataConfig, seed: int, crops: int) -> None:
+    def __init__(
+        self,
+        series: Sequence[PreparedSeries],
+        config: DataConfig,
+        seed: int,
+        crops: int,
+        condition_on: Sequence[str] = (),
+    ) -> None:
+        self.condition_on = tuple(condition_on)
         self.series = tuple(series)
         self.config = config
         self.seed = seed
@@ -161,20 +175,42 @@ class DevCrops(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.series) * self.crops
 
+    def occupancy(self, index: int) -> NDArray[np.uint8]:
+        """`[X, Y, Z]` share of each voxel that is labelled (255 = full), of the crop of this index; 0 outside."""
+        prepared, crop = self.series[index % len(self.series)], self.config.sampling.crop
+        whole = prepared.occupancy()
+        assert whole is not None, "only crops of labelled series are asked for"
+        rng = np.random.default_rng([self.seed, 0, index, _DEV_STREAM])
+        part = np.empty(crop, dtype=np.uint8)
+        cut(whole, uniform_corner(prepared.grid.shape, crop, rng), part, 0)
+        return part
+
     def __getitem__(self, index: int) -> Batch:
-        """``image`` `[1, X, Y, Z]` float32 in [-1, 1], ``slice_thickness_mm``, ``series_index``, ``sample_index``."""
+        """``image`` `[1, X, Y, Z]` float32 in [-1, 1], ``slice_thickness_mm``, ``series_index``, ``sample_index``.
+
+        Where the network is told anything, also ``condition`` `[K]`.
+        """
         prepared = self.series[index % len(self.series)]  # any first part of the crops covers many series
         crop = self.config.sampling.crop
         rng = np.random.default_rng([self.seed, 0, index, _DEV_STREAM])
         image = torch.empty((1, *crop))
-        cut(prepared.hu(), uniform_corner(prepared.grid.shape, crop, rng), image.numpy()[0], AIR_HU)
+        corner = uniform_corner(prepared.grid.shape, crop, rng)
+        cut(prepared.hu(), corner, image.numpy()[0], AIR_HU)
         _normalise_in_place(image, self.config.window_hu)
-        return {
+        facts = {
             "image": image,
             "slice_thickness_mm": torch.tensor(prepared.slice_thickness_mm, dtype=torch.float32),
             "series_index": torch.tensor(index % len(self.series)),
             "sample_index": torch.tensor(index),
         }
+        if not self.condition_on:
+            return facts
+        spacing_mm = self.config.grid.spacing_mm
+        place_mm = position_mm([corner], crop, prepared.grid.shape, spacing_mm)
+        made = Acquisition.of_series(prepared)
+        thickness_mm = made.told_thickness_mm(spacing_mm[SLICE_AXIS])
+        (told,) = condition_values(self.condition_on, place_mm, thickness_mm, made.spacing_mm)
+        return facts | {"condition": torch.from_numpy(told)}
 
 
 def uniform_corner(shape: tuple[int, int, int], crop: tuple[int, int, int], rng: np.random.Generator) -> Corner:
@@ -186,13 +222,15 @@ def uniform_corner(shape: tuple[int, int, int], crop: tuple[int, int, int], rng:
     return x, y, z
 
 
-def _facts(plan: PatchPlan, device: torch.device) -> Batch:
+def _facts(plan: PatchPlan, condition_on: Sequence[str], device: torch.device) -> Batch:
     """What the batch tells of each sample."""
-    facts = {
+    facts: dict[str, NDArray[Any]] = {
         "slice_thickness_mm": plan.slice_thickness_mm,
         "series_index": plan.series,
         "sample_index": plan.index,
     }
+    if condition_on:
+        facts["condition"] = condition_values(condition_on, plan.position_mm, plan.slice_thickness_mm, plan.spacing_mm)
     return {name: to_device(torch.tensor(values), device) for name, values in facts.items()}
 
 

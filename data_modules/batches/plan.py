@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_modules.batches.condition import SLICE_AXIS, Acquisition, position_mm
 from data_modules.batches.philox import PLAN, uniform
 from data_modules.config import AugmentationConfig, DataConfig, SamplingConfig
 from data_modules.prepare.store import PreparedSeries
 
 Floats = NDArray[np.float64]
 
-SLICE_AXIS = 2
-"""Patches have their axes nearest to RAS+; thick slices are stacked along z."""
 _CHUNK = 512
 """Samples drawn at once: few enough to cost nothing where an epoch is short."""
 
@@ -55,10 +54,13 @@ class PatchPlan:
         scales: `[B, 3]`, factors of size along x, y, z; 1 where not `affine`.
         degrees: `[B, 3]`, rotation about x, y, z; 0 where not `affine`.
         own_mm: `[B]`, width along z over which the patch was averaged before: by its slices or by the common grid.
+        position_mm: `[B, 3]`, the patch's middle as seen from the region's, mirrored with the patch; rotation and scale
+            leave it where it is.
         thicker_mm: `[B]`, nominal thickness of the slices that the patch is re-imaged with; nan: it is not.
         roundness: `[B]`, shape of the slice profile, from 0 (box) to 1 (triangle).
         widening: `[B]`, full width at half maximum of the profile over the nominal thickness.
         slice_thickness_mm: `[B]` float32, nominal thickness of the sample's slices as the network is told it.
+        spacing_mm: `[B, 3]`, of the scan's voxels, along z of the slices that the patch is re-imaged with.
         gain: `[B]`, factor of HU; 1 where unchanged.
         offset_hu: `[B]`; 0 where unchanged.
         blur_mm: `[B]`, standard deviation in plane; 0: none.
@@ -78,10 +80,12 @@ class PatchPlan:
     scales: Floats
     degrees: Floats
     own_mm: Floats
+    position_mm: Floats
     thicker_mm: Floats
     roundness: Floats
     widening: Floats
     slice_thickness_mm: NDArray[np.float32]
+    spacing_mm: Floats
     gain: Floats
     offset_hu: Floats
     blur_mm: Floats
@@ -122,7 +126,8 @@ class PatchPlanner:
         thickness_mm = np.array([s.slice_thickness_mm for s in series])
         along_z = np.array([s.slice_axis == SLICE_AXIS for s in series])
         self._own_mm = np.maximum(np.where(along_z, thickness_mm, 0), spacing_mm)  # the common grid averages too
-        self._told_mm = np.where(along_z, thickness_mm, np.maximum(thickness_mm, spacing_mm))
+        self._told_mm = np.array([Acquisition.of_series(s).told_thickness_mm(spacing_mm) for s in series])
+        self._spacing_mm = np.array([s.native_grid.spacing_mm for s in series])
         self._drawn: dict[tuple[int, int], PatchPlan] = {}
 
     def __call__(self, epoch: int, indices: NDArray[np.int64] | Sequence[int]) -> PatchPlan:
@@ -149,6 +154,12 @@ class PatchPlanner:
         own_mm = self._own_mm[series]
         changes = _changes(u, self.config.augmentation, own_mm, self.config.window_hu)
         told_mm = np.fmax(self._told_mm[series], changes["thicker_mm"])
+        scan_mm = self._spacing_mm[series]
+        thicker = ~np.isnan(changes["thicker_mm"])
+        scan_mm[thicker, SLICE_AXIS] = changes["thicker_mm"][thicker]  # which touch
+        crop, shapes = self.config.sampling.crop, self._positions.shapes
+        place_mm = position_mm(corner, crop, shapes[series], self.config.grid.spacing_mm)
+        place_mm[:, 0] *= np.where(changes["flip"], -1, 1)
         return PatchPlan(
             seed=self.seed,
             epoch=epoch,
@@ -157,17 +168,23 @@ class PatchPlanner:
             corner=corner,
             around_lesion=around_lesion,
             own_mm=own_mm,
+            position_mm=place_mm,
+            spacing_mm=scan_mm,
             slice_thickness_mm=told_mm.astype(np.float32),
             **changes,
         )
 
 
 class _Positions:
-    """Series and corner of patches from uniform numbers; groups of unequal size lie end to end in flat arrays."""
+    """Series and corner of patches from uniform numbers; groups of unequal size lie end to end in flat arrays.
+
+    Attributes:
+        shapes: `[n, 3]` voxels of each series' region.
+    """
 
     def __init__(self, series: Sequence[PreparedSeries], config: SamplingConfig, *, labels: bool) -> None:
         self.config = config
-        self._shapes = np.array([s.grid.shape for s in series], dtype=np.int64)
+        self.shapes = np.array([s.grid.shape for s in series], dtype=np.int64)
         self._anywhere = _Groups(_by_patient(series, range(len(series))))
         bearing = [i for i, s in enumerate(series) if labels and len(s.components)]
         self._bearing = _Groups(_by_patient(series, bearing))
@@ -183,7 +200,7 @@ class _Positions:
         crop = np.array(self.config.crop)
         around = (u[:, _AROUND] < self.config.lesion_fraction) & bool(len(self._bearing))
         series = self._anywhere.draw(_below(len(self._anywhere), u[:, _PATIENT]), u[:, _SERIES])
-        room = self._shapes[series] - crop
+        room = self.shapes[series] - crop
         corner = np.where(room >= 0, _below(room + 1, u[:, _WHERE]), -((-room) // 2))
         if around.any():
             series[around], corner[around] = self._around_lesions(u[around])

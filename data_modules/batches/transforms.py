@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_modules.batches.condition import SLICE_AXIS
 from data_modules.batches.philox import NOISE, normal
-from data_modules.batches.plan import SLICE_AXIS, PatchPlan
+from data_modules.batches.plan import PatchPlan
 from data_modules.batches.thick_labels import protocol_label
 from data_modules.batches.transforms_affine import moved, source_matrices
 from data_modules.batches.transforms_slices import along_z, bright_on_thick, slice_operators

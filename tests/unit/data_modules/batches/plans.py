@@ -32,6 +32,8 @@ def plan_of(n: int, **changes: Any) -> PatchPlan:
         scales=np.ones((n, 3)),
         degrees=np.zeros((n, 3)),
         own_mm=np.full(n, SPACING[2]),
+        position_mm=np.zeros((n, 3)),
+        spacing_mm=np.tile(SPACING, (n, 1)),
         thicker_mm=np.full(n, np.nan),
         roundness=np.zeros(n),
         widening=np.ones(n),

@@ -10,8 +10,8 @@ import torch
 
 from data_modules.batches import ct_data_module
 from data_modules.batches.ct_data_module import DEV_CROPS
-from data_modules.batches.patches import normalise
-from data_modules.config import DataConfig
+from data_modules.batches.patches import DevCrops, normalise
+from data_modules.config import AugmentationConfig, DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.store import PreparedStore, open_store
 from tests.unit.data_modules.batches.conftest import (
@@ -55,6 +55,22 @@ class TestValidation:
             windows = np.lib.stride_tricks.sliding_window_view(volume, CROP)
             assert (np.abs(windows - image[0].numpy()).max(axis=(3, 4, 5)) < 1e-6).sum() == 1
 
+    def test_the_label_of_a_dev_crop_is_cut_where_its_image_is(self, config: DataConfig) -> None:
+        data = build(config, "pretrain")
+        crops = DevCrops(data.dev_series, data.config, data.seed, DEV_CROPS)
+        labelled = 0
+        for k in range(len(crops)):
+            series = data.dev_series[k % len(data.dev_series)]
+            volume = normalise(np.asarray(series.hu()), config.window_hu)
+            windows = np.lib.stride_tricks.sliding_window_view(volume, CROP)
+            (corner,) = np.argwhere(np.abs(windows - crops[k]["image"][0].numpy()).max(axis=(3, 4, 5)) < 1e-6)
+            whole = series.occupancy()
+            assert whole is not None
+            part = tuple(slice(c, c + n) for c, n in zip(corner, CROP, strict=True))
+            assert np.array_equal(crops.occupancy(k), whole[part])
+            labelled += int(crops.occupancy(k).any())
+        assert labelled > 0
+
     def test_devices_share_the_crops(self, config: DataConfig) -> None:
         whole = joined(build(config, "pretrain").val_dataloader())
         parts = [joined(on_rank(config, rank, 3, "pretrain").val_dataloader()) for rank in range(3)]
@@ -64,6 +80,22 @@ class TestValidation:
     def test_more_devices_than_series(self, config: DataConfig) -> None:
         with pytest.raises(UserError, match="2 development items for 3 devices"):
             on_rank(config, 0, 3).val_dataloader()
+
+
+class TestAugmentation:
+    def test_pretraining_moves_patches_and_changes_no_hu(self, config: DataConfig) -> None:
+        names = ("thickness", "noise", "blur", "intensity", "gamma", "window")
+        still = {"flip_probability": 0.0, "affine_probability": 0.0}
+        often = AugmentationConfig(**still, **{f"{name}_probability": 1.0 for name in names})  # type: ignore[arg-type]
+
+        def images(augmentation: AugmentationConfig, task: str = "pretrain") -> torch.Tensor:
+            return joined(build(replace(config, augmentation=augmentation), task).train_dataloader())["image"]
+
+        unchanged = images(AugmentationConfig(enabled=False))
+        assert torch.equal(images(often), unchanged)
+        assert not torch.equal(images(replace(often, pretraining="all")), unchanged)
+        assert not torch.equal(images(replace(often, flip_probability=1.0)), unchanged)
+        assert not torch.equal(images(often, "segment"), images(AugmentationConfig(enabled=False), "segment"))
 
 
 class TestPatients:
