@@ -136,6 +136,14 @@ def check_unseen(evaluated_patients: Iterable[str], seen: Mapping[str, Any], sal
     return None
 
 
+def is_seen(patient_id: str, seen: Mapping[str, Any], salt: str) -> bool:
+    """Whether a checkpoint is known to have learnt from a patient; False where it comes from another cohort.
+
+    Arguments as for `check_unseen`.
+    """
+    return seen["salt_id"] == _salt_id(salt) and hash_patients([patient_id], salt)[0] in seen["hashes"]
+
+
 def _create_salt(path: Path) -> None:
     path.parent.stat()  # the cohort's folder, which is not made here
     with replacing(path, keeps_present=True) as temporary:

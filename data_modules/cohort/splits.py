@@ -45,7 +45,7 @@ def assign_splits(table: pd.DataFrame, fractions: Mapping[str, float], seed: int
     if missing:
         raise UserError(f"the cohort table lacks column {missing[0]!r}, which splits are assigned by; add it")
     names = [name for name in SPLITS if name in fractions]
-    facts = _patient_facts(table)
+    facts = patient_facts(table)
     fixed = {patient: f["split"] for patient, f in facts.items() if f["split"]}
     free = [patient for patient in sorted(facts) if patient not in fixed]
     unlabelled = [patient for patient in free if not facts[patient]["labelled"]]
@@ -65,7 +65,7 @@ def assign_splits(table: pd.DataFrame, fractions: Mapping[str, float], seed: int
         open_places = shares
     totals = _largest_remainder(open_places * len(free) / open_places.sum(), len(free))
 
-    strata = _strata(facts, free)
+    strata = strata_of(facts, free)
     ideal = np.array([[len(members) * n / max(1, len(free)) for n in totals] for members in strata])
     counts = np.array([_largest_remainder(row, len(m)) for row, m in zip(ideal, strata, strict=True)], dtype=np.int64)
     rng = np.random.default_rng([seed])
@@ -87,8 +87,12 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         raise UserError(f"the shares of the splits sum to {sum(fractions.values()):g}, expected 1: {dict(fractions)}")
 
 
-def _patient_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Per patient: split ("" where open), thickness and burden (NaN where unknown), whether any series is labelled."""
+def patient_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Per patient: split ("" where open), thickness and burden (NaN where unknown), whether any series is labelled.
+
+    Raises:
+        UserError: when a patient is in two splits, or a value makes no sense.
+    """
     filled = table.reindex(columns=["patient_id", "split", "label", "slice_thickness_mm", *VOLUMES]).astype(object)
     filled = filled.where(filled.notna(), "").astype(str)
     conflicts = split_conflicts(zip(filled["patient_id"], filled["split"], strict=True))
@@ -117,8 +121,8 @@ def _patient_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _strata(facts: dict[str, dict[str, Any]], free: list[str]) -> list[list[str]]:
-    """The free patients by burden class and thickness class; classes are cut over all patients."""
+def strata_of(facts: dict[str, dict[str, Any]], free: list[str]) -> list[list[str]]:
+    """The free patients by burden class and thickness class; classes are cut over all patients of `facts`."""
     burden = np.array([f["burden"] for f in facts.values()])
     thickness = np.array([f["thickness"] for f in facts.values()])
     burden_cuts, thickness_cuts = _tertiles(burden[burden > 0]), _tertiles(thickness[thickness > 0])

@@ -30,6 +30,9 @@ WHAT = "cohort table"
 SPLITS = ("pretrain", "finetune", "dev", "test")
 """Every patient belongs to one of these, or, before `assign_splits`, to none."""
 
+FOLDED = ("finetune", "dev")
+"""Splits whose patients can have a fold (`data_modules.cohort.folds`)."""
+
 COLUMNS = {
     "patient_id": "study code of the patient; at most 128 letters, digits, '.', '_' and '-'",
     "series_id": "unique code of the series, not by capitals alone; at most 128 letters, digits, '.', '_' and '-'",
@@ -50,6 +53,7 @@ OPTIONAL_COLUMNS = {
     "true_volume_mm3": "calcium volume known by construction (phantom); may be empty",
     "label_volume_mm3": "calcium volume of the label, which stratifies splits where no true volume is known; may be "
     "empty: `iac split` measures the mask; else checked against the mask",
+    "fold": "0, 1, … of a patient of finetune or dev, for `data.fold`; may be empty: `iac split --folds`",
     "dicom_series": "SeriesInstanceUID, where a DICOM folder holds several series; may be empty",
     "distinct": "yes: the id of this patient is like another's (`7` and `007`), and they are two people; may be empty",
 }
@@ -73,6 +77,7 @@ class Series:
         spacing_mm: voxel size along the x, y and z axes of the image as the table gives it, None where it does not;
             nothing goes by it, but a warning says where the file has another.
         true_volume_mm3: calcium volume known by construction, None on real scans.
+        fold: which fold the patient belongs to; None where it has none.
         extra: all further columns, as strings.
     """
 
@@ -86,6 +91,7 @@ class Series:
     kernel: str = ""
     manufacturer: str = ""
     true_volume_mm3: float | None = None
+    fold: int | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -185,11 +191,10 @@ def check_table(path: Path | str, table: pd.DataFrame) -> Cohort:
     problems += like_ids(records)
     rows = rows_by("patient_id", records)
     problems += [
-        f"column 'split': patient {patient!r} is in {' and '.join(splits)} ({some_rows(rows[patient])}); a patient "
-        "belongs to one split"
-        for patient, splits in split_conflicts(
-            (r.get("patient_id", ""), r.get("split", "")) for _, r in records
-        ).items()
+        f"column {column!r}: patient {patient!r} is in {' and '.join(values)} ({some_rows(rows[patient])}); a patient "
+        f"belongs to one {column}"
+        for column in ("split", "fold")
+        for patient, values in split_conflicts((r.get("patient_id", ""), r.get(column, "")) for _, r in records).items()
     ]
     raise_problems(path, problems, WHAT)
     return Cohort(path, tuple(_series(record, path.parent) for _, record in records))
@@ -200,7 +205,7 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, list[str]]]:
 
 
 def _series(record: dict[str, str], folder: Path) -> Series:
-    known = {*COLUMNS, *SPACING, "true_volume_mm3", "distinct"}
+    known = {*COLUMNS, *SPACING, "true_volume_mm3", "distinct", "fold"}
     thickness, true_volume = record["slice_thickness_mm"], record.get("true_volume_mm3", "")
     x, y, z = (number_in(record.get(column, "")) for column in SPACING)
     return Series(
@@ -214,6 +219,7 @@ def _series(record: dict[str, str], folder: Path) -> Series:
         kernel=record["kernel"],
         manufacturer=record["manufacturer"],
         true_volume_mm3=number_in(true_volume) if true_volume else None,
+        fold=int(record["fold"]) if record.get("fold") else None,
         extra={column: value for column, value in record.items() if column not in known},
     )
 
@@ -255,6 +261,11 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
     if record.get("label") and not os.path.isfile(folder / record["label"]):
         wrong = "is no file" if os.path.exists(folder / record["label"]) else "does not exist"
         yield "label", f"{record['label']!r} {wrong}; paths are relative to the table's folder; empty: no label"
+    if fold := record.get("fold"):
+        if not (fold.isascii() and fold.isdigit() and len(fold) <= 3 and str(int(fold)) == fold):
+            yield "fold", f"{fold!r}; expected 0, 1, … or nothing: `iac split --folds` fills it"
+        elif split not in FOLDED:
+            yield "fold", f"{fold!r} for a patient of {split or 'no split'}; only those of finetune and dev have a fold"
     if record.get("distinct", "").strip().casefold() not in ("", "yes"):
         yield "distinct", f"{record['distinct']!r}; expected yes, or nothing"
 

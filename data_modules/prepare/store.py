@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.cohort.folds import cohort_of
 from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.cohort.series import table_remarks
-from data_modules.cohort.table import Cohort, Series, read_cohort
+from data_modules.cohort.table import Cohort, Series
 from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
 from data_modules.prepare.facts import read_meta
@@ -152,12 +153,12 @@ def open_store(
 
 
 def select_series(config: DataConfig, splits: Sequence[str] | None) -> tuple[Cohort, tuple[Series, ...]]:
-    """The cohort and its series of some splits (None: all).
+    """The cohort, with the splits that `config.fold` makes, and its series of some splits (None: all).
 
     Raises:
         UserError: when the cohort is not valid, or has no series in `splits`.
     """
-    cohort = read_cohort(config.cohort)
+    cohort = cohort_of(config)
     series = cohort.series if splits is None else cohort.split(*splits)
     if not series:
         present = sorted({s.split or "no split" for s in cohort.series})

@@ -14,6 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from data_modules.config import region_voxels
+
 AIR_HU = -1024
 """Value of every voxel outside the field of view."""
 
@@ -96,11 +98,11 @@ class Grid:
 
     def with_spacing(self, spacing_mm: tuple[float, float, float], size_mm: tuple[float, float, float]) -> Grid:
         """A grid with the same directions and centre, another voxel size, covering `size_mm` (rounded up)."""
-        shape = tuple(max(1, int(np.ceil(m / s - 1e-6))) for m, s in zip(size_mm, spacing_mm, strict=True))
+        shape = region_voxels(spacing_mm, size_mm)
         affine = np.eye(4)
         affine[:3, :3] = self.directions * np.asarray(spacing_mm)
         affine[:3, 3] = self.center_ras_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
-        return Grid((shape[0], shape[1], shape[2]), affine)
+        return Grid(shape, affine)
 
     def same_as(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
         """Whether both grids put every voxel at the same place, to `tolerance_mm`."""

@@ -127,3 +127,29 @@ def test_a_seed_below_zero_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [HEADER, ["P", "s", "i", "", "", "5", "", ""]])
     with pytest.raises(UserError, match="the seed is -1"):
         split_cohort(path, HALVES, -1)
+
+
+def test_folds_are_written_beside_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = [0] * 4 + [100] * 4
+    path = write(tmp_path, labelled(tmp_path, voxels, "finetune"))
+    held = path.read_text()
+    cohort = split_cohort(path, HALVES, 0, folds=2)
+    for fold in (0, 1):
+        assert sorted(voxels[int(s.patient_id[1:])] for s in cohort.series if s.fold == fold) == [0, 0, 100, 100]
+    assert cohort == read_cohort(path)
+    assert path.read_text().splitlines()[0] == held.splitlines()[0] + ",fold"
+    written = path.read_bytes()
+    monkeypatch.setattr("data_modules.cohort.assigning.write_cohort", lambda *_: pytest.fail("written again"))
+    assert split_cohort(path, HALVES, 1, folds=2) == cohort
+    assert path.read_bytes() == written
+
+
+def test_folds_open_no_mask_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = labelled(tmp_path, [10, 20, 30, 40], "finetune")
+    rows[4][4] = "test"
+    path = write(tmp_path, rows)
+    read: list[str] = []
+    monkeypatch.setattr(look, "read_mask", lambda label, like=None: read.append(label.name) or read_mask(label))
+    cohort = split_cohort(path, HALVES, 0, folds=3)
+    assert sorted(read) == ["m0.nii.gz", "m1.nii.gz", "m2.nii.gz"]
+    assert [s.fold for s in cohort.series][3] is None
