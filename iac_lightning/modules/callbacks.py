@@ -23,7 +23,8 @@ from iac_lightning.cluster import slurm
 from iac_lightning.figures.scans import overlay_figure, reconstruction_figure
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.development import native_probability
-from iac_lightning.modules.mae_module import masking_noise
+from iac_lightning.modules.masking import hiding_noise
+from iac_lightning.modules.probe import describe_pretraining
 from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.runs.directory import Run
 from iac_lightning.tracking import logger as tracking
@@ -181,10 +182,11 @@ class RequeueCallback(Callback):
 
 
 class ReconstructionFigure(Callback):
-    """After each validation of an MAE: original, what was shown, what was restored."""
+    """After each validation of a pre-training: original, what was shown, what was restored, and how well."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._views: dict[str, Any] = {}
 
     @rank_zero_only
     def on_validation_batch_end(
@@ -196,23 +198,33 @@ class ReconstructionFigure(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the first development crop."""
+        """Restore the first development crop."""
         if batch_idx > 0 or trainer.sanity_checking:
             return
         assert isinstance(pl_module, ExperimentModule)
         model: Any = pl_module.network
         image = batch["image"][:1]
-        noise = masking_noise(self.run.config.seed, 0, batch["sample_index"][:1], model.encoder.n_tokens)
+        noise = hiding_noise(self.run.config, model.grid, 0, batch["sample_index"][:1])
         with torch.no_grad():
-            output = model(image, noise=noise)
+            output = model(image, noise=noise, condition=batch["condition"][:1] if "condition" in batch else None)
             hidden = model.token_mask_to_voxels(output.mask)
-        data = self.run.config.data
+        self._views = {
+            "image": image[0, 0].float().cpu().numpy(),
+            "hidden": hidden[0, 0].cpu().numpy(),
+            "reconstruction": output.reconstruction[0, 0].float().cpu().numpy(),
+        }
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it, under what the validation has measured."""
+        if trainer.sanity_checking:
+            return
+        config, data = self.run.config, self.run.config.data
+        measured = describe_pretraining(trainer.callback_metrics)
         figure = reconstruction_figure(
-            image[0, 0].float().cpu().numpy(),
-            hidden[0, 0].cpu().numpy(),
-            output.reconstruction[0, 0].float().cpu().numpy(),
+            **self._views,
             spacing_mm=data.grid.spacing_mm,
-            title=f"{self.run.config.name}, epoch {trainer.current_epoch + 1}: a development crop",
+            title=f"{config.name}, epoch {trainer.current_epoch + 1}: a development crop\n{measured}",
             window_hu=data.window_hu,
         )
         log_figure(pl_module.logger, figure, self.run.directory / "figures" / "reconstruction.png")

@@ -27,6 +27,11 @@ _OF_THE_WEIGHTS = ("task", "model.", "optimizer.")
 """Settings that decide which weights and moments there are."""
 
 
+def told(batch: dict[str, Any]) -> tuple[Tensor, ...]:
+    """What the network is told of a batch beside the image, as the last inputs of `forward_pass`."""
+    return (batch["condition"],) if "condition" in batch else ()
+
+
 class ExperimentModule(L.LightningModule):
     """Network, optimiser and memory of one experiment.
 

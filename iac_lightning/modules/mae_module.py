@@ -6,56 +6,65 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data_modules.batches.philox import MASKING, random_bits
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.models.restoring import MAEOutput, Restorer
+from iac_lightning.models.vit_tokens import patchify
+from iac_lightning.modules.common import ExperimentModule, told
+from iac_lightning.modules.masking import hiding_noise
 from iac_lightning.modules.metrics import MeanLoss
+from iac_lightning.modules.reconstruction import Explained, interpolated
 
-
-def masking_noise(seed: int, epoch: int, sample_index: Tensor, n_tokens: int) -> Tensor:
-    """Random numbers whose order decides which tokens are hidden; they depend on the sample, not on its batch.
-
-    Args:
-        seed: of the run.
-        epoch: in which other tokens are hidden than in the others.
-        sample_index: `[B]` int64, within the epoch.
-        n_tokens: N.
-
-    Returns:
-        `[B, N]` int64, all 64 bits random, so that no two are equal; on the device of `sample_index`.
-    """
-    return random_bits(seed, MASKING, epoch, sample_index, n_tokens)
+RESTORED = ("dev/r2", "dev/r2_interpolation", "dev/r2_patch_mean")
+"""R² of the network, of `interpolated` and of the true mean of each hidden patch."""
 
 
 class MAEModule(ExperimentModule):
     """Hide tokens, restore them, learn from the hidden ones (He et al. 2022).
 
-    Batches: ``image`` `[B, 1, X, Y, Z]` in [-1, 1] and ``sample_index`` `[B]`.
+    Batches: ``image`` `[B, 1, X, Y, Z]` in [-1, 1] and ``sample_index`` `[B]`; ``condition`` `[B, K]` where the network
+    is told anything.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__(config)
         self.dev_loss = MeanLoss()
+        self.explained = Explained(len(RESTORED))
 
     def _noise(self, batch: dict[str, Any], epoch: int) -> Tensor:
-        n_tokens: int = self.network.encoder.n_tokens  # type: ignore[assignment, union-attr]
-        return masking_noise(self.config.seed, epoch, batch["sample_index"], n_tokens)
+        assert isinstance(self.network, Restorer)
+        return hiding_noise(self.config, self.network.grid, epoch, batch["sample_index"])
 
     @staticmethod
-    def forward_pass(network: nn.Module, image: Tensor, noise: Tensor) -> Tensor:
+    def forward_pass(network: nn.Module, image: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """The loss of a batch, a scalar."""
-        loss: Tensor = network(image, noise=noise).loss
+        loss: Tensor = network(image, noise=noise, condition=condition).loss
         return loss
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Mean squared error over the hidden tokens."""
-        loss = self.training_pass(batch["image"], self._noise(batch, self.current_epoch))
+        loss = self.training_pass(batch["image"], self._noise(batch, self.current_epoch), *told(batch))
         size = len(batch["image"])
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=size, sync_dist=True)
         return self.step_loss(loss, batch_idx)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same on fixed crops of development scans, with the same masks at every validation."""
-        size = len(batch["image"])
-        self.dev_loss.update(self.forward_pass(self.network, batch["image"], self._noise(batch, 0)), size)
+        network, image, size = self.network, batch["image"], len(batch["image"])
+        assert isinstance(network, Restorer)
+        output: MAEOutput = network(image, noise=self._noise(batch, 0), condition=batch.get("condition"))
+        assert output.reconstruction is not None
+        self.dev_loss.update(output.loss, size)
         self.log("dev/loss", self.dev_loss, prog_bar=True, batch_size=size)
+        patches, restored = (patchify(x, network.patch_size) for x in (image, output.reconstruction))
+        spacing_mm = self.config.data.grid.spacing_mm
+        between = interpolated(patches, output.mask, network.grid, network.patch_size, spacing_mm)
+        means = patches.mean(-1, keepdim=True).expand_as(patches)
+        # A network that is taught standardised patches is told each one's mean and deviation: so is interpolation.
+        between = network.in_units_of(patches, network.targets(between))
+        self.explained.update(patches[output.mask], [x[output.mask] for x in (restored, between, means)])
+
+    def on_validation_epoch_end(self) -> None:
+        """R² of what was hidden: of the network, of interpolation and of each patch's own mean."""
+        values = self.explained.compute()
+        self.explained.reset()
+        self.log_dict(dict(zip(RESTORED, values.unbind(), strict=True)))

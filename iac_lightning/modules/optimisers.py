@@ -39,7 +39,7 @@ def layer_of(name: str, depth: int) -> int:
     block = re.search(r"encoder\.blocks\.(\d+)\.", name)
     if block:
         return int(block.group(1)) + 1
-    embeds = "encoder." in name and ("embed" in name)
+    embeds = re.search(r"encoder\.(?!norm\.)", name)  # tokeniser, place, registers
     return 0 if embeds else depth + 1
 
 
@@ -48,7 +48,7 @@ def decayed_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and not name.endswith(("position_embedding", "mask_token"))
+        if parameter.ndim > 1 and not name.endswith(("position_embedding", "mask_token", "registers"))
     )
 
 

@@ -16,7 +16,7 @@ from data_modules.scan.geometry import Volume
 from iac_lightning.cluster import sharding
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.inference import predict_prepared
-from iac_lightning.modules.common import ExperimentModule
+from iac_lightning.modules.common import ExperimentModule, told
 from iac_lightning.modules.development import development_dice
 from iac_lightning.modules.losses import SegmentationLoss, level_sums
 from iac_lightning.modules.metrics import BestDice
@@ -25,7 +25,8 @@ from iac_lightning.modules.metrics import BestDice
 class SegmentationModule(ExperimentModule):
     """One module for every network that gives voxel logits; development Dice on native grids is its criterion.
 
-    Training batches: ``image`` and ``label`` `[B, 1, X, Y, Z]` (occupancy in [0, 1]), ``loss_region`` likewise, bool.
+    Training batches: ``image`` and ``label`` `[B, 1, X, Y, Z]` (occupancy in [0, 1]), ``loss_region`` likewise, bool,
+    and ``condition`` `[B, K]` where the network is told anything.
     Validation batches: ``series_index`` `[n]` of development series.
 
     Attributes:
@@ -42,13 +43,15 @@ class SegmentationModule(ExperimentModule):
         self._measured: deque[tuple[int, Future[tuple[bool, NDArray[np.float64]]]]] = deque()
 
     @staticmethod
-    def forward_pass(network: nn.Module, image: Tensor, label: Tensor, region: Tensor) -> Tensor:
+    def forward_pass(
+        network: nn.Module, image: Tensor, label: Tensor, region: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
         """The sums that the loss follows from, of this process (`level_sums`)."""
-        return level_sums(network(image), label, region)
+        return level_sums(network(image, condition), label, region)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Soft Dice and cross-entropy over the voxels that count."""
-        sums = self.training_pass(batch["image"], batch["label"], batch["loss_region"])
+        sums = self.training_pass(batch["image"], batch["label"], batch["loss_region"], *told(batch))
         terms = self.loss.of_sums(sums)
         size = len(batch["image"])
         self.log("train/loss", terms["loss"], on_step=True, on_epoch=True, batch_size=size)

@@ -16,7 +16,7 @@ from iac_lightning.cluster import ranks
 from iac_lightning.cluster.slurm import slurm_job
 from iac_lightning.config.batching import accumulated_batches, processes
 from iac_lightning.config.schema import ExperimentConfig
-from iac_lightning.models.vit import Block
+from iac_lightning.models.vit_blocks import Block
 from iac_lightning.modules.checkpoint import load_training
 from iac_lightning.runs.directory import is_main_process
 

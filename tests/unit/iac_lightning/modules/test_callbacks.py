@@ -15,7 +15,8 @@ from torch import nn
 
 from data_modules.config import DataConfig, SamplingConfig
 from data_modules.scan.geometry import Grid, Volume
-from iac_lightning.config.schema import ExperimentConfig, MAEConfig, ModelConfig, ViTConfig
+from iac_lightning.config.model_schema import MAEConfig, ModelConfig, ViTConfig
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.modules import callbacks
 from iac_lightning.modules.callbacks import (
     EpochHistory,
@@ -181,7 +182,7 @@ def test_nothing_is_drawn_while_lightning_checks_sanity(run: Run) -> None:
     state = SimpleNamespace(sanity_checking=True)
     for callback in (OverlayFigure(run), ReconstructionFigure(run)):
         callback.on_validation_batch_end(state, Constant(), None, {}, 0)  # type: ignore[arg-type]
-    OverlayFigure(run).on_validation_end(state, Constant())  # type: ignore[arg-type]
+        callback.on_validation_end(state, Constant())  # type: ignore[arg-type]
     assert not (run.directory / "figures").exists()
 
 
@@ -203,15 +204,23 @@ def test_the_reconstruction_hides_the_tokens_of_validation(tmp_path: Path, monke
     monkeypatch.setattr(callbacks, "reconstruction_figure", draw)
     module = MAEModule(config).eval()  # as in validation: only then is a reconstruction made
     batch = {"image": torch.randn(2, 1, 16, 16, 16), "sample_index": torch.tensor([5, 6])}
-    state = SimpleNamespace(sanity_checking=False, current_epoch=0)
+    measured = {"dev/r2": 0.4, "dev/r2_interpolation": 0.1, "dev/r2_patch_mean": 0.3}
+    state = SimpleNamespace(sanity_checking=False, current_epoch=0, callback_metrics=measured)
     module._trainer = SimpleNamespace(logger=None)  # type: ignore[assignment]
     callback = ReconstructionFigure(Run(tmp_path, config))
-    callback.on_validation_batch_end(state, module, None, batch, 0)  # type: ignore[arg-type]
+
+    def validate() -> None:
+        callback.on_validation_batch_end(state, module, None, batch, 0)  # type: ignore[arg-type]
+        callback.on_validation_batch_end(state, module, None, {}, 1)  # type: ignore[arg-type]
+        callback.on_validation_end(state, module)  # type: ignore[arg-type]
+
+    validate()
+    assert "0.40 against 0.10 of interpolation" in seen["title"]
     np.testing.assert_array_equal(seen["image"], batch["image"][0, 0].numpy())
     assert seen["reconstruction"].shape == (16, 16, 16)
     assert seen["hidden"].mean() == 0.75  # 6 of 8 tokens
     first = seen["hidden"].copy()
-    callback.on_validation_batch_end(state, module, None, batch, 0)  # type: ignore[arg-type]
+    validate()
     np.testing.assert_array_equal(seen["hidden"], first)  # the same mask at every validation
     assert (tmp_path / "figures/reconstruction.png").exists()
 

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader
 
 from iac_lightning.config.schema import ExperimentConfig
+from iac_lightning.models.condition import usual_condition
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
@@ -91,10 +92,11 @@ def network(task: str, name: str, *settings: str) -> ExperimentConfig:
         section = config.model
         for part in sections:
             section = getattr(section, part)
-        setattr(section, last, value if key in TEXT else True)
+        setattr(section, last, TOLD if key == "condition_on" else value if key in TEXT else True)
     return config
 
 
+TOLD = ("position", "slice_thickness")
 TEXT = ("decoder.name", "decoder.upsampling", "cnn.encoder")
 
 
@@ -123,6 +125,9 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
         ),
         ("segment", "cnn", "cnn.deep_supervision=true"),
         ("segment", "cnn", "cnn.encoder=residual", "cnn.activation_checkpointing=true"),
+        ("pretrain", "vit", "condition_on=told"),
+        ("segment", "vit", "condition_on=told", "vit.activation_checkpointing=true"),
+        ("segment", "cnn", "condition_on=told", "cnn.activation_checkpointing=true"),
     ],
 )
 def test_network_and_loss_are_one_graph(settings: tuple[str, ...], counter: CompileCounter) -> None:
@@ -134,6 +139,7 @@ def test_network_and_loss_are_one_graph(settings: tuple[str, ...], counter: Comp
         inputs = batch["image"], module._noise(batch, 0)
     else:
         inputs = batch["image"], batch["label"], batch["loss_region"]
+    inputs = *inputs, *usual_condition(config.model.condition_on, len(batch["image"])).values()
     for _ in range(2):
         module.training_pass(*inputs).sum().backward()
     assert counter.frame_count == 1

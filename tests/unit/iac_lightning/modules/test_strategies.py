@@ -12,8 +12,9 @@ from torch.distributed.fsdp import ShardingStrategy
 
 from data_modules.config import DataConfig, SamplingConfig
 from data_modules.errors import UserError
-from iac_lightning.config.schema import ExperimentConfig, ModelConfig, TrainerConfig, ViTConfig
-from iac_lightning.models.vit import Block
+from iac_lightning.config.model_schema import ModelConfig, ViTConfig
+from iac_lightning.config.schema import ExperimentConfig, TrainerConfig
+from iac_lightning.models.vit_blocks import Block
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.strategies import ShardedStrategy, build_strategy, check_launched_processes, sharded_strategy
 from iac_lightning.runs.directory import Run

@@ -116,23 +116,36 @@ def settings(cohort: Path, runs: Path) -> list[str]:
 
 
 @pytest.fixture
-def meta(look: Look, phantom_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Look]:
-    """Trains the demo's experiment of a name on `meta`."""
+def meta(look: Look, phantom_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Look]:
+    """Trains the demo's experiment of a name on `meta`, with other settings where they are given."""
 
-    def run(name: str) -> Look:
+    def run(name: str, *more: str) -> Look:
         monkeypatch.setattr(training, "build_strategy", lambda config: OnMeta())
         for loop in (fit_loop, evaluation_loop):  # ask the device, before the first step
             monkeypatch.setattr(loop, "has_len_all_ranks", lambda *_: True)
         monkeypatch.setattr(L.Trainer, "_teardown", lambda self: None)  # brings all back
-        training.train(load_experiment(experiment(name), settings(phantom_cohort, tmp_path)))
+        training.train(load_experiment(experiment(name), [*settings(phantom_cohort, tmp_path), *more]))
         return look
 
     return run
 
 
-@pytest.mark.parametrize("name", ["mae", "vit_scratch", "cnn"])
+@pytest.mark.parametrize(
+    ("name", "told", "more"),
+    [
+        ("mae", "[]", []),
+        (
+            "mae",
+            "[position]",
+            ["model.name=cnn", "model.cnn.base_features=4", "model.vit.patch_size=[4,4,4]", "model.mae.masking=blocks"],
+        ),
+        ("mae", "[]", ["model.mae.pretrain=segmenter", "model.decoder.tokeniser_skips=true"]),
+        ("vit_scratch", "[position,slice_thickness]", []),
+        ("cnn", "[position,spacing]", []),
+    ],
+)
 def test_a_step_waits_for_nothing(
-    name: str, meta: Callable[[str], Look], look: Look, monkeypatch: pytest.MonkeyPatch
+    name: str, told: str, more: list[str], meta: Callable[..., Look], look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     averages: list[WeightAverage] = []
     update = WeightAverage.on_train_batch_end
@@ -143,7 +156,7 @@ def test_a_step_waits_for_nothing(
 
     monkeypatch.setattr(WeightAverage, "on_train_batch_end", noted)
     with pytest.raises(EnoughError):
-        meta(name)
+        meta(name, f"model.condition_on={told}", *more)
     assert look.steps == len(averages) == STEPS
     average = averages[0]._average_model
     assert average is not None
