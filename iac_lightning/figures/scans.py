@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ _OUTLINES: dict[str, dict[str, Any]] = {
     "prediction": {"colors": [PREDICTION_COLOR], "linewidths": 1.4, "linestyles": "solid"},
 }
 """The prediction is drawn thinner on top of the label, so that both show where they agree."""
+
+_TITLE_CHARACTERS = 120
+"""A longer line of a title would leave a figure of 10 inches."""
 
 _HALO = [withStroke(linewidth=4.5, foreground="black")]
 """White marks stay visible on white bone."""
@@ -144,7 +148,9 @@ def reconstruction_figure(
         axes.set_title(name, fontsize=10)
         _letters(axes, "R", "L")
         _scale_bar(axes)
-    figure.suptitle(f"{title}\naxial slice {k + 1} of {image.shape[2]}; {_window(window_hu)}; bar 10 mm", fontsize=10)
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, _TITLE_CHARACTERS)]
+    lines.append(f"axial slice {k + 1} of {image.shape[2]}; {_window(window_hu)}; bar 10 mm")
+    figure.suptitle("\n".join(lines), fontsize=10)
     return figure
 
 

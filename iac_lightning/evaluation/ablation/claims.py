@@ -258,7 +258,7 @@ def _upsamplings(recipes: Sequence[Recipe]) -> Compared | Lack:
 
 
 def _dice(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Measured:
-    return Measured(values=mean_dice(recipes, **draw))
+    return Measured(values=mean_dice(recipes, "dice", **draw))
 
 
 def _dice_per_mm(recipes: Sequence[Recipe], cutoffs: RiskCutoffs | None, **draw: int) -> Measured | Lack:

@@ -66,11 +66,11 @@ class MeasuredRecipes:
         }
 
 
-def mean_dice(recipes: Sequence[Recipe], **draw: int) -> MeasuredRecipes:
-    """Mean Dice over the scans with lesions; `draw`: seed and resamples of `two_level`."""
+def mean_dice(recipes: Sequence[Recipe], column: str = "dice", **draw: int) -> MeasuredRecipes:
+    """Mean Dice (another `column` than the plain one) over the scans with lesions; `draw`: seed and resamples."""
     tables, unique = _tables(recipes, "table")
     kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
-    values = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
+    values = np.array([t[column].to_numpy(dtype=float)[kept] for t in tables])
     sums, counts = patient_sums(values[:, None], as_text(tables[0]["patient_id"])[kept])
     return _measured(unique, weighted_means(sums, counts), int(kept.sum()), len(counts), **draw)
 

@@ -14,11 +14,18 @@ from typing import Any
 
 import pandas as pd
 
-MAE_VIT, SCRATCH_VIT, CNN = "ViT, MAE pre-trained", "ViT, from scratch", "CNN"
+MAE_VIT, SCRATCH_VIT, NO_TRANSFORMER = "ViT, MAE pre-trained", "ViT, from scratch", "ViT without transformer"
+CNN, MAE_CNN, RULE = "CNN", "CNN, MAE pre-trained", "Rule"
+VITS = (MAE_VIT, SCRATCH_VIT)
+_USED = {"vit": ("model.vit.", "model.decoder."), "cnn": ("model.cnn.",), "rule": ("model.rule.",)}
+"""Sections of the settings that each kind of network uses."""
 _BETWEEN_FAMILIES = ("model.", "optimizer.", "trainer.", "pretraining", "data.sampling.", "data.batch_size")
 """Settings that ViT and CNN may each have their own of."""
 PATCH = ("model.vit.patch_size", "pretraining.model.vit.patch_size")
 UPSAMPLING = ("model.decoder.upsampling",)
+DEPTH = ("model.vit.depth", "pretraining.model.vit.depth")
+_START = ("pretraining", "optimizer.")
+"""What a pre-trained network and one from scratch may each have their own of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +67,14 @@ class Recipe:
 
 def family(settings: Mapping[str, Any]) -> str:
     """What kind of network a training made."""
-    if settings["model.name"] == "cnn":
-        return CNN
-    return MAE_VIT if settings["init_from"] else SCRATCH_VIT
+    name, begun = settings["model.name"], bool(settings["init_from"])
+    if name == "cnn":
+        return MAE_CNN if begun else CNN
+    if name != "vit":
+        return RULE if name == "rule" else str(name)
+    if settings["model.vit.depth"] == 0:
+        return NO_TRANSFORMER
+    return MAE_VIT if begun else SCRATCH_VIT
 
 
 def group_recipes(candidates: Sequence[Candidate]) -> list[Recipe]:
@@ -82,10 +94,12 @@ def recipe_settings(candidate: Candidate) -> dict[str, Any]:
 
     Sections that its kind of network does not use are left out; those of its pre-training begin with `pretraining`.
     """
-    other = ("model.vit.", "model.decoder.") if candidate.settings["model.name"] == "cnn" else ("model.cnn.",)
-    settings = _without(candidate.settings, ("model.mae.", *other))
+    name = candidate.settings["model.name"]
+    unused = [section for kind, used in _USED.items() if kind != name for section in used]
+    settings = _without(candidate.settings, ("model.mae.", *unused))
     if candidate.settings["init_from"]:
-        known = _without(candidate.pretraining or {}, ("model.decoder.", "model.cnn.", "loss."))
+        other = "model.vit." if name == "cnn" else "model.cnn."
+        known = _without(candidate.pretraining or {}, ("model.decoder.", other, "loss."))
         settings |= {"pretraining": "MAE", **{f"pretraining.{k}": v for k, v in known.items()}}
     return settings
 
@@ -111,18 +125,30 @@ def patch_voxels(recipe: Recipe) -> int:
 
 def patch_sets(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """ViTs that differ in the patch size alone, in two volumes at least."""
-    sets = alike(recipes, PATCH, lambda recipe: recipe.family != CNN and same_patch_before(recipe))
+    sets = alike(recipes, PATCH, lambda recipe: recipe.family in VITS and same_patch_before(recipe))
     return [members for members in sets if len({patch_voxels(recipe) for recipe in members}) > 1]
 
 
 def upsampling_pairs(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Recipe]]:
     """ViTs that differ in the decoder's upsampling alone: (interpolation, transposed)."""
     pairs = []
-    for members in alike(recipes, UPSAMPLING, lambda recipe: recipe.family != CNN):
+    for members in alike(recipes, UPSAMPLING, lambda recipe: recipe.family in VITS):
         by_name = {recipe.settings[UPSAMPLING[0]]: recipe for recipe in members}
         if {"interpolation", "transposed"} <= set(by_name):
             pairs.append((by_name["interpolation"], by_name["transposed"]))
     return pairs
+
+
+def transformer_pairs(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Recipe]]:
+    """ViTs, each with the network that differs from it in having no transformer alone, trained the same way."""
+    vits, without = ([r for r in recipes if r.family in kinds] for kinds in (VITS, (NO_TRANSFORMER,)))
+    return [(v, w) for v, w in product(vits, without) if v.others(*DEPTH) == w.others(*DEPTH)]
+
+
+def pretraining_pairs(recipes: Sequence[Recipe], first: str, second: str) -> list[tuple[Recipe, Recipe]]:
+    """Pre-trained networks, each with the one from scratch that differs in its start and its optimiser alone."""
+    begun, scratch = ([r for r in recipes if r.family == kind] for kind in (first, second))
+    return [(b, s) for b, s in product(begun, scratch) if b.others(*_START) == s.others(*_START)]
 
 
 def same_patch_before(recipe: Recipe) -> bool:

@@ -140,15 +140,15 @@ def roc(score: ArrayLike, positive: ArrayLike, *, seed: int, resamples: int = 2_
     x, y = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"scores of shape {x.shape} with classes of shape {y.shape}")
-    auc = statistic_ci(lambda rows: _auc(x[rows], y[rows]), np.arange(len(x)), seed=seed, resamples=resamples)
+    area = statistic_ci(lambda rows: auc(x[rows], y[rows]), np.arange(len(x)), seed=seed, resamples=resamples)
     rates = [np.zeros(0), np.zeros(0)]
     if y.any() and not y.all():
         steps = np.unique(x)[::-1]
         rates = [np.r_[0.0, (group[:, None] >= steps).mean(axis=0)] for group in (x[~y], x[y])]
-    return Roc(auc=auc, n_positive=int(y.sum()), false_positive_rate=rates[0], true_positive_rate=rates[1])
+    return Roc(auc=area, n_positive=int(y.sum()), false_positive_rate=rates[0], true_positive_rate=rates[1])
 
 
-def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """Chance that a patient with a lesion scores higher than one without; ties count half (Mann–Whitney)."""
     n = int(positive.sum())
     if not 0 < n < len(score):

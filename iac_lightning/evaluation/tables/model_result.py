@@ -60,6 +60,7 @@ class ModelResult:
         train_seconds: wall time of its training.
         looks: how often the test split was looked at (`n`, `n_configs`, `n_weights`); None on other splits.
         calibration: what was fitted on the development split, with its quality before and after; None without.
+        convolutional_tokens: whether its tokens come from a network of convolutions.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ModelResult:
     train_seconds: float | None = None
     looks: Mapping[str, int] | None = None
     calibration: Mapping[str, Any] | None = None
+    convolutional_tokens: bool = False
 
 
 def variants(model: ModelResult) -> list[tuple[str, dict[str, Any], float | None]]:

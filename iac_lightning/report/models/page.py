@@ -27,6 +27,7 @@ def write_report(
     context: ReportContext,
     sections: Sequence[Section] = (),
     overlays: Mapping[str, Sequence[Overlay]] | None = None,
+    worth: Sequence[str] = (),
 ) -> Path:
     """Write `index.html`; beside it `models.csv` and `comparisons.csv`, `tables/` and `figures/`.
 
@@ -36,6 +37,7 @@ def write_report(
         context: see `ReportContext`.
         sections: further parts (`analysis_page`, `calibration_page`); one on slice thickness replaces the figure.
         overlays: name to examples.
+        worth: what tokens, transformer and pre-training are worth, in sentences.
 
     Returns:
         Path of the page.
@@ -68,6 +70,7 @@ def write_report(
         context=context,
         first=next(iter(models.values())).summary,
         answer=answer_about_models(models, comparisons, context),
+        worth=worth,
         glance=glance,
         tables=tables,
         pairs=pairs,

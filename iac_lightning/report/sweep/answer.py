@@ -16,7 +16,9 @@ def source(sweep: SweepResult) -> str:
     planned = sweep.trainings
     seeds = sorted({c.seed for c in planned})
     named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    text = f"{sweep.split} split, {len(sweep.evaluated)} of {len(planned)} trainings ({named})"
+    folds = {c.fold for c in planned} - {None}
+    split = f"{len(folds)} folds, each patient by the run that has not seen it" if folds else f"{sweep.split} split"
+    text = f"{split}, {len(sweep.evaluated)} of {len(planned)} trainings ({named})"
     if sweep.ablation:
         sample = sweep.ablation.sample
         text += f" in {len(sample.cells)} cells, {sample.n_scans} scans with lesions of {sample.n_patients} patients"

@@ -12,6 +12,7 @@ import pandas as pd
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.ablation.claims import Claim
 from iac_lightning.evaluation.ablation.effects import Effect
+from iac_lightning.evaluation.ablation.worth import Worth
 from iac_lightning.report.page import Table
 from iac_lightning.report.sweep.claims import claim_rows, claims_table
 from iac_lightning.report.sweep.result import SweepResult
@@ -23,16 +24,18 @@ from iac_lightning.report.sweep.tables import (
     trends_table,
 )
 from iac_lightning.report.table_files import NEEDS, table_latex
+from iac_lightning.report.worth import WORTH_COLUMNS, worth_rows, worth_table
 
 CELL_COLUMNS = {
     "sweep": "name of the sweep",
     "run": "name of the cell, a run below the sweep's folder",
     "kind": "finetune or pretrain",
     "seed": "of the training",
+    "fold": "that it held out; empty without folds",
     "state": "evaluated, trained, begun, failed or not run",
     "reason": "why a cell failed",
     "split": "that the cells are compared on",
-    "dice": "mean Dice of this training over the scans with lesions",
+    "dice": "mean Dice of this training over the scans with lesions; with folds, of those of its seed together",
     "cell_dice": "the same over all seeds of these levels",
     "cell_dice_low": "lower end of its 95 % interval over patients and seeds",
     "cell_dice_high": "upper end of its 95 % interval over patients and seeds",
@@ -42,11 +45,20 @@ CELL_COLUMNS = {
 """Columns of `cells.csv`, and what they hold; between `kind` and `seed` stands one with the level of each axis."""
 
 
-def write_tables(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], where: str, command: str) -> None:
-    """Write `cells`, `effects` and `claims`, each `.csv` and `.tex` (booktabs), beside the page."""
+def write_tables(
+    out: Path,
+    sweeps: Sequence[SweepResult],
+    claims: Sequence[Claim],
+    worths: Sequence[Worth],
+    where: str,
+    command: str,
+) -> None:
+    """Write `cells`, `effects`, `claims` and `worth`, each `.csv` and `.tex` (booktabs), beside the page."""
     write_text_atomic(out / "cells.csv", pd.concat([_cell_rows(s) for s in sweeps]).to_csv(index=False))
     write_text_atomic(out / "effects.csv", pd.concat([_effect_rows(s) for s in sweeps]).to_csv(index=False))
     write_text_atomic(out / "claims.csv", pd.DataFrame(claim_rows(claims)).to_csv(index=False))
+    worth_csv = pd.DataFrame(worth_rows(worths), columns=list(WORTH_COLUMNS)).to_csv(index=False)
+    write_text_atomic(out / "worth.csv", worth_csv)
     cells: list[Table] = []
     effects: list[Table] = []
     for sweep in sweeps:
@@ -59,7 +71,8 @@ def write_tables(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Clai
             }
             effects += [_titled(table, sweep, title) for title, table in tables.items() if table]
     verdicts = [replace(claims_table(claims, where), title="Claims of the paper")]
-    for name, rows in (("cells", cells), ("effects", effects), ("claims", verdicts)):
+    arms = [replace(worth_table(worths, where), title="Transformer and pre-training")] if worths else []
+    for name, rows in (("cells", cells), ("effects", effects), ("claims", verdicts), ("worth", arms)):
         floats = [table_latex(replace(table, name=f"{name}-{k}"), "") for k, table in enumerate(rows)]
         write_text_atomic(out / f"{name}.tex", "\n".join([f"% {command}\n{NEEDS}", *floats]))
 
@@ -76,7 +89,7 @@ def _cell_rows(sweep: SweepResult) -> pd.DataFrame:
     for cell in sweep.cells:
         row: dict[str, object] = {"sweep": sweep.name, "run": cell.name, "kind": cell.kind}
         row |= {name: cell.levels.get(name, "") for name in sweep.factors}
-        row |= {"seed": cell.seed, "state": cell.state, "reason": cell.reason, "split": sweep.split}
+        row |= {"seed": cell.seed, "fold": cell.fold, "state": cell.state, "reason": cell.reason, "split": sweep.split}
         key = tuple(cell.levels.get(name, "") for name in sweep.factors)
         mean = means.get(key) if cell.kind != "pretrain" else None
         row["dice"] = seeds[key].get(cell.seed) if mean else None

@@ -14,6 +14,7 @@ from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.ablation.ablation import Ablation
 from iac_lightning.evaluation.ablation.claims import VERDICTS, Claim
 from iac_lightning.evaluation.ablation.effects import seed_means, two_way_means
+from iac_lightning.evaluation.ablation.worth import Worth
 from iac_lightning.figures import ablation as effects_figures
 from iac_lightning.figures.style import png
 from iac_lightning.report.html import page_template
@@ -30,6 +31,7 @@ from iac_lightning.report.sweep.tables import (
     leads_table,
     trends_table,
 )
+from iac_lightning.report.worth import worth_sentence, worth_table
 
 MOST_PAIRS = 6
 """Most figures of interactions; further pairs of factors stand in the table alone."""
@@ -45,6 +47,7 @@ class PageContext:
         command: that makes it again.
         git: commit of the code of the first evaluated cell.
         fingerprint: of its prepared data.
+        missing_arms: what cannot be said of transformer and pre-training, in a sentence.
     """
 
     title: str
@@ -52,15 +55,19 @@ class PageContext:
     command: str
     git: str = ""
     fingerprint: str = ""
+    missing_arms: str = ""
 
 
-def write_sweep_page(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], page: PageContext) -> Path:
+def write_sweep_page(
+    out: Path, sweeps: Sequence[SweepResult], claims: Sequence[Claim], worths: Sequence[Worth], page: PageContext
+) -> Path:
     """Write `index.html`, which needs no other file, and beside it the tables as CSV and LaTeX.
 
     Args:
         out: folder, made when missing.
         sweeps: what is reported.
         claims: pooled over them.
+        worths: of transformer and pre-training, pooled likewise.
         page: see `PageContext`.
 
     Returns:
@@ -71,10 +78,12 @@ def write_sweep_page(out: Path, sweeps: Sequence[SweepResult], claims: Sequence[
         page=page,
         sweeps=[_sweep(s) for s in sweeps],
         claims=claims_table(claims, where),
+        worths=[worth_sentence(worth) for worth in worths],
+        worth_table=worth_table(worths, where) if worths else None,
         verdicts=[(name, n) for name in VERDICTS if (n := sum(c.verdict == name for c in claims))],
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_tables(out, sweeps, claims, where, page.command)
+    write_tables(out, sweeps, claims, worths, where, page.command)
     write_text_atomic(out / "index.html", text)
     return out / "index.html"
 

@@ -26,6 +26,7 @@ class CellResult:
         seconds: training time; None where unknown.
         parameters: trained weights; None where unknown.
         needs: names of the pre-trainings it starts from.
+        fold: that it held out; None: the development split.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CellResult:
     seconds: float | None = None
     parameters: int | None = None
     needs: Sequence[str] = ()
+    fold: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

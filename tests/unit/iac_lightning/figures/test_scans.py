@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 
 from data_modules.scan.geometry import Grid, Volume, canonical
@@ -102,3 +103,14 @@ def test_reconstruction_shows_restored_voxels_only_where_hidden():
     assert np.array_equal(restored[:, 4:], original[:, 4:])
     assert figure.axes[0].images[0].get_extent() == [0, 8, 0, 12]
     assert "50%" in figure.axes[1].get_title()
+
+
+def test_a_long_title_of_a_reconstruction_stays_within_the_figure():
+    image, said = np.zeros((8, 6, 4)), "what was learnt, in words " * 12
+    figure = reconstruction_figure(
+        image, image > 0, image, spacing_mm=(1, 2, 4), title=f"mae\n{said}", window_hu=(-200, 1000)
+    )
+    width = figure.bbox.width
+    title = figure._suptitle.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert 0 <= title.x0 < title.x1 <= width
+    assert said.strip() in figure.get_suptitle().replace("\n", " ")

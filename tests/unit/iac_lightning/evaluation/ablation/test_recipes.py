@@ -8,7 +8,9 @@ from iac_lightning.config.reading import load_experiment
 from iac_lightning.config.stored import decisive_settings
 from iac_lightning.evaluation.ablation.recipes import (
     CNN,
+    MAE_CNN,
     MAE_VIT,
+    NO_TRANSFORMER,
     SCRATCH_VIT,
     Candidate,
     absent_families,
@@ -17,7 +19,9 @@ from iac_lightning.evaluation.ablation.recipes import (
     group_recipes,
     patch_sets,
     patch_voxels,
+    pretraining_pairs,
     recipe_settings,
+    transformer_pairs,
     upsampling_pairs,
 )
 from tests.synthetic_sweep import REPOSITORY
@@ -37,6 +41,50 @@ def candidate(experiment: str, *overrides: str, before: tuple[str, ...] | None =
 
 def test_families() -> None:
     assert [family(settings(e)) for e in (VIT, SCRATCH, BASELINE)] == [MAE_VIT, SCRATCH_VIT, CNN]
+
+
+def test_families_without_a_transformer_and_with_a_pretrained_cnn() -> None:
+    flat, begun = "model.vit.depth=0", "init_from=runs/mae_cnn"
+    assert [family(settings(e, o)) for e, o in ((SCRATCH, flat), (VIT, flat), (BASELINE, begun))] == [
+        NO_TRANSFORMER,
+        NO_TRANSFORMER,
+        MAE_CNN,
+    ]
+
+
+def test_a_transformer_is_compared_with_the_network_that_lacks_nothing_else() -> None:
+    scratch, flat = candidate(SCRATCH), candidate(SCRATCH, "model.vit.depth=0")
+    ((first, second),) = transformer_pairs(group_recipes([flat, scratch]))
+    assert (first.family, second.family) == (SCRATCH_VIT, NO_TRANSFORMER)
+    begun = candidate(VIT)
+    begun_flat = candidate(VIT, "model.vit.depth=0", before=("model.vit.depth=0",))
+    ((first, _),) = transformer_pairs(group_recipes([begun, begun_flat]))
+    assert first.family == MAE_VIT
+    assert transformer_pairs(group_recipes([begun, flat])) == []  # pre-training differs as well
+    assert transformer_pairs(group_recipes([candidate(SCRATCH, "optimizer.lr=0.5"), flat])) == []
+    assert transformer_pairs(group_recipes([candidate(SCRATCH, "trainer.max_epochs=3"), flat])) == []
+
+
+def test_networks_without_a_transformer_are_no_vits_of_the_claims() -> None:
+    flat = [candidate(SCRATCH, "model.vit.depth=0", f"model.vit.patch_size={p}") for p in ("[4,4,4]", "[8,8,8]")]
+    assert patch_sets(group_recipes(flat)) == []
+    names = ("transposed", "interpolation")
+    flat = [candidate(SCRATCH, "model.vit.depth=0", f"model.decoder.upsampling={name}") for name in names]
+    assert upsampling_pairs(group_recipes(flat)) == []
+    assert family_pairs(group_recipes([*flat, candidate(BASELINE)]), SCRATCH_VIT) == []
+
+
+def test_a_pretraining_is_compared_with_scratch_whatever_the_optimiser() -> None:
+    same = ("data.sampling.samples_per_epoch=100", "trainer.max_epochs=2")
+    begun, scratch = candidate(VIT, *same, "optimizer.lr=0.5"), candidate(SCRATCH, *same)
+    ((first, second),) = pretraining_pairs(group_recipes([scratch, begun]), MAE_VIT, SCRATCH_VIT)
+    assert (first.family, second.family) == (MAE_VIT, SCRATCH_VIT)
+    longer = candidate(SCRATCH, *same, "trainer.max_epochs=9")
+    assert pretraining_pairs(group_recipes([longer, begun]), MAE_VIT, SCRATCH_VIT) == []
+    cnns = group_recipes([candidate(BASELINE, "init_from=runs/mae_cnn"), candidate(BASELINE)])
+    ((first, second),) = pretraining_pairs(cnns, MAE_CNN, CNN)
+    assert first.settings["pretraining"] == "MAE"
+    assert pretraining_pairs(cnns, MAE_VIT, SCRATCH_VIT) == []
 
 
 def test_only_settings_of_the_own_kind_of_network_count() -> None:
