@@ -6,14 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from iac_lightning.cluster.slurm import ranks_of
+from iac_lightning.config.keys import leaves, value_at
+from iac_lightning.config.profiles import as_overrides
 from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_hash
-from iac_lightning.sweeps.spec import SEGMENTATION, SHARED, SPECIAL, SweepSpec, as_override, slug
+from iac_lightning.config.values import plain
+from iac_lightning.sweeps.keys import SEGMENTATION, SHARED, SPECIAL, slug
+from iac_lightning.sweeps.spec import SweepSpec, as_override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,7 @@ class Cell:
         kind: ``pretrain`` or ``finetune``.
         levels: axis to level; of a pre-training those that its users share.
         seed: of the run.
+        fold: that it holds out; None: the development split.
         run: its folder below the sweep's.
         experiment: YAML file it starts from.
         overrides: `key=value` over that file: everything that makes this cell.
@@ -41,6 +47,7 @@ class Cell:
     overrides: tuple[str, ...]
     needs: tuple[str, ...]
     config_hash: str
+    fold: int | None = None
 
     @cached_property
     def config(self) -> ExperimentConfig:
@@ -59,6 +66,7 @@ class Cell:
             "overrides": list(self.overrides),
             "needs": list(self.needs),
             "config_hash": self.config_hash,
+            **({} if self.fold is None else {"fold": self.fold}),
         }
 
     @classmethod
@@ -79,6 +87,7 @@ class Cell:
             overrides=tuple(data["overrides"]),
             needs=tuple(data["needs"]),
             config_hash=data["config_hash"],
+            fold=data.get("fold"),
         )
         for name in (cell.name, cell.run):
             if not isinstance(name, str) or not re.fullmatch(r"\w[^/\\\x00-\x1f]*", name):
@@ -93,8 +102,8 @@ _TASKS = {"pretrain": "pretrain", "finetune": "segment"}
 def cells(spec: SweepSpec) -> list[Cell]:
     """All cells, pre-trainings first, each checked.
 
-    A fine-tuning cell is pre-trained where its level says so (`pretrain: true`), or where no level says anything and
-    the sweep names a pre-training. Cells whose pre-trainings have equal settings share one.
+    A fine-tuning cell is pre-trained where its level says so (`pretrain: true`, or the experiment of its own), or where
+    no level says anything and the sweep names a pre-training. Cells whose pre-trainings have equal settings share one.
 
     Raises:
         ConfigError: naming every cell that cannot run, and why.
@@ -103,14 +112,15 @@ def cells(spec: SweepSpec) -> list[Cell]:
     pretrainings: dict[str, Cell] = {}
     finetunings: list[Cell] = []
     for levels in spec.combinations():
-        for seed in spec.seeds:
-            name = "_".join([*(slug(level) for level in levels.values()), f"seed{seed}"])
-            settings = _merged(spec, levels)
+        settings = _merged(spec, levels)
+        for first_seed, fold in product(spec.seeds, spec.held_out):
+            seed = first_seed + settings.get("seed_offset", 0)
+            name = _name([slug(level) for level in levels.values()], seed, fold)
             try:
                 source = None
                 if settings.get("pretrain", spec.pretrain is not None):
-                    source = _pretraining(spec, levels, settings, seed, pretrainings)
-                finetunings.append(_finetuning(spec, name, levels, settings, seed, source))
+                    source = _pretraining(spec, levels, settings, seed, fold, pretrainings)
+                finetunings.append(_finetuning(spec, name, levels, settings, seed, fold, source))
             except ConfigError as error:
                 for line in str(error).splitlines()[1:] or [str(error)]:
                     problems.setdefault(line.strip(), []).append(name)
@@ -125,6 +135,10 @@ def cells(spec: SweepSpec) -> list[Cell]:
     return [*pretrainings.values(), *finetunings]
 
 
+def _name(parts: Sequence[str], seed: int, fold: int | None) -> str:
+    return "_".join([*parts, *([] if fold is None else [f"fold{fold}"]), f"seed{seed}"])
+
+
 def _merged(spec: SweepSpec, levels: Mapping[str, str]) -> dict[str, Any]:
     """Settings of the sweep, then of the levels; later axes win."""
     merged = dict(spec.settings)
@@ -134,16 +148,24 @@ def _merged(spec: SweepSpec, levels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _finetuning(
-    spec: SweepSpec, name: str, levels: Mapping[str, str], settings: Mapping[str, Any], seed: int, source: Cell | None
+    spec: SweepSpec,
+    name: str,
+    levels: Mapping[str, str],
+    settings: Mapping[str, Any],
+    seed: int,
+    fold: int | None,
+    source: Cell | None,
 ) -> Cell:
     own = {k: v for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")}
     init = [f"init_from={spec.directory / source.name}"] if source else ["init_from=null"]
-    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *init, *spec.overrides)
+    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed, fold), *init, *spec.overrides)
     return _checked(
+        spec,
         name=name,
         kind="finetune",
         levels=levels,
         seed=seed,
+        fold=fold,
         experiment=Path(settings.get("base", spec.base)),
         overrides=overrides,
         needs=(source.name,) if source else (),
@@ -151,52 +173,103 @@ def _finetuning(
 
 
 def _pretraining(
-    spec: SweepSpec, levels: Mapping[str, str], settings: Mapping[str, Any], seed: int, known: dict[str, Cell]
+    spec: SweepSpec,
+    levels: Mapping[str, str],
+    settings: Mapping[str, Any],
+    seed: int,
+    fold: int | None,
+    known: dict[str, Cell],
 ) -> Cell:
-    """The pre-training that a cell needs, one for all cells with the same settings of it."""
-    if spec.pretrain is None:
+    """The pre-training that a cell needs, one for all cells with equal settings of it; it holds out the same fold.
+
+    A CNN is pre-trained as a CNN of the same settings, and a whole segmenter with the cell's decoder.
+
+    Raises:
+        ConfigError: when no pre-training is named, or its settings cannot be used.
+    """
+    given = settings.get("pretrain")
+    experiment = Path(given) if isinstance(given, str) else spec.pretrain
+    if experiment is None:
         raise ConfigError("\npretrain: true, but the sweep names no pre-training experiment (key pretrain)")
     own = {k: v for k, v in spec.settings.items() if not k.startswith((*SEGMENTATION, *SPECIAL, "pretrain."))}
     own |= {k: v for k, v in settings.items() if k.startswith(SHARED)}
     own |= spec.pretrain_settings
     own |= {k.removeprefix("pretrain."): v for k, v in settings.items() if k.startswith("pretrain.")}
-    shared = {
-        axis: level
-        for axis, level in levels.items()
-        if any(k.startswith((*SHARED, "pretrain.")) for k in spec.axes[axis][level])
-    }
-    seed = spec.seeds[0] if spec.pretrain_seeds == "shared" else seed
+    seed = spec.seeds[0] + settings.get("seed_offset", 0) if spec.pretrain_seeds == "shared" else seed
     typed = [o for o in spec.overrides if not o.startswith(SEGMENTATION)]
-    name = "_".join(["pretrain", *(slug(level) for level in shared.values()), f"seed{seed}"])
-    overrides = (*(as_override(k, v) for k, v in own.items()), *_common(spec, name, seed), *typed)
-    cell = _checked(
-        name=name, kind="pretrain", levels=shared, seed=seed, experiment=spec.pretrain, overrides=overrides, needs=()
-    )
-    return known.setdefault(cell.config_hash, cell)
+
+    def cell(network: Mapping[str, Any], decides: Sequence[str]) -> Cell:
+        shared = {
+            axis: level
+            for axis, level in levels.items()
+            if any(
+                k.startswith((*SHARED, "pretrain.", *decides)) or (k == "pretrain" and isinstance(v, str))
+                for k, v in spec.axes[axis][level].items()
+            )
+        }
+        name = _name(["pretrain", *(slug(level) for level in shared.values())], seed, fold)
+        of_cell = (as_override(k, v) for k, v in {**own, **network}.items())
+        return _checked(
+            spec,
+            name=name,
+            kind="pretrain",
+            levels=shared,
+            seed=seed,
+            fold=fold,
+            experiment=experiment,
+            overrides=(*of_cell, *_common(spec, name, seed, fold), *typed),
+            needs=(),
+        )
+
+    tuned = {k: v for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")}
+    base = Path(settings.get("base", spec.base))
+    own_settings = [as_override(k, v) for k, v in tuned.items()]
+    wanted = load_experiment(base, [*own_settings, "name=cell", *spec.overrides, *_place(spec)])
+    if wanted.model.name == "cnn":
+        made = cell({"model.name": "cnn", **_below(wanted, "model.cnn.")}, ("base", "model.name", "model.cnn."))
+    else:
+        made = cell({}, ())
+        if made.config.model.mae.pretrain == "segmenter":
+            made = cell(_below(wanted, "model.decoder."), ("base", "model.decoder."))
+    return known.setdefault(made.config_hash, made)
 
 
-def _common(spec: SweepSpec, name: str, seed: int) -> tuple[str, ...]:
+def _below(config: ExperimentConfig, prefix: str) -> dict[str, Any]:
+    """The settings whose keys begin so."""
+    return {key: plain(value_at(config, key)) for key in leaves(ExperimentConfig) if key.startswith(prefix)}
+
+
+def _common(spec: SweepSpec, name: str, seed: int, fold: int | None) -> tuple[str, ...]:
     phantom = [f"data.cohort={Path(spec.phantom['folder']) / 'cohort.csv'}"] if spec.phantom else []
     ranks = ranks_of(spec.launcher) if spec.launcher.name == "slurm" else ()
-    return (*phantom, *ranks, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
+    held_out = () if fold is None else (f"data.fold={fold}",)
+    return (*phantom, *ranks, *held_out, f"seed={seed}", f"runs_dir={spec.runs_dir}", f"name={spec.name}/{name}")
+
+
+def _place(spec: SweepSpec) -> tuple[str, str]:
+    """Where a cell will run, which decides its profile."""
+    return f"launcher.name={spec.launcher.name}", f"launcher.gpus_per_node={spec.launcher.gpus_per_node}"
 
 
 def _checked(
+    spec: SweepSpec,
     *,
     name: str,
     kind: str,
     levels: Mapping[str, str],
     seed: int,
+    fold: int | None,
     experiment: Path,
     overrides: Sequence[str],
     needs: tuple[str, ...],
 ) -> Cell:
-    """A cell whose settings have been read.
+    """A cell whose settings have been read, with the profile that suits where it will run.
 
     Raises:
         ConfigError: when they cannot be used, or are of another task than the cell's kind.
     """
-    config = load_experiment(experiment, overrides)
+    config = load_experiment(experiment, [*overrides, *_place(spec)])
+    overrides = [*overrides, *as_overrides(config)]
     task = _TASKS[kind]
     if config.task != task:
         raise ConfigError(f"\n{experiment}: task is {config.task}, expected {task}")
@@ -205,6 +278,7 @@ def _checked(
         kind=kind,
         levels=dict(levels),
         seed=seed,
+        fold=fold,
         run=name,
         experiment=experiment,
         overrides=tuple(overrides),

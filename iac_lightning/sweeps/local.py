@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ ENDED = ("finished", "failed")
 POLL_S = 0.3
 GRACE_S = 60.0
 """A cell that has lost its parent and does not end by itself is ended after this long."""
+START_S = 30.0
+"""No cell is begun that would have less time than this: it takes as long until the first step."""
 STOP_S = 90.0
 """How long stopped cells may take to end before they are killed."""
 
@@ -38,7 +41,7 @@ class _Process:
     gpu: str | None = None
 
 
-def run_here(sweep: Sweep, room: Room, extra: Sequence[str] = ()) -> None:
+def run_here(sweep: Sweep, room: Room, extra: Sequence[str] = (), deadline: float = math.inf) -> bool:
     """Run every cell that is neither finished nor failed, those that others need first.
 
     A cell that fails stops only those that need it. On Ctrl-C (and when this process is killed) the cells that run
@@ -48,6 +51,10 @@ def run_here(sweep: Sweep, room: Room, extra: Sequence[str] = ()) -> None:
         sweep: the plan.
         room: how many at once, and on which GPUs.
         extra: settings for every cell that do not decide its result.
+        deadline: of `time.monotonic`, when the cells that run are stopped as on Ctrl-C.
+
+    Returns:
+        Whether every cell has come to its end that can; False: the deadline came first.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once no cell runs any more.
@@ -65,11 +72,16 @@ def run_here(sweep: Sweep, room: Room, extra: Sequence[str] = ()) -> None:
             now = states(sweep)
             elsewhere = [name for name, state in now.items() if state == "running" and name not in running]
             pending = [c for c in sweep.cells if now[c.name] == "pending" and c.name not in running]
-            for cell in pending[: max(0, room.at_once - len(running) - len(elsewhere))]:
-                running[cell.name] = _start(sweep, cell, room, extra, room.free_gpu([p.gpu for p in running.values()]))
             # A cell of an earlier, killed call ends within seconds, and is then taken up here.
             if not running and not elsewhere and not pending:
-                return
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0 or (left < START_S and not running and not elsewhere):
+                _stop(running)
+                return False
+            begins = pending if left >= START_S else []
+            for cell in begins[: max(0, room.at_once - len(running) - len(elsewhere))]:
+                running[cell.name] = _start(sweep, cell, room, extra, room.free_gpu([p.gpu for p in running.values()]))
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         _stop(running)

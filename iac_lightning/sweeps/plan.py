@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iac_lightning.config.batching import training_steps
+from iac_lightning.config.profiles import profile_words
 from iac_lightning.models.cost import step_flops
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.spec import SweepSpec
@@ -12,7 +13,7 @@ from iac_lightning.sweeps.spec import SweepSpec
 
 def plan_table(spec: SweepSpec, cells: Sequence[Cell]) -> str:
     """One line a kind of cell (seeds together): parameters, steps, samples and floating-point operations; the sum."""
-    rows = [("cell", "seeds", "parameters", "updates", "samples", "TFLOP")]
+    rows = [("cell", "runs" if spec.folds else "seeds", "parameters", "updates", "samples", "TFLOP")]
     known: dict[str, tuple[int, int]] = {}
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
@@ -29,6 +30,7 @@ def plan_table(spec: SweepSpec, cells: Sequence[Cell]) -> str:
         tera = flops * samples / 1e12
         total += tera * len(group)
         name = first.name.rsplit("_seed", 1)[0]
+        name = name if first.fold is None else name.rsplit("_fold", 1)[0]
         rows.append(
             (name, str(len(group)), f"{parameters:,}", f"{training_steps(config):,}", f"{samples:,}", f"{tera:,.3g}")
         )
@@ -45,6 +47,7 @@ def plan_table(spec: SweepSpec, cells: Sequence[Cell]) -> str:
             *lines,
             f"training: {total:,.3g} TFLOP in all, {hours(total, cells[0].config.trainer.accelerator)}; loading, "
             "validation and evaluation come on top",
+            *[words for cell in cells if (words := profile_words(cell.config))][:1],
         ]
     )
 

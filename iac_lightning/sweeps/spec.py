@@ -6,70 +6,22 @@ import difflib
 import itertools
 import json
 import logging
-import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data_modules.errors import UserError
 from iac_lightning.config.dotted import flat
 from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.schema import LauncherConfig
 from iac_lightning.config.values import MOST_CHARACTERS, read_yaml, yaml_problem
+from iac_lightning.sweeps.file_checks import command_line_problems, file_problems
+from iac_lightning.sweeps.keys import CUTOFFS, KEYS, old_cutoffs
 
 log = logging.getLogger(__name__)
-
-KEYS = {
-    "name": "name of the sweep; results go to <runs_dir>/<name>/",
-    "question": "what is asked, in one sentence",
-    "caveat": "what the numbers cannot say, shown beside the answer",
-    "extends": "another sweep's file, whose settings this one changes",
-    "base": "experiment of the fine-tuning cells, relative to this file",
-    "pretrain": "experiment of the pre-training cells; null where there are none",
-    "settings": "settings of every cell",
-    "pretrain_settings": "further settings of the pre-training cells",
-    "axes": "axis: level: settings; the cells are the grid of all levels",
-    "points": "a list of level combinations to use instead of the whole grid",
-    "exclude": "a list of level combinations to leave out; axes that are not named match every level",
-    "seeds": "a list of whole numbers; every combination is trained with each",
-    "pretrain_seeds": "shared: one pre-training, with the first seed, serves all seeds; each: one a seed",
-    "split": "test or dev: which split the cells are compared on",
-    "phantom": "folder, patients, max_series, seed, fractions of the splits: a digital cohort, made where missing",
-    "report": "how the report reads the axes: baseline, numeric, variants",
-}
-"""Keys of a sweep's file, and what they hold."""
-
-SPECIAL = ("base", "pretrain")
-"""Keys of a level that are no settings: another base experiment, and whether the encoder is pre-trained."""
-
-PHANTOM = frozenset({"folder", "patients", "max_series", "seed", "fractions"})
-"""What a sweep says of its phantom cohort."""
-
-SHARED = ("model.vit.", "data.cohort", "data.prepared_dir", "data.grid.", "data.window_hu", "data.sampling.crop")
-"""Settings of a level that its pre-training follows, since they decide the encoder or what it sees. What concerns the
-pre-training alone is written with the prefix `pretrain.`."""
-
-SEGMENTATION = ("model.decoder.", "model.cnn.", "model.name", "loss.", "data.labelled_fraction", "evaluation.")
-"""Settings of the whole sweep that mean nothing to a pre-training."""
-
-OF_THE_SWEEP = {
-    "name": "give the sweep a name: cells take theirs from it and from their levels",
-    "runs_dir": "give runs_dir=… on the command line: all cells go there",
-    "seed": "give the sweep seeds: [0, 1]: every combination is trained with each",
-    "init_from": "give the sweep pretrain, and levels pretrain: true or false",
-}
-"""Settings that the sweep itself gives to its cells, and where they are said instead."""
-
-MOST_COMBINATIONS = 10_000
-"""Of levels of all axes; each is at least one training, and all are planned before the first."""
-
-CUTOFFS = "evaluation.risk_cutoffs_mm3"
-"""Setting of the cells that fixes the cut-offs of the risk groups, for the report of the sweep too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +46,10 @@ class SweepSpec:
     points: list[dict[str, str]] | None
     exclude: list[dict[str, str]]
     seeds: list[int]
+    folds: int | None
     pretrain_seeds: str
     split: str
+    stress: list[float]
     phantom: dict[str, Any] | None
     report: dict[str, Any]
     overrides: tuple[str, ...] = ()
@@ -106,6 +60,11 @@ class SweepSpec:
     def directory(self) -> Path:
         """Where the sweep lives."""
         return self.runs_dir / self.name
+
+    @property
+    def held_out(self) -> Sequence[int | None]:
+        """The fold of each training of a combination and seed; None: the development split."""
+        return [None] if self.folds is None else range(self.folds)
 
     def combinations(self) -> Iterator[dict[str, str]]:
         """Axis to level, of each combination that is trained."""
@@ -120,8 +79,8 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
     Args:
         path: YAML.
-        overrides: `name=`, `seeds=`, `split=`, `runs_dir=` and `launcher…=` concern the sweep; all others are settings
-            of every cell.
+        overrides: `name=`, `seeds=`, `folds=`, `split=`, `runs_dir=` and `launcher…=` concern the sweep; all others are
+            settings of every cell.
 
     Raises:
         ConfigError: with all problems of the file. Settings of the cells are checked by `cells`.
@@ -130,7 +89,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     launcher, rest = [], []
     for text in overrides:
         key, _, value = text.partition("=")
-        if key in ("name", "seeds", "split"):
+        if key in ("name", "seeds", "folds", "split"):
             try:
                 own[key] = read_yaml(value)
             except yaml.YAMLError as error:
@@ -141,7 +100,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
             rest.append(text)
     raw, problems = _read(Path(path), ())
     raw |= own
-    problems += [*_problems(raw), *_command_line_problems(rest)]
+    problems += [*file_problems(raw), *command_line_problems(rest)]
     carrier = load_experiment(None, ["name=sweep", *launcher])  # checks the launcher's settings
     if problems:
         raise ConfigError("\n  ".join([f"{path}: {len(problems)} problem{'s'[: len(problems) > 1]}:", *problems]))
@@ -165,8 +124,10 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         points=[{a: str(v) for a, v in p.items()} for p in raw["points"]] if raw.get("points") else None,
         exclude=[{a: str(v) for a, v in p.items()} for p in raw.get("exclude") or []],
         seeds=list(raw.get("seeds") or [0]),
+        folds=raw.get("folds"),
         pretrain_seeds=raw.get("pretrain_seeds") or "shared",
-        split=raw.get("split") or "test",
+        split=raw.get("split") or ("dev" if raw.get("folds") else "test"),
+        stress=[float(mm) for mm in raw.get("stress") or []],
         phantom=raw.get("phantom"),
         report=report,
         overrides=tuple(rest),
@@ -175,30 +136,9 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     )
 
 
-def old_cutoffs(limits: Any) -> tuple[float, float, float]:
-    """Risk cut-offs [none, low, medium] from how sweeps gave them before: ``{none: 0, low: …, medium: …}``.
-
-    Raises:
-        UserError: when they are something else.
-    """
-    try:
-        return float(limits.get("none", 0)), float(limits["low"]), float(limits["medium"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"report.risk_cutoffs_mm3 is {limits!r}; write instead settings: {{{CUTOFFS}: [none, low, medium]}}, the "
-            "largest volume of each group"
-        ) from None
-
-
 def as_override(key: str, value: Any) -> str:
     """A setting as `key=value`, in YAML's words."""
     return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def slug(text: str) -> str:
-    """A level as part of a folder's name."""
-    plain = text.replace("×", "x").replace("³", "").replace("²", "").replace("%", "pc")
-    return re.sub(r"[^A-Za-z0-9.]+", "-", plain).strip("-.").lower() or "level"
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -223,8 +163,9 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], list[str
             raw[key] = os.path.normpath(path.parent / raw[key])
     for levels in _mappings(raw.get("axes")):
         for settings in _mappings(levels):
-            if isinstance(settings.get("base"), str):
-                settings["base"] = os.path.normpath(path.parent / settings["base"])
+            for key in ("base", "pretrain"):
+                if isinstance(settings.get(key), str):
+                    settings[key] = os.path.normpath(path.parent / settings[key])
     problems = [
         f"{path}: {key}: unknown key"
         + (f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(str(key), KEYS, n=1)) else "")
@@ -243,91 +184,3 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], list[str
 
 def _mappings(value: Any) -> list[dict[str, Any]]:
     return [v for v in value.values() if isinstance(v, dict)] if isinstance(value, dict) else []
-
-
-def _problems(raw: dict[str, Any]) -> Iterator[str]:
-    """Everything that is wrong with the file itself."""
-    for key in ("name", "base"):
-        if not isinstance(raw.get(key), str):
-            yield f"{key} is required: {KEYS[key]}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(raw.get("name", "x"))):
-        yield f"name = {raw['name']!r}: not a safe folder name: use letters, digits and . _ -"
-    if raw.get("pretrain_seeds", "shared") not in ("shared", "each"):
-        yield f"pretrain_seeds = {raw['pretrain_seeds']!r}: {KEYS['pretrain_seeds']}"
-    if raw.get("split", "test") not in ("test", "dev"):
-        yield f"split = {raw['split']!r}: {KEYS['split']}"
-    seeds = raw.get("seeds", [0])
-    if not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
-        yield f"seeds = {seeds!r}: expected {KEYS['seeds']}"
-    elif len(set(seeds)) < len(seeds):
-        yield f"seeds = {seeds!r}: each seed once"
-    for key in ("settings", "pretrain_settings", "axes", "phantom", "report"):
-        if raw.get(key) is not None and not isinstance(raw[key], dict):
-            yield f"{key}: expected `key: value` lines: {KEYS[key]}"
-            return
-    own = OF_THE_SWEEP | ({"data.cohort": "the cohort is that of phantom"} if raw.get("phantom") else {})
-    for key in ("settings", "pretrain_settings"):
-        yield from _setting_problems(key, raw.get(key), own)
-    phantom = raw.get("phantom")
-    if phantom is not None and ("folder" not in phantom or set(phantom) - PHANTOM):
-        yield f"phantom: {KEYS['phantom']}; folder is required"
-    elif phantom is not None and not isinstance(phantom.get("fractions") or {}, dict):
-        yield f"phantom: fractions = {phantom['fractions']!r}: expected shares of the patients, such as {{dev: 0.2, …}}"
-    axes = raw.get("axes") or {}
-    for axis, levels in axes.items():
-        if not isinstance(levels, dict) or not levels or not all(isinstance(v, dict | None) for v in levels.values()):
-            yield f"axes: {axis}: expected `level: {{setting: value}}` lines"
-            return
-        for level, settings in levels.items():
-            yield from _setting_problems(f"axes: {axis}: {level}", settings, own)
-        short = [slug(str(level)) for level in levels]
-        if len(set(short)) < len(short):
-            yield f"axes: {axis}: levels {', '.join(map(str, levels))} make the same folder name; name them apart"
-    combinations = math.prod(len(levels) for levels in axes.values())
-    if raw.get("points") is None and combinations > MOST_COMBINATIONS:
-        yield (
-            f"axes: their levels make {combinations:,} combinations, at most {MOST_COMBINATIONS:,} can be trained: "
-            "leave out levels, or list the combinations under points"
-        )
-    for key in ("points", "exclude"):
-        rules = raw.get(key) or []
-        if not isinstance(rules, list):
-            yield f"{key} = {rules!r}: expected {KEYS[key]}"
-            continue
-        for rule in rules:
-            yield from _rule_problems(key, rule, axes)
-    report = raw.get("report") or {}
-    if report.get("risk_cutoffs_mm3"):
-        try:
-            old_cutoffs(report["risk_cutoffs_mm3"])
-        except UserError as error:
-            yield str(error)
-    baseline = report.get("baseline") or {}
-    yield from _rule_problems("report.baseline", baseline, axes)
-
-
-def _setting_problems(where: str, settings: Mapping[str, Any] | None, own: Mapping[str, str]) -> Iterator[str]:
-    """Settings of the cells that the sweep would replace by its `own` without a word."""
-    for key in flat(settings or {}):
-        if remedy := own.get(key.removeprefix("pretrain.")):
-            yield f"{where}: {key}: is no setting of single cells; {remedy}"
-
-
-def _command_line_problems(overrides: Sequence[str]) -> Iterator[str]:
-    """Settings that would take the place of what tells the cells apart."""
-    for key in (text.partition("=")[0] for text in overrides):
-        if remedy := OF_THE_SWEEP.get(key):
-            yield f"command line: {key}=…: is no setting of single cells; {remedy}"
-
-
-def _rule_problems(key: str, rule: Any, axes: Mapping[str, Mapping[Any, Any]]) -> Iterator[str]:
-    if not isinstance(rule, dict):
-        yield f"{key}: {rule!r}: expected {{axis: level}}"
-        return
-    for axis, level in rule.items():
-        if axis not in axes:
-            yield f"{key}: there is no axis {axis!r}; axes are {', '.join(axes)}"
-        elif str(level) not in map(str, axes[axis]):
-            yield f"{key}: {axis} has no level {level!r}; levels are {', '.join(map(str, axes[axis]))}"
-    if key == "points" and set(rule) != set(axes):
-        yield f"points: {rule}: a point names a level of every axis ({', '.join(axes)})"

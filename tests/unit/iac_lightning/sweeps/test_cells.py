@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from iac_lightning.config import profiles
 from iac_lightning.config.reading import ConfigError, load_experiment
 from iac_lightning.config.stored import config_hash
 from iac_lightning.sweeps import cells as module
@@ -35,6 +36,31 @@ def test_grid_seeds_and_shared_pretrainings(tmp_path: Path) -> None:
     assert source.model.mae.mask_ratio == 0.5
     assert source.data.batch_size == 2
     assert source.loss.ce_weight == 1, "a pre-training has no segmentation loss"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "profile"),
+    [
+        (["launcher=slurm", "launcher.gpus_per_node=1"], "gpu"),
+        (["launcher=slurm"], "cpu"),
+        ([], "cpu"),
+    ],
+)
+def test_cells_keep_the_profile_that_suits_where_they_will_run(
+    launcher: list[str], profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "gpu_at_hand", lambda: False)
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        f"extends: {REPOSITORY}/experiments/sweeps/cpu/vit.yaml\ntrainer: {{accelerator: auto}}\n"
+        "profiles: {cpu: {data: {batch_size: 1}}}\n"
+    )
+    (cell,) = cells(read_sweep(write(tmp_path, f"name: tiny\nquestion: a?\nbase: {base}\n"), launcher))
+    assert cell.config.profile == profile
+    assert f"profile={profile}" in cell.overrides
+    monkeypatch.setattr(profiles, "gpu_at_hand", lambda: True)  # on the node that runs it
+    again = Cell.from_dict(cell.to_dict())
+    assert (again.config.profile, config_hash(again.config)) == (profile, cell.config_hash)
 
 
 def test_a_pretraining_for_each_seed(tmp_path: Path) -> None:
@@ -104,3 +130,70 @@ def test_a_plan_of_before_still_opens() -> None:
     assert cell.to_dict() == stored
     with pytest.raises(KeyError, match="config_hash"):
         Cell.from_dict({k: v for k, v in stored.items() if k != "config_hash"})
+
+
+def test_each_fold_is_held_out_in_pre_training_and_fine_tuning(tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path, TWO_AXES + "folds: 2\n"))
+    assert (spec.split, list(spec.held_out)) == ("dev", [0, 1])
+    found = by_name(cells(spec))
+    assert len(found) == 2 * 2 + 2 * 2 * 2 * 2
+    for fold in (0, 1):
+        cell = found[f"16_half-hidden_fold{fold}_seed4"]
+        assert (cell.fold, cell.config.data.fold) == (fold, fold)
+        assert cell.needs == (f"pretrain_16_half-hidden_fold{fold}_seed3",)
+        assert found[cell.needs[0]].config.data.fold == fold
+        assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+    assert len({cell.config_hash for cell in found.values()}) == len(found)
+
+
+def test_a_level_may_have_a_pre_training_and_seeds_of_its_own(tmp_path: Path) -> None:
+    text = (
+        "name: own\nbase: {cpu}/vit.yaml\npretrain: {cpu}/mae.yaml\npretrain_seeds: each\nseeds: [1]\naxes:\n  arm:\n"
+        "    a: {{}}\n    again: {{seed_offset: 1000}}\n"
+        "    other: {{pretrain: {cpu}/../cpu/mae.yaml, data.batch_size: 2}}\n"
+    )
+    found = by_name(cells(read_sweep(write(tmp_path, text))))
+    assert {name: cell.needs for name, cell in found.items() if cell.kind == "finetune"} == {
+        "a_seed1": ("pretrain_seed1",),
+        "again_seed1001": ("pretrain_seed1001",),
+        "other_seed1": ("pretrain_seed1",),
+    }
+    assert found["again_seed1001"].config.seed == 1001
+    own = text.replace("pretrain: {cpu}/mae.yaml\n", "")
+    own = own.replace("a: {{}}", "a: {{pretrain: false}}").replace("offset: 1000", "offset: 1000, pretrain: false")
+    found = by_name(cells(read_sweep(write(tmp_path, own))))
+    assert found["a_seed1"].needs == ()
+    assert found["other_seed1"].needs == ("pretrain_other_seed1",)
+
+
+def test_a_cnn_is_pre_trained_as_a_cnn(tmp_path: Path) -> None:
+    text = (
+        "name: models\nbase: {cpu}/vit.yaml\npretrain: {cpu}/mae.yaml\nsettings: {{model.cnn.max_features: 48}}\n"
+        "axes:\n  model:\n    ViT: {{}}\n    CNN: {{base: {cpu}/cnn.yaml, model.cnn.encoder: residual}}\n"
+        "  start: {{scratch: {{pretrain: false}}, masked: {{pretrain: true}}}}\n"
+    )
+    found = by_name(cells(read_sweep(write(tmp_path, text))))
+    assert found["vit_masked_seed0"].needs == ("pretrain_seed0",)
+    assert found["cnn_masked_seed0"].needs == ("pretrain_cnn_seed0",)
+    assert found["cnn_scratch_seed0"].needs == ()
+    vit, cnn = found["pretrain_seed0"].config, found["pretrain_cnn_seed0"].config
+    assert (vit.model.name, cnn.model.name) == ("vit", "cnn")
+    assert cnn.task == "pretrain"
+    assert cnn.model.cnn == found["cnn_masked_seed0"].config.model.cnn
+    assert (cnn.model.cnn.encoder, cnn.model.cnn.max_features) == ("residual", 48)
+    assert cnn.optimizer == vit.optimizer  # that of the pre-training
+
+
+def test_a_whole_segmenter_is_pre_trained_with_the_decoder_of_its_cell(tmp_path: Path) -> None:
+    text = (
+        "name: decoders\nbase: {cpu}/vit.yaml\npretrain: {cpu}/mae.yaml\n"
+        "axes:\n  decoder: {{narrow: {{model.decoder.channels: 4}}, wide: {{model.decoder.channels: 8}}}}\n"
+        "  part: {{encoder: {{}}, all: {{pretrain.model.mae.pretrain: segmenter}}}}\n"
+    )
+    found = by_name(cells(read_sweep(write(tmp_path, text))))
+    assert found["narrow_encoder_seed0"].needs == found["wide_encoder_seed0"].needs == ("pretrain_seed0",)
+    for decoder, channels in (("narrow", 4), ("wide", 8)):
+        (need,) = found[f"{decoder}_all_seed0"].needs
+        assert need == f"pretrain_{decoder}_all_seed0"
+        assert found[need].config.model.decoder.channels == channels
+        assert found[need].config.model.mae.pretrain == "segmenter"

@@ -196,3 +196,28 @@ def test_a_shared_job_goes_back_into_the_queue_once_all_have_saved(
     with pytest.raises(slurm.RequeuedError):
         local.run_together(sweep, ["a", "b", "c"])
     assert requeued == [{"a": "queued", "b": "queued", "c": "finished"}], "a cell still ran, or was taken for failed"
+
+
+def test_a_deadline_stops_what_runs_and_begins_nothing_more(
+    make: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "START_S", 1.0)
+    sweep = make(planned("a", "60"), planned("b", "60"), planned("c"))
+    waits_until(monkeypatch, lambda: len(events(sweep)) >= 2)
+    assert not local.run_here(sweep, Room(2), deadline=time.monotonic() + 2)
+    assert sorted(events(sweep)) == ["begin a", "begin b", "stopped a", "stopped b"]
+    assert set(states(sweep).values()) == {"pending"}
+    assert not local.run_here(sweep, Room(2), deadline=time.monotonic() + 0.9), "there is no time to begin one"
+    assert len(events(sweep)) == 4
+
+
+def waits_until(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool]) -> None:
+    """Time of the loop goes on only once a condition holds: a slow machine may take seconds to start a cell."""
+    real, begun, seen = time.monotonic, time.monotonic(), []
+
+    def clock() -> float:
+        if not seen and condition():
+            seen.append(time.sleep(0.5))  # the cells are past their first line
+        return real() if seen else begun
+
+    monkeypatch.setattr(local.time, "monotonic", clock)

@@ -6,7 +6,8 @@ import pytest
 
 from iac_lightning.config.reading import ConfigError
 from iac_lightning.sweeps.cells import cells
-from iac_lightning.sweeps.spec import CUTOFFS, read_sweep, slug
+from iac_lightning.sweeps.keys import CUTOFFS, slug
+from iac_lightning.sweeps.spec import read_sweep
 from tests.integration.settings import REPOSITORY
 from tests.unit.iac_lightning.sweeps.conftest import TWO_AXES, write
 
@@ -67,14 +68,17 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
 def test_all_mistakes_of_a_file_come_together(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "name: a/b\nbas: x.yaml\nsplit: train\nseeds: [1, 1]\naxes: {{patch: {{8³: {{}}, 8: {{}}}}}}\n"
-        "exclude: [{{ptach: 8³}}]\nreport: {{baseline: {{patch: 9}}}}\n",
+        "name: a/b\nbas: x.yaml\nsplit: train\nseeds: [1, 1]\naxes: {{patch: {{8³: {{}}, 8: {{seed_offset: -1}}}}}}\n"
+        "folds: 1\nstress: [0]\nexclude: [{{ptach: 8³}}]\nreport: {{baseline: {{patch: 9}}}}\n",
     )
     with pytest.raises(ConfigError) as error:
         read_sweep(path)
     text = str(error.value)
     for expected in (
         "bas: unknown key; did you mean base?",
+        "folds = 1: expected a whole number from 2 to 100",
+        "stress = [0]: expected a list of slice thicknesses in mm",
+        "axes: patch: 8: seed_offset = -1: expected a whole number of at least 0",
         "base is required",
         "name = 'a/b'",
         "split = 'train'",
@@ -146,3 +150,11 @@ def test_more_combinations_than_anybody_trains_are_refused_before_they_are_count
 def test_combinations_that_are_no_list_are_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{key} = 7: expected a list"):
         read_sweep(write(tmp_path, TWO_AXES + f"{key}: 7\n"))
+
+
+def test_folds_are_compared_on_development_patients(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nbase: {cpu}/cnn.yaml\nsettings: {{data.fold: 1}}\nsplit: test\n")
+    with pytest.raises(ConfigError) as error:
+        read_sweep(path, ["folds=3"])
+    assert "split = test: folds are compared on dev" in str(error.value)
+    assert "settings: data.fold: is no setting of single cells; give the sweep folds: 5" in str(error.value)

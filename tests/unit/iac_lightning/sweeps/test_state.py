@@ -10,7 +10,8 @@ import pytest
 from data_modules.errors import UserError
 from iac_lightning.cluster import slurm
 from iac_lightning.sweeps.cells import cells
-from iac_lightning.sweeps.spec import CUTOFFS, read_sweep
+from iac_lightning.sweeps.keys import CUTOFFS
+from iac_lightning.sweeps.spec import read_sweep
 from iac_lightning.sweeps.state import PLAN, Sweep, open_sweep, reading_plan, states, status_table, write_plan
 from tests.unit.iac_lightning.sweeps.conftest import TWO_AXES, planned, write
 
