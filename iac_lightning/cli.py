@@ -27,6 +27,7 @@ COMMANDS: tuple[Command | Family, ...] = (
     training.sweep,
     training.cell,
     training.cells,
+    evaluation.ensemble,
     evaluation.calibrate,
     evaluation.evaluate,
     evaluation.predict,

@@ -21,6 +21,7 @@ from typing import Any
 
 from data_modules.errors import UserError
 from data_modules.files import write_text_atomic
+from iac_lightning.config.profiles import as_overrides
 from iac_lightning.config.schema import ExperimentConfig, LauncherConfig
 
 SIGNAL = "USR1"
@@ -115,7 +116,7 @@ def submit_run(command: Sequence[str], config: ExperimentConfig, entry: Entry) -
     source = _job_of(Path(config.init_from)) if config.init_from else None
     dependency = f"afterok:{source}" if source in queued([source] if source else []) else None
     (job,) = submit(
-        [training_command(command, config.launcher)],
+        [training_command([*command, *as_overrides(config)], config.launcher)],
         config.launcher,
         folder,
         config.name.replace("/", "-"),

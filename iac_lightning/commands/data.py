@@ -31,7 +31,7 @@ def phantom(arguments: argparse.Namespace) -> None:
 
 @command(
     "split",
-    "assign splits by patient to the rows of a cohort table without one",
+    "assign splits, and folds, by patient to the rows of a cohort table without one",
     option("cohort", type=Path, help="cohort table; it is written anew"),
     option("--seed", type=int, default=0, help="decides which patients go where"),
     option(
@@ -40,6 +40,9 @@ def phantom(arguments: argparse.Namespace) -> None:
         default=["pretrain=0.43", "finetune=0.28", "dev=0.11", "test=0.18"],
         metavar="split=share",
         help="share of the patients of each split (default: %(default)s)",
+    ),
+    option(
+        "--folds", type=int, metavar="N", help="also deal the patients of finetune and dev out to N folds (data.fold)"
     ),
     option("--workers", type=int, default=1, help="processes that measure the masks whose volume the table lacks"),
 )
@@ -56,9 +59,12 @@ def split(arguments: argparse.Namespace) -> None:
             fractions[name] = float(share)
         except ValueError:
             raise UserError(f"--fractions: {part!r} is not split=share, such as dev=0.1") from None
-    cohort = split_cohort(arguments.cohort, fractions, arguments.seed, arguments.workers)
+    cohort = split_cohort(arguments.cohort, fractions, arguments.seed, arguments.workers, arguments.folds)
     for name in fractions:
         print(f"{name}: {len(cohort.patients(name))} patients, {len(cohort.split(name))} series")
+    for fold in range(arguments.folds or 0):
+        series = [s for s in cohort.series if s.fold == fold]
+        print(f"fold {fold}: {len({s.patient_id for s in series})} patients, {len(series)} series")
 
 
 @command("prepare", "bring an experiment's cohort onto the common grid", *EXPERIMENT)

@@ -161,3 +161,21 @@ def stress(arguments: argparse.Namespace) -> None:
         print(f"  scan by scan: {path / 'stress' / arguments.split}.csv")
     if arguments.out:
         print(arguments.out / "index.html")
+
+
+@command(
+    "ensemble",
+    "several trained runs as one: the mean of their probabilities, calibrated together",
+    option("runs", type=Path, nargs="+", help="run directories of its members: seeds, folds or kinds of network"),
+    option("--name", required=True, help="of the ensemble's run directory, which takes the place of a run everywhere"),
+    option("--runs-dir", help="parent of that directory (default: the first member's)"),
+)
+def ensemble(arguments: argparse.Namespace) -> None:
+    """`iac ensemble`."""
+    from iac_lightning.evaluation.calibration.record import describe_calibration
+    from iac_lightning.runs.directory import load_run
+    from iac_lightning.workflows.ensemble import make_ensemble
+
+    run, calibration = make_ensemble([load_run(path) for path in arguments.runs], arguments.name, arguments.runs_dir)
+    print(describe_calibration(calibration))
+    print(f"{run.directory}: an ensemble of {len(arguments.runs)}; iac evaluate {run.directory}")

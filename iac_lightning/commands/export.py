@@ -45,10 +45,26 @@ def nnunet(arguments: argparse.Namespace) -> None:
     print("the recipe: docs/how-to/calibrate-another-model.md")
 
 
+@command(
+    "nnssl",
+    "the encoder of a ViT as a checkpoint of nnssl (Primus)",
+    option("run", type=Path, help="run directory, such as runs/mae"),
+    option("out", type=Path, help="folder of checkpoint_final.pth and adaptation_plan.json"),
+)
+def nnssl(arguments: argparse.Namespace) -> None:
+    """`iac export nnssl`."""
+    from iac_lightning.runs.directory import load_run
+    from iac_lightning.workflows.external.nnssl import export_nnssl
+
+    written = export_nnssl(load_run(arguments.run), arguments.out)
+    print(f"{written.directory}: {written.tensors} tensors of {written.architecture}, axes z, y, x")
+    print("its input is HU, cut and scaled as the entry iac_lightning of the checkpoint says")
+
+
 export = Family(
     "export",
-    "a trained model as a folder that stands alone, or a cohort for nnU-Net",
-    usage="iac export RUN OUT, or iac export nnunet COHORT OUT …",
+    "a trained model as a folder that stands alone, its encoder for nnssl, or a cohort for nnU-Net",
+    usage="iac export RUN OUT, iac export nnssl RUN OUT, or iac export nnunet COHORT OUT …",
     metavar="FORMAT",
-    members=(bundle, nnunet),
+    members=(bundle, nnunet, nnssl),
 )

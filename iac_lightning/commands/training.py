@@ -71,11 +71,12 @@ def profile(arguments: argparse.Namespace) -> None:
     "sweep",
     "an ablation: many runs from one file, here or on SLURM, and its report",
     option("sweep", type=Path, help="YAML file, such as experiments/sweeps/mask_ratio.yaml, or its folder"),
-    settings("name=, seeds=, launcher…=, or any setting"),
+    settings("name=, seeds=, folds=, launcher…=, or any setting"),
     DRY_RUN,
     option("--status", action="store_true", help="the state of each cell"),
     option("--retry", action="store_true", help="run failed cells again"),
     option("--finish", action="store_true", help="write the report of a sweep's folder as it is"),
+    option("--minutes", type=float, help="stop cleanly after so long, with status 75; the same command goes on"),
 )
 def sweep(arguments: argparse.Namespace) -> int:
     """`iac sweep`."""
@@ -92,6 +93,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         entry=arguments.job_entry,
         dry_run=arguments.dry_run,
         retry=arguments.retry,
+        minutes=arguments.minutes,
     )
 
 
@@ -131,7 +133,7 @@ def cells(arguments: argparse.Namespace) -> int:
 @command(
     "demo",
     "the whole path on a phantom cohort",
-    option("--experiments", type=Path, default=Path("experiments/demo"), help="folder of the four experiments"),
+    option("--experiments", type=Path, default=Path("experiments/demo"), help="folder of the five experiments"),
     option("--out", type=Path, default=Path("runs/demo"), help="folder of the runs and their report"),
     option("--data", type=Path, default=Path("data/demo"), help="folder of the phantom cohort"),
     option("--patients", type=int, default=150, help="of the phantom cohort"),

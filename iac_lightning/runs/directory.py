@@ -261,6 +261,9 @@ def _check_same(directory: Path, config: ExperimentConfig) -> None:
     if moved and not changed:
         check_same_data(directory, config, Run(directory, config).provenance)
     if changed:
+        if before.profile not in ("auto", config.profile):
+            changed.insert(0, "profile")
+            remedy = f"Continue it with profile={before.profile}, or g{remedy[1:]}"
         rows = "".join(f"\n  {k}: {value_at(before, k)} in {path}, {value_at(config, k)} now" for k in changed)
         raise UserError(f"{directory}: this run exists with other settings:{rows}\n{remedy}")
 

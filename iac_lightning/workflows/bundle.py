@@ -6,12 +6,14 @@ Nothing in it is unpickled, and nothing in it tells where or on whom it was made
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from data_modules.cohort.leakage import is_seen_patients
 from data_modules.errors import UserError
@@ -22,6 +24,7 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.models.build import build_model
+from iac_lightning.models.ensemble import Ensemble
 from iac_lightning.models.precision import set_matmul_precision
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows.bundle_files import (
@@ -31,6 +34,7 @@ from iac_lightning.workflows.bundle_files import (
     FILES,
     FORMAT,
     MANIFEST,
+    MOST_MEMBERS,
     SETTINGS,
     TRAINED_ON,
     VERSION,
@@ -50,6 +54,8 @@ _PACKAGES = ("iac-lightning", "torch", "monai", "numpy", "scipy", "SimpleITK", "
 
 def export_bundle(run: Run, out: Path) -> Path:
     """Write the best weights of a run (the averaged ones, where it averages) and what prediction needs beside them.
+
+    Of an ensemble, the weights and settings of all members.
 
     `out` gets `weights.safetensors`, `model.json`, `calibration.json`, `trained_on.json` (salted hashes, for the
     leakage guard), `MODEL_CARD.md` and `manifest.json` with the SHA-256 of each. The folder appears whole or not at
@@ -74,6 +80,7 @@ def export_bundle(run: Run, out: Path) -> Path:
         "name": run.config.name,
         "checkpoint_sha256": model.checkpoint_sha256,
         "settings": prediction_settings(run.config),
+        **members_settings(model),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
     with replacing_folder(out) as folder:
@@ -87,12 +94,32 @@ def export_bundle(run: Run, out: Path) -> Path:
             folder / MANIFEST,
             {
                 "format": FORMAT,
-                "format_version": VERSION,
+                "format_version": VERSION if model.members else 1,
                 "checkpoint_sha256": model.checkpoint_sha256,
                 "sha256": {name: sha256(folder / name) for name in FILES},
             },
         )
     return out
+
+
+def members_settings(model: CalibratedModel) -> dict[str, Any]:
+    """Name, weights and settings of each member of an ensemble; nothing for a single network."""
+    if not model.members:
+        return {}
+    return {
+        "members": [
+            {
+                "name": member.run.config.name,
+                "checkpoint_sha256": member.checkpoint_sha256,
+                "settings": prediction_settings(member.run.config),
+            }
+            for member in model.members
+        ]
+    }
+
+
+_NETWORKS = {"vit": ("vit", "decoder"), "cnn": ("cnn",), "rule": ("rule",)}
+"""Sections of the settings that describe each network."""
 
 
 def prediction_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -102,7 +129,9 @@ def prediction_settings(config: ExperimentConfig) -> dict[str, Any]:
     """
     everything = config_dict(config)
     model, data = everything["model"], everything["data"]
-    network = ("name", "cnn") if config.model.name == "cnn" else ("name", "vit", "decoder")
+    network = ("name", "condition_on", *_NETWORKS[config.model.name])
+    once = ("max_epochs",) if config.model.name == "rule" else ()  # which `checks` wants to see
+    trainer = ("matmul_precision", *once)
     return {
         "task": config.task,
         "model": {key: model[key] for key in network},
@@ -112,7 +141,7 @@ def prediction_settings(config: ExperimentConfig) -> dict[str, Any]:
             "sampling": {"crop": data["sampling"]["crop"]},
         },
         "loss": {"restrict_hu": everything["loss"]["restrict_hu"]},
-        "trainer": {"matmul_precision": everything["trainer"]["matmul_precision"]},
+        "trainer": {key: everything["trainer"][key] for key in trainer},
         "inference": everything["inference"],
     }
 
@@ -139,10 +168,11 @@ def load_bundle(path: Path) -> CalibratedModel:
         raise UserError(f"{path}: settings, calibration and manifest are not of the same weights. {AGAIN}")
     if not is_seen_patients(trained_on):
         raise UserError(f"{path / TRAINED_ON}: does not say whom the model has learnt from. {AGAIN}")
+    members = _members(path, exported)
     with torch.device("meta"):  # shapes without memory
-        expected = build_model(config).state_dict()
+        expected = _build(config, members).state_dict()
     state = read_weights(path, expected)
-    network = build_model(config)
+    network = _build(config, members)
     network.load_state_dict(state)
     device = inference_device()
     set_matmul_precision(config.trainer.matmul_precision, device)
@@ -154,6 +184,23 @@ def load_bundle(path: Path) -> CalibratedModel:
         trained_on=trained_on,
         calibration=calibration,
     )
+
+
+def _build(config: ExperimentConfig, members: Sequence[ExperimentConfig]) -> nn.Module:
+    """The network of the settings, or that of each member."""
+    return Ensemble([build_model(member) for member in members], members) if members else build_model(config)
+
+
+def _members(path: Path, exported: dict[str, Any]) -> list[ExperimentConfig]:
+    """Settings of each member of an ensemble; none of a single network.
+
+    Raises:
+        UserError: as `_config`.
+    """
+    members = exported.get("members", [])
+    if not isinstance(members, list) or len(members) > MOST_MEMBERS:
+        raise UserError(f"{path / SETTINGS}: its members are no list of networks. {AGAIN}")
+    return [_config(path, member) for member in members]
 
 
 def _config(path: Path, exported: Any) -> ExperimentConfig:

@@ -21,8 +21,11 @@ from data_modules.files import sha256
 from iac_lightning.modules.checkpoint import check_finite
 
 FORMAT = "iac-lightning bundle"
-VERSION = 1
-"""Raised when an older `load_bundle` could not read, or would misread, what is written now."""
+VERSION = 2
+"""Raised when an older `load_bundle` could not read, or would misread, what is written now. 2: ensembles; what holds a
+single network is written as 1."""
+MOST_MEMBERS = 1000
+"""Far more networks than an ensemble needs."""
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"

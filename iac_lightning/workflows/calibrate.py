@@ -236,4 +236,5 @@ def load_calibrated(run: Run) -> CalibratedModel:
         checkpoint_sha256=model.checkpoint_sha256,
         trained_on=model.trained_on,
         calibration=trained_calibration(model),
+        members=model.members,
     )

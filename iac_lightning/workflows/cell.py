@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 
@@ -32,7 +34,7 @@ def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
     sweep = open_sweep(directory)
     cell = sweep.cell(name)
     if not is_main_process():  # another rank of the same job: the first one locks and notes
-        train_and_evaluate(cell, sweep.plan["split"], None, extra)
+        train_and_evaluate(cell, sweep.plan, None, extra)
         return
     try:
         lock = sweep.lock(cell).acquire(timeout=LOCK_WAIT_S)
@@ -49,15 +51,18 @@ def run_cell(directory: Path, name: str, extra: tuple[str, ...] = ()) -> None:
 
         start = time.monotonic()
         try:
-            train_and_evaluate(cell, sweep.plan["split"], parent_run_id(directory), extra)
+            train_and_evaluate(cell, sweep.plan, parent_run_id(directory), extra)
         except Exception as error:
             sweep.note(cell, "failed", reason=one_line(error), seconds=round(time.monotonic() - start, 1))
             raise
         sweep.note(cell, "finished", seconds=round(time.monotonic() - start, 1))
 
 
-def train_and_evaluate(cell: Cell, split: str, parent: str | None, extra: tuple[str, ...]) -> None:
-    """The run of a cell, and of a fine-tuning its evaluation on the development split and on `split`."""
+def train_and_evaluate(cell: Cell, plan: Mapping[str, Any], parent: str | None, extra: tuple[str, ...]) -> None:
+    """The run of a cell, and of a fine-tuning its evaluation on the development split and on that of the sweep.
+
+    Where the sweep names slice thicknesses, the heads of that split are re-imaged with them too.
+    """
     overrides = [*cell.overrides, *extra, *([f"tracking.parent_run_id={parent}"] if parent else [])]
     config = load_experiment(cell.experiment, overrides)
     from iac_lightning.cluster import sharding
@@ -67,8 +72,12 @@ def train_and_evaluate(cell: Cell, split: str, parent: str | None, extra: tuple[
     run = train(config)
     # Ranks that training has joined share the scans out; where it has parted them again the first does all.
     if cell.kind == "finetune" and (is_main_process() or sharding.process()[1] > 1):
-        for name in dict.fromkeys(("dev", split)):
+        for name in dict.fromkeys(("dev", plan["split"])):
             evaluate(run, name)
+    if cell.kind == "finetune" and plan.get("stress") and is_main_process():
+        from iac_lightning.workflows.stress import stress
+
+        stress([run], plan["split"], plan["stress"])
 
 
 def one_line(error: Exception) -> str:

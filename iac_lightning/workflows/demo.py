@@ -1,4 +1,4 @@
-"""The whole path on a phantom cohort: pre-train, fine-tune with and without, a CNN, evaluation, report."""
+"""The whole path on a phantom cohort: pre-train, fine-tune with and without, opponents, evaluation, report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from iac_lightning.runs.directory import load_run
 from iac_lightning.sweeps.local import cores
 from iac_lightning.tracking.store import create_store
 
-MODELS = ("vit_mae", "vit_scratch", "cnn")
+MODELS = ("vit_mae", "vit_scratch", "vit_depth0", "cnn")
+"""`vit_depth0` is `vit_scratch` without its transformer blocks, trained the same way: what the blocks are worth."""
 AT_ONCE = 2
 """Trainings at the same time: two single-threaded processes beat one with two threads."""
 FRACTIONS = {"pretrain": 0.42, "finetune": 0.28, "dev": 0.12, "test": 0.18}
@@ -30,13 +31,17 @@ CAVEAT = (
     "This demonstration is made to be finished on two CPU cores in a quarter of an hour: small networks, few steps, "
     "simulated heads, one seed. It shows that every part works. It ranks nothing."
 )
+WITHOUT = (
+    "Without tokens: each replaced by the mean of its crop. vit_depth0: tokeniser and decoder alone, trained as "
+    "vit_scratch; the difference is what the transformer is worth."
+)
 
 
 def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Run all of it; called again, it continues where it was.
 
     Args:
-        experiments: folder with `mae.yaml`, `vit_mae.yaml`, `vit_scratch.yaml` and `cnn.yaml`.
+        experiments: folder with `mae.yaml` and a file for each of `MODELS`.
         out: results: `<out>/<model>/`, `<out>/results.json`, `<out>/report/index.html`.
         data: where the phantom cohort is made.
         patients: its size.
@@ -72,7 +77,13 @@ def demo(experiments: Path, out: Path, data: Path, patients: int, overrides: Seq
     stage("training: two models at once", start)
     jobs: dict[str, Future[str | None]] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for name in ("mae", "cnn", "vit_scratch", "vit_mae"):  # vit_mae waits for mae, which has begun long before
+        for name in (
+            "mae",
+            "cnn",
+            "vit_scratch",
+            "vit_depth0",
+            "vit_mae",
+        ):  # vit_mae waits for mae, which has begun long before
             earlier = jobs["mae"] if name == "vit_mae" else None
             jobs[name] = pool.submit(run_job, name, experiments / f"{name}.yaml", settings(name), out / name, earlier)
     failures = [failed for job in jobs.values() if (failed := job.result())]
@@ -109,7 +120,8 @@ def run_job(
         return None  # named already by the job that failed
     steps = [["pretrain" if name == "mae" else "finetune", str(experiment), *settings]]
     if name in MODELS:
-        steps += [["evaluate", str(run), "--split", split] for split in ("dev", "test")]
+        steps.append(["evaluate", str(run), "--split", "dev", "evaluation.controls=false"])  # asked on test alone
+        steps.append(["evaluate", str(run), "--split", "test"])
     for step in steps:
         if run_step(step):
             return f"iac {step[0]} ({name})"
@@ -137,7 +149,10 @@ def run_step(step: Sequence[str]) -> int:
 
 
 def collect(out: Path) -> dict[str, Any]:
-    """One entry a model, from its evaluation on the test split."""
+    """One entry a model, from its evaluation on the test split.
+
+    `dice_mean_tokens` is the Dice with every token replaced by the mean of its crop; none of a CNN.
+    """
     results = {}
     for name in MODELS:
         summary = json.loads((out / name / "evaluation" / "test.json").read_text(encoding="utf-8"))
@@ -148,15 +163,16 @@ def collect(out: Path) -> dict[str, Any]:
             "volume_icc": summary["volume_icc"]["value"],
             "n_series": summary["n_series"],
             "n_patients": summary["n_patients"],
+            "dice_mean_tokens": summary["controls"]["mean_tokens"]["dice"]["mean"] if "controls" in summary else None,
         }
     return results
 
 
 def summary_lines(results: dict[str, Any], page: Path, seconds: float) -> str:
     """What the demo found, for the terminal."""
-    lines = ["", f"{'model':12s}  test Dice [95 % CI over patients]   volume ICC   scans / patients"]
+    lines = ["", f"{'model':12s}  test Dice [95 % CI over patients]  without tokens  volume ICC   scans / patients"]
     for name, r in results.items():
         dice = estimate({"mean": r["dice"], "ci95": r["dice_ci95"]})
-        icc = number(r["volume_icc"], 2)
-        lines.append(f"{name:12s}  {dice:34s} {icc:>6s}       {r['n_series']} / {r['n_patients']}")
-    return "\n".join([*lines, "", CAVEAT, f"Report: {page}   ({seconds / 60:.1f} minutes)"])
+        without, icc = number(r["dice_mean_tokens"], 3), number(r["volume_icc"], 2)
+        lines.append(f"{name:12s}  {dice:33s} {without:>14s} {icc:>11s}       {r['n_series']} / {r['n_patients']}")
+    return "\n".join([*lines, "", WITHOUT, CAVEAT, f"Report: {page}   ({seconds / 60:.1f} minutes)"])

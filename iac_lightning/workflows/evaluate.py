@@ -18,13 +18,16 @@ from iac_lightning.cluster import sharding
 from iac_lightning.config.stored import config_hash
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.controls import CONTROLS_ENDING, WORDS, control_table, summarise_controls
 from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.models.controls import CONTROLS, controls_of
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import Run, is_main_process
 from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file
+from iac_lightning.workflows.control_series import ControlWork, control_dice
 from iac_lightning.workflows.one_series import EvaluationWork, evaluate_series
 from iac_lightning.workflows.reports.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
@@ -40,6 +43,9 @@ from iac_lightning.workflows.trained import (
 @sharding.together()
 def evaluate(run: Run, split: str) -> dict[str, Any]:
     """Predict a split, write its NIfTI files, `evaluation/<split>.csv` and `<split>.json`, and track the values.
+
+    A ViT is then predicted with twice more under controls (`models.controls`), unless `evaluation.controls` is false:
+    Dice of each series goes to `<split>_controls.csv`, what tokens and attention are worth into the summary.
 
     Probabilities and thresholds are those of the run's calibration on the development split (`calibration.json`),
     which is made here if these weights have none. Saved probabilities are calibrated.
@@ -71,10 +77,11 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
     dev = prepare_cohort(run.config.data, ("dev",))
     refuse_known_patients(dev.split("dev"), model)
     calibration = calibrate_together(model, dev, helpers=helpers)
+    controls = controls_of(model.network) if run.config.evaluation.controls else ()
     look = None
     if split == GUARDED:
         settings = config_hash(run.config, "inference", "evaluation")
-        seen = what_is_seen(run, ("dev", split), calibration)
+        seen = what_is_seen(run, ("dev", split), calibration, *controls)
         look = sharding.on_first(
             lambda: record_look(run.directory, "evaluate", split, settings, model.checkpoint_sha256, seen)
         )
@@ -87,9 +94,11 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         return on_host(model, works, evaluate_series, helpers)
 
     rows = sharding.share_out(measured, series, f"{run.config.name}: {split}")
+    under = {name: under_control(model, name, series, split, calibration, look, helpers) for name in controls}
     if not is_main_process():
         return {}
     table = series_table(rows)
+    controlled = control_table(table, [item.series.series_id for item in series], under)
     summary = {
         "run": run.config.name,
         **summarise(
@@ -101,6 +110,7 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
             each=helpers.results,
         ),
         "prior_threshold": calibration.prior.general,
+        **({"controls": summarise_controls(controlled, controls, run.config.seed)} if controls else {}),
         "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
@@ -109,11 +119,44 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
     }
     folder = run.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
+    if controls:
+        write_series_table(controlled, folder / f"{split}{CONTROLS_ENDING}")
+    else:
+        (folder / f"{split}{CONTROLS_ENDING}").unlink(missing_ok=True)
     write_summary(summary, folder / f"{split}.json")
     write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
     tracking.log_summary(run, summary, split)
     end_look(look)
     return summary
+
+
+def under_control(
+    model: TrainedModel,
+    control: str,
+    series: Sequence[PreparedSeries],
+    split: str,
+    calibration: Calibration,
+    look: RecordedLook | None,
+    helpers: Helpers,
+) -> list[dict[str, float]]:
+    """Dice of each series while the network is under a control, with the calibration and thresholds of the run.
+
+    Args:
+        model: the network.
+        control: one of `models.controls.CONTROLS`.
+        series: of the split, in the order of what is returned.
+        split: that is evaluated.
+        calibration: of the network as it is.
+        look: needed for the test split.
+        helpers: for the host's part of each series.
+    """
+
+    def measured(mine: Sequence[PreparedSeries]) -> Iterator[dict[str, float]]:
+        works = [evaluation_work(model, item, split, calibration, look) for item in mine]
+        return on_host(model, [ControlWork(**vars(work), control=control) for work in works], control_dice, helpers)
+
+    with CONTROLS[control](model.network):
+        return sharding.share_out(measured, series, f"{model.run.config.name}: {split}, {control.replace('_', ' ')}")
 
 
 def what_is_seen(run: Run, splits: Sequence[str], calibration: Calibration, *also: Any) -> str:
@@ -166,4 +209,9 @@ def describe_evaluation(summary: dict[str, Any]) -> str:
         if values:
             parts = (f"{k} {estimate(values[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
             lines.append(f"  {name}: {'; '.join(parts)}")
+    for control, found in summary.get("controls", {}).items():
+        lines.append(
+            f"  {control.replace('_', ' ')}: dice {estimate(found['dice'])}; so the network's {WORDS[control]} "
+            f"{'are' if WORDS[control].endswith('s') else 'is'} worth {estimate(found['difference'], sign=True)}"
+        )
     return "\n".join(lines)

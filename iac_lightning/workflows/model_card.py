@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_modules.cohort.folds import cohort_of
 from data_modules.cohort.leakage import SALT_FILE, hash_patients, seen_patients
 from data_modules.cohort.look import GUARDED
-from data_modules.cohort.table import SPLITS, read_cohort
+from data_modules.cohort.table import SPLITS
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
 from data_modules.prepare.store import open_store
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_hash
 from iac_lightning.models.build import count_parameters
+from iac_lightning.modules.foreign import FILE as FOREIGN
+from iac_lightning.modules.foreign import licence_words
 from iac_lightning.report.words import estimate, interval
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import FILE, looks
@@ -49,7 +53,7 @@ def model_card(run: Run, model: CalibratedModel) -> str:
         "What it learnt from": training_data(run, model),
         "How good it was found to be": metrics(run, model),
         "Calibration": calibration(model.calibration.to_dict()),
-        "How to use it": USE,
+        "How to use it": USE + (FOREIGN_LICENCE if foreign_encoder(run) else LICENCE),
         "Made with": versions(run, model),
     }
     return "\n".join(
@@ -72,8 +76,19 @@ iac predict scan.nii.gz out --bundle FOLDER --template template.nii.gz --slice-t
 with iac-lightning; whole heads need a CT template in HU to find the region with. `manifest.json` holds the SHA-256 of
 each file, and a bundle that does not match it is refused. The weights are `safetensors`: nothing is unpickled.
 `trained_on.json` names nobody: salted hashes, by which evaluation on a patient of the training is refused.
-
+"""
+LICENCE = """
 Licence: Apache-2.0 (code and weights); the scans it learnt from are not part of it."""
+FOREIGN_LICENCE = """
+Licence: Apache-2.0 (code). The weights started from those of another project, and its licence, above, holds for them;
+the scans that they learnt from are not part of it."""
+
+
+def foreign_encoder(run: Run) -> dict[str, Any] | None:
+    """What is known of the encoder of another project that a run started from; None where it did not."""
+    path = run.directory / FOREIGN
+    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return record
 
 
 def about(model: CalibratedModel) -> str:
@@ -82,26 +97,62 @@ def about(model: CalibratedModel) -> str:
     grid, data = config.data.grid, config.data
     restricted = config.loss.restrict_hu
     rows = [
-        f"{model_label(config)}; {count_parameters(model.network):,} parameters.",
+        f"{kind(model)}; {count_parameters(model.network):,} parameters.",
         f"Common grid {_by(grid.spacing_mm)} mm, region {_by(grid.roi_mm)} mm, windows of {_by(data.sampling.crop)} "
         f"voxels, HU from {data.window_hu[0]:g} to {data.window_hu[1]:g}.",
         f"Only voxels of at least {restricted:g} HU can be predicted." if restricted is not None else "",
         f"Checkpoint `{model.checkpoint_sha256}` (first 16 digits of its SHA-256)"
-        + ("; weights are the exponential moving average." if config.optimizer.ema_decay > 0 else "."),
+        + ("; weights are the exponential moving average." if config.optimizer.ema_decay > 0 else ".")
+        if not model.members
+        else f"Checkpoints, under `{model.checkpoint_sha256}` together: "
+        + ", ".join(f"`{member.checkpoint_sha256}`" for member in model.members)
+        + " (first 16 digits of the SHA-256 of each).",
     ]
     return "\n".join(row for row in rows if row)
 
 
+def kind(model: CalibratedModel) -> str:
+    """What kind of network, or of networks, it is."""
+    if not model.members:
+        return model_label(model.config)
+    labels = [model_label(member.run.config) for member in model.members]
+    counted = ", ".join(f"{labels.count(label)} × {label}" for label in dict.fromkeys(labels))
+    return f"Ensemble of {len(labels)} networks ({counted}), the mean of their probabilities"
+
+
 def training_data(run: Run, model: CalibratedModel) -> str:
     """Fingerprint, patients by stage, splits, and the range of slice thickness of the series that it learnt from."""
-    stages = ["fine-tuning"] if len(model.trained_on) == 1 else ["pre-training", "fine-tuning"]
-    named = zip(stages, model.trained_on, strict=False)
-    learnt = ", ".join(f"{len(record['hashes'])} patients in {stage}" for stage, record in named)
-    lines = [
-        f"Data fingerprint `{run.provenance.get('data_fingerprint', 'unknown')}`; seed {run.config.seed}.",
-        f"Learnt from {learnt}; nobody of development and test.",
-    ]
+    fingerprint = f"Data fingerprint `{run.provenance.get('data_fingerprint', 'unknown')}`"
+    if model.members:
+        rows = [f"- {m.run.config.name}: {learnt_from(m.trained_on)}; {split_by(m.run.config)}" for m in model.members]
+        lines = [
+            f"{fingerprint}.",
+            "",
+            *rows,
+            "",
+            "A development patient was predicted, for calibration too, by the members alone that had not seen it; "
+            "nobody of test was seen by any.",
+        ]
+    else:
+        lines = [
+            f"{fingerprint}; {split_by(run.config)}.",
+            f"Learnt from {learnt_from(model.trained_on)}; nobody of development and test.",
+        ]
+    if (foreign := foreign_encoder(run)) is not None:
+        lines.append(licence_words(foreign))
     return "\n".join([*lines, *cohort_facts(run.config.data, model.trained_on)])
+
+
+def learnt_from(trained_on: Sequence[Mapping[str, Any]]) -> str:
+    """How many patients each stage has seen."""
+    stages = ["fine-tuning"] if len(trained_on) == 1 else ["pre-training", "fine-tuning"]
+    named = zip(stages, trained_on, strict=False)
+    return ", ".join(f"{len(record['hashes'])} patients in {stage}" for stage, record in named)
+
+
+def split_by(config: ExperimentConfig) -> str:
+    """Seed, and the fold that was held out where one was."""
+    return f"seed {config.seed}" + ("" if config.data.fold is None else f", fold {config.data.fold} held out")
 
 
 def cohort_facts(config: DataConfig, trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -110,7 +161,7 @@ def cohort_facts(config: DataConfig, trained_on: Sequence[Mapping[str, Any]]) ->
     missing = ["The cohort table was not at hand at export: slice thickness and splits are not stated."]
     try:
         salt = path.with_name(SALT_FILE).read_text(encoding="ascii").strip()
-        cohort = read_cohort(path)
+        cohort = cohort_of(config)
     except (OSError, UserError, UnicodeDecodeError):
         return missing
     salt_id = seen_patients((), salt)["salt_id"]

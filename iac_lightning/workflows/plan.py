@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from iac_lightning.config.batching import (
@@ -13,56 +12,39 @@ from iac_lightning.config.batching import (
     training_steps,
     updates_per_epoch,
 )
-from iac_lightning.config.schema import ExperimentConfig, resolved_vit
+from iac_lightning.config.remarks import region_voxels, remarks, token_mm
+from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.models.build import model_summary
 
 
 def plan(config: ExperimentConfig) -> str:
     """Network, shapes, parameters, memory, steps and samples of an experiment, as text."""
-    data, trainer = config.data, config.trainer
-    updates = updates_per_epoch(config)
-    size = [n * s for n, s in zip(data.sampling.crop, data.grid.spacing_mm, strict=True)]
-    region = [math.ceil(m / s) for m, s in zip(data.grid.roi_mm, data.grid.spacing_mm, strict=True)]
 
     def by(values: Sequence[float]) -> str:
         return " × ".join(f"{v:g}" for v in values)
 
+    data, trainer = config.data, config.trainer
+    updates = updates_per_epoch(config)
+    size = [n * s for n, s in zip(data.sampling.crop, data.grid.spacing_mm, strict=True)]
+    tokens = [f"token        {by(token_mm(config))} mm"] if config.model.name == "vit" else []
     lines = [
         f"{config.name}: {config.task}, {config.model.name}",
         "",
         model_summary(config),
         "",
-        f"region       {by(data.grid.roi_mm)} mm = {by(region)} voxels of {by(data.grid.spacing_mm)} mm",
+        f"region       {by(data.grid.roi_mm)} mm = {by(region_voxels(config))} voxels of {by(data.grid.spacing_mm)} mm",
         f"crop         {by(data.sampling.crop)} voxels = {by(size)} mm",
+        *tokens,
         f"batch        {data.batch_size} × {processes(config)} devices × {accumulated_batches(config)} accumulated = "
         f"{global_batch(config)} patches an update",
         f"steps        {updates} updates an epoch × {trainer.max_epochs} epochs = {training_steps(config)}; "
         f"{data.sampling.samples_per_epoch * trainer.max_epochs} patches in all",
         f"optimiser    {config.optimizer.name}, peak rate {rate_words(config)}, {config.optimizer.schedule}",
         f"results      {config.runs_dir}/{config.name}",
+        *([] if config.profile == "auto" else [f"profile      {config.profile}"]),
     ]
     lines += [f"remark       {remark}" for remark in remarks(config)]
     return "\n".join(lines)
-
-
-FLASH_WIDTH = 8
-"""Flash attention takes heads whose width is a multiple of this (PyTorch pads others, or takes a slower kernel)."""
-
-
-def remarks(config: ExperimentConfig) -> list[str]:
-    """What is allowed and costs speed on a GPU."""
-    if config.model.name != "vit":
-        return []
-    dim, _, heads = resolved_vit(config.model.vit)
-    widths = {"model.vit.dim / model.vit.heads": (dim, heads)}
-    if config.task == "pretrain":
-        mae = config.model.mae
-        widths["model.mae.decoder_dim / model.mae.decoder_heads"] = (mae.decoder_dim, mae.decoder_heads)
-    return [
-        f"{names} is {width // n}: attention on a GPU is fastest with heads of a multiple of {FLASH_WIDTH}"
-        for names, (width, n) in widths.items()
-        if width // n % FLASH_WIDTH
-    ]
 
 
 def rate_words(config: ExperimentConfig) -> str:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from data_modules.cohort.look import GUARDED
-from data_modules.cohort.table import Series, read_cohort
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers, replacing
 from data_modules.prepare.preparation import prepare_cohort
@@ -167,7 +167,7 @@ def thinnest(store: PreparedStore, split: str) -> tuple[PreparedSeries, ...]:
 
 def failed_preparation(store: PreparedStore, split: str, cohort: str) -> dict[str, str]:
     """Reason by series id of the labelled series that could not be prepared."""
-    concerned: list[Series] = [s for s in read_cohort(cohort).split(split) if s.label is not None]
+    concerned: list[Series] = [s for s in store.cohort.split(split) if s.label is not None]
     return {s.series_id: reason(store.failed[s.series_id], cohort) for s in concerned if s.series_id in store.failed}
 
 

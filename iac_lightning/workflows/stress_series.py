@@ -22,7 +22,7 @@ from iac_lightning.evaluation.metrics.ceiling import bound_dice, protocol_label
 from iac_lightning.evaluation.metrics.series import SeriesMetrics, dice, series_metrics
 from iac_lightning.evaluation.tables.series_table import COLUMNS, NAMES, series_row, write_series_table
 from iac_lightning.inference import predict_scan
-from iac_lightning.workflows.trained import TrainedModel, digest, prediction_key
+from iac_lightning.workflows.trained import TrainedModel, digest, network_for, prediction_key
 
 VERSION = 1
 """Raised whenever the code re-images or measures differently, so that old rows are not taken for new ones."""
@@ -141,7 +141,7 @@ def measure_version(
     is_native = scan is thin
     thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
-    raw = place(predict_scan(model.network, scan, region, config, model.device), scan.grid, 0.0)
+    raw = place(predict_scan(network_for(model, item), scan, region, config, model.device), scan.grid, 0.0)
     mask, protocol_mask = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
     metrics = against_thin(mask, label, scan, thin)
     prior = against_thin(protocol_mask, label, scan, thin) if config.inference.protocol_prior else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
+from data_modules.cohort.folds import cohort_of
+from data_modules.cohort.leakage import check_unseen, split_salt
 from data_modules.errors import UserError
-from data_modules.files import write_text_atomic
+from data_modules.files import write_json_atomic, write_text_atomic
 from iac_lightning.cluster import ranks
 from iac_lightning.cluster.slurm import RequeuedError, slurm_job
 from iac_lightning.config.batching import accumulated_batches, global_batch, learning_rate
@@ -40,12 +42,15 @@ from iac_lightning.modules.checkpoint import AtomicCheckpointIO, load_model
 from iac_lightning.modules.common import ExperimentModule
 from iac_lightning.modules.devices import check_devices
 from iac_lightning.modules.finite import FiniteGuard
+from iac_lightning.modules.foreign import FILE, ForeignEncoder, read_foreign
 from iac_lightning.modules.mae_module import MAEModule
+from iac_lightning.modules.probe import TokenProbe, describe_pretraining
+from iac_lightning.modules.rule_module import RuleModule
 from iac_lightning.modules.segmentation_module import SegmentationModule
 from iac_lightning.modules.sources import SourcesWatch
 from iac_lightning.modules.strategies import build_strategy, check_launched_processes
 from iac_lightning.modules.throughput import DataWait
-from iac_lightning.modules.transfer import other_conventions, transfer_encoder, transfer_table
+from iac_lightning.modules.transfer import other_conventions, pretrained_part, transfer_encoder, transfer_table
 from iac_lightning.runs.directory import Run, is_main_process, load_run, open_run
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_run
@@ -82,6 +87,8 @@ def train(config: ExperimentConfig) -> Run:
                 if is_main_process():
                     print(describe_calibration(calibration))
                     log_trained(run, logger)
+            elif is_main_process():
+                print(f"{config.name}: {describe_pretraining(last_epoch(run))}")
         tracking.announce_finish(logger)
         run.mark_finished(
             {
@@ -90,11 +97,16 @@ def train(config: ExperimentConfig) -> Run:
                 "global_batch": global_batch(config),
                 "learning_rate": learning_rate(config),
                 "parameters": sum(p.numel() for p in module.parameters()),
-                "metrics": (read_history(run.directory / "logs" / "history.jsonl") or [{}])[-1],
+                "metrics": last_epoch(run),
             }
         )
         tracking.finish(logger, "FINISHED")
         return run
+
+
+def last_epoch(run: Run) -> dict[str, Any]:
+    """What was measured in the last epoch of a training."""
+    return (read_history(run.directory / "logs" / "history.jsonl") or [{}])[-1]
 
 
 def check_training(config: ExperimentConfig) -> None:
@@ -123,12 +135,24 @@ def set_up(config: ExperimentConfig, run: Run) -> tuple[CTDataModule, Experiment
         torch.set_num_threads(config.trainer.threads)
     L.seed_everything(config.seed, workers=False, verbose=False)
     data = CTDataModule(
-        config.data, config.task, config.seed, config.loss.restrict_hu, restrict_on=config.loss.restrict_on
+        config.data,
+        config.task,
+        config.seed,
+        config.loss.restrict_hu,
+        restrict_on=config.loss.restrict_on,
+        condition_on=config.model.condition_on,
     )
-    module: ExperimentModule = MAEModule(config) if config.task == "pretrain" else SegmentationModule(config)
+    module = build_module(config)
     if config.init_from:
         start_from_pretraining(module, Path(config.init_from), run)
     return data, module
+
+
+def build_module(config: ExperimentConfig) -> ExperimentModule:
+    """What trains the network of an experiment."""
+    if config.task == "pretrain":
+        return MAEModule(config)
+    return RuleModule(config) if config.model.name == "rule" else SegmentationModule(config)
 
 
 @contextmanager
@@ -172,7 +196,7 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object, **more: An
             every_n_train_steps=config.trainer.checkpoint_every_n_steps,
             save_on_train_epoch_end=True,
         ),
-        ReconstructionFigure(run) if config.task == "pretrain" else OverlayFigure(run),
+        *([TokenProbe(config), ReconstructionFigure(run)] if config.task == "pretrain" else [OverlayFigure(run)]),
         DataWait(),
         SourcesWatch(),
         EpochHistory(run),
@@ -218,7 +242,9 @@ def build_trainer(config: ExperimentConfig, run: Run, logger: object, **more: An
 
 
 def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> None:
-    """Take over the encoder of a pre-training; the report goes to `logs/transfer.txt`.
+    """Take over what a pre-training has made: its encoder, or all but the last layers.
+
+    The report goes to `logs/transfer.txt`.
 
     Args:
         module: the new network's module, changed in place.
@@ -240,26 +266,83 @@ def start_from_pretraining(module: ExperimentModule, source: Path, run: Run) -> 
         path = pretraining.last_checkpoint
     if path is None or not path.exists():
         raise UserError(f"init_from: no checkpoint in {source}. Give the run directory of a finished pre-training.")
+    if not source.is_dir() and (foreign := read_foreign(path, run.config)) is not None:
+        start_from_foreign(module, foreign, source, run)
+        return
     saved = load_model(path)
     if saved.config.get("task") != "pretrain":
         raise UserError(f"init_from: {path} is not a pre-training of this project. Give one made with `iac pretrain`.")
     config = from_dict(saved.config, f"{path} (its settings)")
-    others = other_conventions(config, run.config)
-    if others and not run.config.init_from_other:
+    if config.model.name != run.config.model.name:
         raise UserError(
-            f"init_from: the encoder of {source} has learnt other things than this network would show it: "
-            f"{'; '.join(others)}. Set them alike, or, if that is meant, set init_from_other=true."
+            f"init_from: {source} has pre-trained a {config.model.name}, and this network is a "
+            f"{run.config.model.name}: pre-train one with model.name={run.config.model.name}"
         )
+    others = other_conventions(config, run.config)
+    _check_conventions(others, source, run.config)
     x, y, z = (c // p for c, p in zip(config.data.sampling.crop, config.model.vit.patch_size, strict=True))
-    rows = transfer_encoder(module.model, saved.state, (x, y, z), str(source))
+    refuse_known_development(run.config, saved.trained_on, source)
+    rows = transfer_encoder(module.model, saved.state, (x, y, z), str(source), pretrained_part(config))
     module.trained_on = saved.trained_on
     report_transfer(transfer_table(rows, others), others, run)
 
 
+def start_from_foreign(module: ExperimentModule, foreign: ForeignEncoder, source: Path, run: Run) -> None:
+    """Take over the encoder of another project; what a model card says of it goes to `logs/foreign_encoder.json`.
+
+    Args:
+        module: the new network's module, changed in place.
+        foreign: the encoder.
+        source: its checkpoint, for messages.
+        run: where the reports go.
+
+    Raises:
+        UserError: when it learnt with other conventions than the settings have (`init_from_other` lets it through), or
+            has seen the development set.
+    """
+    _check_conventions(foreign.others, source, run.config)
+    refuse_known_development(run.config, foreign.trained_on, source)
+    rows = transfer_encoder(module.model, foreign.state, foreign.grid, str(source))
+    module.trained_on = foreign.trained_on
+    report_transfer(transfer_table(rows, foreign.others), foreign.others, run)
+    if is_main_process():
+        write_json_atomic(run.directory / FILE, foreign.record)
+
+
+def _check_conventions(others: Sequence[str], source: Path, config: ExperimentConfig) -> None:
+    if others and not config.init_from_other:
+        raise UserError(
+            f"init_from: the network of {source} has learnt other things than this network would show it: "
+            f"{'; '.join(others)}. Set them alike, or, if that is meant, set init_from_other=true."
+        )
+
+
+def refuse_known_development(config: ExperimentConfig, trained_on: Sequence[Mapping[str, Any]], source: Path) -> None:
+    """The leakage guard, before the first step rather than at calibration: whom a pre-training may not have seen.
+
+    Args:
+        config: of the training that starts from it.
+        trained_on: whom the pre-training has seen, as its checkpoint says.
+        source: of the pre-training, for the message.
+
+    Raises:
+        UserError: when a patient of the development set is among them.
+    """
+    if not trained_on:
+        return
+    patients, salt = cohort_of(config.data).patients("dev"), split_salt(config.data.cohort)
+    for record in trained_on:
+        try:
+            check_unseen(patients, record, salt)  # another cohort's salt is told of when the run is calibrated
+        except UserError as error:
+            remedy = "" if config.data.fold is None else f": pre-train with data.fold={config.data.fold} too"
+            raise UserError(f"init_from: {source} has seen the development set of this run{remedy}. {error}") from None
+
+
 @rank_zero_only
 def report_transfer(table: str, others: list[str], run: Run) -> None:
-    """Keep the table and print its first line, and what the encoder has learnt otherwise."""
+    """Keep the table and print its first line, and what was learnt otherwise."""
     write_text_atomic(run.directory / "logs" / "transfer.txt", table)
-    print(f"{run.config.name}: encoder tensors: {table.splitlines()[0]}")
+    print(f"{run.config.name}: pre-trained tensors: {table.splitlines()[0]}")
     for other in others:
-        print(f"{run.config.name}: warning: the encoder learnt otherwise: {other}")
+        print(f"{run.config.name}: warning: the pre-training learnt otherwise: {other}")

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from data_modules.cohort.leakage import check_unseen, split_salt
+from data_modules.cohort.leakage import check_unseen, is_seen, split_salt
 from data_modules.errors import UserError
 from data_modules.files import sha256
 from data_modules.prepare.store import PreparedSeries
@@ -22,9 +23,11 @@ from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
+from iac_lightning.models.ensemble import Ensemble
 from iac_lightning.models.precision import set_matmul_precision
 from iac_lightning.modules.checkpoint import load_model
-from iac_lightning.runs.directory import Run, is_main_process
+from iac_lightning.runs.directory import Run, is_main_process, load_run
+from iac_lightning.runs.members import Member, members_of
 from iac_lightning.workflows.one_series import SeriesWork
 
 W = TypeVar("W", bound=SeriesWork)
@@ -42,8 +45,10 @@ class TrainedModel:
         run: where it comes from.
         network: in evaluation mode, on `device`.
         device: where it computes.
-        checkpoint_sha256: first 16 hex digits of the checkpoint file's hash: which weights these are.
+        checkpoint_sha256: first 16 hex digits of the checkpoint file's hash: which weights these are; of an ensemble,
+            of the hash of its members' ones.
         trained_on: whom it has seen, as salted hashes.
+        members: of an ensemble.
     """
 
     run: Run
@@ -51,6 +56,7 @@ class TrainedModel:
     device: torch.device
     checkpoint_sha256: str
     trained_on: list[dict[str, Any]]
+    members: tuple[TrainedModel, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,7 @@ class CalibratedModel:
         checkpoint_sha256: which weights these are, as in `TrainedModel`.
         trained_on: whom it has seen, as salted hashes.
         calibration: of these weights (`calibrate.calibrate`).
+        members: of the run, where it is an ensemble; a bundle names none.
     """
 
     config: ExperimentConfig
@@ -72,16 +79,19 @@ class CalibratedModel:
     checkpoint_sha256: str
     trained_on: list[dict[str, Any]]
     calibration: Calibration
+    members: tuple[TrainedModel, ...] = ()
 
 
 def load_trained(run: Run) -> TrainedModel:
-    """The best checkpoint of a finished segmentation run.
+    """The best checkpoint of a finished segmentation run, or those of all members of an ensemble.
 
     Raises:
         UserError: when the run is a pre-training or has no checkpoint, or as `load_model` and `SavedModel.load_into`.
     """
     if run.config.task != "segment":
         raise UserError(f"{run.directory} is a pre-training; evaluate or predict with a run of `iac finetune`.")
+    if members := members_of(run.directory):
+        return load_ensemble(run, members)
     path = run.best_checkpoint
     if path is None:
         raise UserError(f"{run.directory} has no checkpoint yet. Train it first: iac finetune …")
@@ -91,6 +101,47 @@ def load_trained(run: Run) -> TrainedModel:
     device = inference_device(run.config.trainer.accelerator)
     set_matmul_precision(run.config.trainer.matmul_precision, device)
     return TrainedModel(run, network.to(device).eval(), device, file_digest(path), saved.trained_on)
+
+
+def load_ensemble(run: Run, members: Sequence[Member]) -> TrainedModel:
+    """The networks of an ensemble.
+
+    Args:
+        run: of the ensemble.
+        members: of `iac_lightning.runs.members`.
+
+    Raises:
+        UserError: when a member is gone, or has other weights than when the ensemble was made.
+    """
+    models = []
+    for member in members:
+        if not member.run.is_dir():
+            raise UserError(f"{run.directory}: its member {member.name} is not at {member.run} any more; bring it back")
+        one = load_trained(load_run(member.run))
+        if one.checkpoint_sha256 != member.checkpoint_sha256:
+            raise UserError(
+                f"{run.directory}: its member {member.name} has other weights by now (checkpoint "
+                f"{one.checkpoint_sha256}, {member.checkpoint_sha256} in the ensemble); make a new ensemble: "
+                "iac ensemble RUN… --name NAME"
+            )
+        models.append(one)
+    device = inference_device(run.config.trainer.accelerator)
+    return TrainedModel(
+        run=run,
+        network=Ensemble([one.network for one in models], [one.run.config for one in models]).to(device).eval(),
+        device=device,
+        checkpoint_sha256=digest([one.checkpoint_sha256 for one in models]),
+        trained_on=seen_by_any(models),
+        members=tuple(models),
+    )
+
+
+def seen_by_any(models: Sequence[TrainedModel]) -> list[dict[str, Any]]:
+    """Whom any of some models has seen, a record a cohort, as `seen_patients` gives them."""
+    seen: dict[str, set[str]] = {}
+    for record in (record for one in models for record in one.trained_on):
+        seen.setdefault(record["salt_id"], set()).update(record["hashes"])
+    return [{"salt_id": salt_id, "hashes": sorted(hashes)} for salt_id, hashes in sorted(seen.items())]
 
 
 def inference_device(accelerator: str = "auto") -> torch.device:
@@ -104,12 +155,43 @@ def file_digest(path: Path) -> str:
 
 
 def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel) -> None:
-    """The leakage guard: nobody who trained this model may be used to choose its threshold or judge it."""
+    """The leakage guard: nobody who trained this model may be used to choose its threshold or judge it.
+
+    A development patient of an ensemble is predicted by the members that have not seen it (`asked`), so that one of
+    them must be left; all other patients are predicted by all members.
+
+    Raises:
+        UserError: when a patient was seen by the model, or a development patient by every member.
+    """
     salt = split_salt(model.run.config.data.cohort)
+    patients = {s.series.patient_id for s in series}
+    if model.members:
+        developed = {s.series.patient_id: bool(asked(model, s)) for s in series if s.series.split == "dev"}
+        if known := sorted(patient for patient, unseen in developed.items() if not unseen):
+            raise UserError(
+                f"{model.run.config.name}: {len(known)} of {len(developed)} development patients were seen in training "
+                f"by every member of the ensemble, such as {', '.join(known[:3])}; expected a member that has not: add "
+                "the run that held out their fold"
+            )
+        patients -= developed.keys()
     for record in model.trained_on:
-        warning = check_unseen({s.series.patient_id for s in series}, record, salt)
+        warning = check_unseen(patients, record, salt)
         if warning and is_main_process():
             print(f"warning: {warning}")
+
+
+def asked(model: TrainedModel, item: PreparedSeries) -> tuple[int, ...]:
+    """Which members of an ensemble predict a series: all, but of a development patient those that have not seen it."""
+    everyone = range(len(model.members))
+    if item.series.split != "dev":
+        return tuple(everyone)
+    salt, patient = split_salt(model.run.config.data.cohort), item.series.patient_id
+    return tuple(k for k in everyone if not any(is_seen(patient, r, salt) for r in model.members[k].trained_on))
+
+
+def network_for(model: TrainedModel, item: PreparedSeries) -> nn.Module:
+    """The network that predicts a series: of an ensemble, the members that are `asked`."""
+    return model.network.of(asked(model, item)) if isinstance(model.network, Ensemble) else model.network
 
 
 def labelled(series: tuple[PreparedSeries, ...], split: str) -> tuple[PreparedSeries, ...]:
@@ -130,7 +212,9 @@ def labelled(series: tuple[PreparedSeries, ...], split: str) -> tuple[PreparedSe
 
 def predicted(model: TrainedModel, series: Sequence[PreparedSeries]) -> Iterator[Volume]:
     """Probability of each series on the common grid, in their order."""
-    return predict_prepared(model.network, series, model.run.config, model.device)
+    for _, group in groupby(series, lambda item: asked(model, item) if model.members else ()):
+        items = list(group)
+        yield from predict_prepared(network_for(model, items[0]), items, model.run.config, model.device)
 
 
 def on_host(

@@ -219,7 +219,7 @@ def test_torchrun_trains_and_evaluates(phantom_cohort: Path, tmp_path: Path) -> 
         (run.directory / "calibration.json").unlink()
         out = checked(command)
         assert out.count("scan by scan") == 1
-        tables[name] = (run.directory / "evaluation" / "test.csv").read_bytes()
+        tables[name] = [(run.directory / "evaluation" / f"test{end}.csv").read_bytes() for end in ("", "_controls")]
         summary = json.loads((run.directory / "evaluation" / "test.json").read_text())
         assert summary["n_series"] == 3
     assert tables["one"] == tables["two"] == tables["torchrun"]

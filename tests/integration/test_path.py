@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import Module
 
 from data_modules.cohort.leakage import check_unseen, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
+from data_modules.prepare.store import PreparedSeries
 from iac_lightning.cli import main
+from iac_lightning.evaluation.tables.controls import COLUMNS
+from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import load_run
@@ -114,9 +120,51 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
     assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
 
 
-def test_another_calibration_makes_predictions_anew(runs: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_vit_is_evaluated_under_its_controls_within_one_look(runs: Path) -> None:
+    table = pd.read_csv(runs / "vit_mae/evaluation/test.csv")
+    controlled = pd.read_csv(runs / "vit_mae/evaluation/test_controls.csv")
+    summary = json.loads((runs / "vit_mae/evaluation/test.json").read_text())
+    assert list(controlled.columns) == list(COLUMNS)
+    for column in ("series_id", "dice", "prior_dice"):
+        assert controlled[column].tolist() == table[column].tolist()
+    lesions = controlled[controlled["has_lesion"]]
+    assert list(summary["controls"]) == ["mean_tokens", "silenced_attention"]
+    for control, found in summary["controls"].items():
+        for values, column in ((found, "dice"), (found["protocol_prior"], "prior_dice")):
+            under = lesions[f"{control}_{column}"].mean()
+            assert values["dice"]["mean"] == pytest.approx(under)
+            assert values["difference"]["mean"] == pytest.approx(lesions[column].mean() - under)
+    evaluated = [entry["what"] for entry in looks(runs / "vit_mae")].count("evaluate")
+    assert evaluated == 1
+    assert "controls" not in json.loads((runs / "cnn/evaluation/test.json").read_text())
+    assert not (runs / "cnn/evaluation/test_controls.csv").exists()
 
+
+def test_controls_that_were_cut_off_go_on_and_can_be_left_out(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "vit_mae", tmp_path / "vit_mae")
+    folder = tmp_path / "vit_mae/evaluation"
+    whole = (folder / "test_controls.csv").read_bytes()
+    kept = sorted((tmp_path / "vit_mae/predictions/test").glob("*_mean_tokens.json"))
+    name = kept[0].name.removesuffix("_mean_tokens.json")
+    kept[0].unlink()
+    asked: list[str] = []
+
+    def predicts(network: Module, series: list[PreparedSeries], *rest: Any) -> Iterator[Any]:
+        asked.extend(item.series.series_id for item in series)
+        return predict_prepared(network, series, *rest)
+
+    monkeypatch.setattr("iac_lightning.workflows.trained.predict_prepared", predicts)
+    assert main(["evaluate", str(tmp_path / "vit_mae")]) == 0
+    assert asked == [name]
+    assert (folder / "test_controls.csv").read_bytes() == whole
+    assert main(["evaluate", str(tmp_path / "vit_mae"), "evaluation.controls=false"]) == 0
+    assert not (folder / "test_controls.csv").exists()
+    assert "controls" not in json.loads((folder / "test.json").read_text())
+
+
+def test_another_calibration_makes_predictions_anew(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "cnn", tmp_path / "cnn")
     path = tmp_path / "cnn/calibration.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": 0.25}))
@@ -175,8 +223,6 @@ def test_a_look_is_on_record_before_the_test_split_is_read(runs: Path, monkeypat
 
 def test_the_dev_split_is_no_training_split(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
     """A checkpoint that has seen a patient refuses to be judged on that patient."""
-    import shutil
-
     shutil.copytree(runs / "cnn", tmp_path / "cnn")
     path = tmp_path / "cnn/checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)

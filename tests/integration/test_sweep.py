@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def settings(cohort: Path, runs: Path) -> list[str]:
-    own = ("data.sampling.samples_per_epoch", "trainer.max_epochs")
+    own = ("data.sampling.samples_per_epoch", "trainer.max_epochs", "model.vit.patch_size")
     return [o for o in overrides(cohort, runs) if not o.startswith(own)]
 
 

@@ -14,8 +14,10 @@ from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
 from data_modules.files import sha256, shown_path
 from data_modules.prepare.sources import digest
+from iac_lightning.config.model_schema import resolved_vit
+from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
-from iac_lightning.config.stored import config_hash
+from iac_lightning.config.stored import NO_VALUES, config_hash, decisive_settings
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
@@ -73,7 +75,8 @@ def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
         UserError: naming the settings that differ.
     """
     all_settings = [evaluation_settings(entry) for entry in entries]
-    differing = [f.name for f in fields(EvaluationConfig) if len({getattr(s, f.name) for s in all_settings}) > 1]
+    deciding = [f.name for f in fields(EvaluationConfig) if f"evaluation.{f.name}" not in NO_VALUES]
+    differing = [name for name in deciding if len({getattr(s, name) for s in all_settings}) > 1]
     if differing:
         given = " ".join(f"evaluation.{name}=…" for name in differing)
         raise UserError(
@@ -164,6 +167,19 @@ def evaluate_command(entry: Entry, split: str) -> str:
     return f"iac evaluate --predictions DIR --cohort {shown_path(entry.cohort)} --split {split}{dev} --out {folder}"
 
 
+def pretraining_settings(config: ExperimentConfig, sources: Sequence[Path] = ()) -> dict[str, Any] | None:
+    """Decisive settings of the pre-training that a run began with; None where there is none, or it is not at hand.
+
+    Args:
+        config: of the run.
+        sources: folders where the pre-training may lie, looked at before the one that the run names.
+    """
+    for folder in [*sources, Path(config.init_from)] if config.init_from else []:
+        if (folder / "config.yaml").is_file():
+            return decisive_settings(load_stored(folder / "config.yaml"))
+    return None
+
+
 def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
     """A reader's name for each model; the run's name is added where two would be called the same."""
     labels = [model_label(config) for config in configs]
@@ -174,7 +190,15 @@ def model_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
 
 
 def model_label(config: ExperimentConfig) -> str:
-    """Such as ``ViT, MAE pre-trained``."""
+    """Such as ``ViT, MAE pre-trained``, and what it is told beside the image."""
+    words = " and ".join(config.model.condition_on).replace("_", " ")
+    told = f", told {words}" if words else ""
+    by_whom = "pre-trained elsewhere" if config.init_from_licence else "MAE pre-trained"
+    begun = f", {by_whom}" if config.init_from else ""
+    if config.model.name == "rule":
+        return f"Rule: {config.model.rule.threshold_hu:g} HU and place"
     if config.model.name == "cnn":
-        return f"CNN ({config.model.cnn.encoder}, nnU-Net-style)"
-    return "ViT, MAE pre-trained" if config.init_from else "ViT, from scratch"
+        return f"CNN ({config.model.cnn.encoder}, nnU-Net-style){begun}{told}"
+    if not resolved_vit(config.model.vit)[1]:
+        return f"ViT without transformer{begun}{told}"
+    return f"ViT{begun or ', from scratch'}{told}"

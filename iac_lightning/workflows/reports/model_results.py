@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_modules.cohort.folds import cohort_of
 from data_modules.cohort.look import RecordedLook, read_label
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
@@ -24,6 +25,7 @@ from iac_lightning.figures.models import training_figure
 from iac_lightning.figures.scans import overlay_figure
 from iac_lightning.figures.style import png
 from iac_lightning.modules.callbacks import read_history
+from iac_lightning.modules.probe import describe_pretraining
 from iac_lightning.report.page import ExtraFigure, Overlay
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
@@ -54,6 +56,7 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
         train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
         looks=count_looks(run.directory) if look else None,
         calibration=applied_calibration(run, summary),
+        convolutional_tokens=run.config.model.name == "vit" and run.config.model.vit.tokeniser == "conv",
     )
 
 
@@ -136,7 +139,7 @@ def training_curves(run: Run, label: str) -> ExtraFigure:
     rows = pd.DataFrame(read_history(run.directory / "logs" / "history.jsonl"))
     columns = [c for c in ("train/loss_epoch", "train/loss", "dev/dice") if c in rows][-2:]
     rows["epoch"] += 1
-    series = read_cohort(run.config.data.cohort).series
+    series = cohort_of(run.config.data).series
     sizes = [_size([s for s in series if s.split == split], split) for split in ("finetune", "dev")]
     origin = f"{' and '.join(sizes)}, seed {run.config.seed}"
     figure = training_figure(rows[["epoch", *columns]], f"{label}; seed {run.config.seed}")
@@ -160,6 +163,9 @@ def reconstructions(runs: Sequence[Run]) -> list[ExtraFigure]:
                 f"The masked autoencoder hides {run.config.model.mae.mask_ratio:.0%} of the tokens and restores them; "
                 "a crop of a development scan, after the last epoch."
             )
+            rows = read_history(run.directory / "logs" / "history.jsonl")
+            if measured := describe_pretraining(rows[-1] if rows else {}):
+                caption += f" {measured[0].upper()}{measured[1:]}."
             pictures.append(
                 ExtraFigure(
                     name=f"reconstruction_{_file_name(run)}",

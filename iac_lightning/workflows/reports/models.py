@@ -14,18 +14,25 @@ from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.config.stored import decisive_settings
+from iac_lightning.evaluation.ablation.recipes import Candidate
+from iac_lightning.evaluation.ablation.worth import worths
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
+from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
+from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.page import Overlay, ReportContext
+from iac_lightning.report.worth import missing_arms
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import end_look
+from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
 from iac_lightning.workflows.reports.evaluated import (
@@ -36,6 +43,7 @@ from iac_lightning.workflows.reports.evaluated import (
     look_at,
     model_labels,
     named,
+    pretraining_settings,
     shared_settings,
     warnings_file,
 )
@@ -111,10 +119,14 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         thickness_strata=context.strata,
         seed=context.seed,
     )
+    candidates = trainings(runs, models)
+    worth = worths(candidates, seed=context.seed)
     sections = analysis_sections(models, dev_tables, analysis, context)
+    if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
+        sections.insert(0, controls)
     if calibrations := calibration_section(models):
         sections.append(calibrations)
-    page = write_report(out, models, context, sections, examples)
+    page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
     for name, entry in by_name.items():
         if isinstance(entry, Run):
@@ -123,6 +135,23 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     for look in taken.values():
         end_look(look)
     return page
+
+
+def trainings(runs: Sequence[Run], models: Mapping[str, ModelResult]) -> list[Candidate]:
+    """The runs with what decides their result, to find those that differ in one thing alone.
+
+    Raises:
+        UserError: when the models were evaluated on different series.
+    """
+    check_same_series(models)
+    return [
+        Candidate(
+            settings=decisive_settings(run.config),
+            pretraining=pretraining_settings(run.config),
+            table=models[run.config.name].table,
+        )
+        for run in runs
+    ]
 
 
 def report_context(
@@ -175,7 +204,11 @@ def report_context(
         contact_sheet=sheet if sheet.exists() else None,
         data=about,
         figures=[
-            *(training_curves(run, label) for run, label in zip(runs, labels, strict=True)),
+            *(
+                training_curves(run, label)
+                for run, label in zip(runs, labels, strict=True)
+                if not members_of(run.directory)
+            ),
             *reconstructions(runs),
         ],
         missing=missing[0],

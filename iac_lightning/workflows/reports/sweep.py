@@ -20,17 +20,19 @@ from iac_lightning.evaluation.ablation.ablation import Ablation, analyse_ablatio
 from iac_lightning.evaluation.ablation.cells import VARIANTS, Training
 from iac_lightning.evaluation.ablation.claims import assess_claims
 from iac_lightning.evaluation.ablation.recipes import Candidate
+from iac_lightning.evaluation.ablation.worth import worths
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.modules.callbacks import read_history
 from iac_lightning.report.sweep.page import PageContext, write_sweep_page
 from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
+from iac_lightning.report.worth import missing_arms
 from iac_lightning.runs.directory import git_words
 from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.sweeps.cells import Cell
-from iac_lightning.sweeps.spec import old_cutoffs
+from iac_lightning.sweeps.keys import old_cutoffs
 from iac_lightning.sweeps.state import PLAN, reading_plan
-from iac_lightning.workflows.reports.evaluated import evaluated_digest, fixed_cutoffs
+from iac_lightning.workflows.reports.evaluated import evaluated_digest, fixed_cutoffs, pretraining_settings
 
 SEED = 0
 """Of the resamples: a sweep has many seeds, and its page must not depend on which came first."""
@@ -61,7 +63,7 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
 
     Args:
         folders: of the sweeps, each with `sweep.json`.
-        out: folder of `index.html`, `cells`, `effects` and `claims` (`.csv` and `.tex`).
+        out: folder of `index.html`, `cells`, `effects`, `claims` and `worth` (`.csv` and `.tex`).
         command: how the page is made again; by default `iac report …`.
 
     Returns:
@@ -84,13 +86,15 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
         for config, candidate in candidates(plan, result):
             pooled.setdefault(config_hash(config), candidate)
     claims = assess_claims(list(pooled.values()), cutoffs=first_cutoffs(plans), seed=SEED)
+    worth = worths(list(pooled.values()), seed=SEED)
     context = PageContext(
         title=f"Ablation: {names[0]}" if len(names) == 1 else f"Ablations: {', '.join(names)}",
         seed=SEED,
         command=command or f"iac report {' '.join(map(shown_path, folders))} --out {shown_path(out)}",
+        missing_arms=missing_arms(worth, list(pooled.values())),
         **code_and_data(plans, results),
     )
-    page = write_sweep_page(out, results, claims, context)
+    page = write_sweep_page(out, results, claims, worth, context)
     for look in taken:
         end_look(look)
     return page
@@ -170,16 +174,16 @@ def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
     """
     cells = [cell_result(plan, cell) for cell in plan.cells]
     trainings = []
-    for cell, row in zip(plan.cells, cells, strict=True):
-        if row.kind == "pretrain" or row.state != EVALUATED:
-            continue
-        directory = plan.folder / cell.run
+    for group in whole_trainings(plan.cells, cells):
+        directories = [plan.folder / cell.run for cell in group]
         if plan.split == GUARDED:
+            (directory,) = directories  # folds are compared on their development sets
             settings = config_hash(load_stored(directory / "config.yaml"), "inference", "evaluation")
             weights = _json(directory / "evaluation" / f"{plan.split}.json").get("checkpoint_sha256")
             seen = evaluated_digest(directory)
             taken.append(record_look(directory, "sweep report", plan.split, settings, weights, seen))
-        trainings.append(Training(levels=row.levels, seed=row.seed, table=table_of(directory, plan.split)))
+        table = table_of(directories, plan.split)
+        trainings.append(Training(levels=group[0].levels, seed=group[0].seed, table=table))
     return SweepResult(
         name=plan.name,
         question=plan.question,
@@ -190,6 +194,20 @@ def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
         ablation=ablation(trainings, plan) if trainings else None,
         seed=SEED,
     )
+
+
+def whole_trainings(cells: Sequence[Cell], results: Sequence[CellResult]) -> list[list[Cell]]:
+    """The evaluated fine-tunings, those of all folds of a combination and seed together; none where a fold lacks."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    lacking = set()
+    for cell, row in zip(cells, results, strict=True):
+        key = (*cell.levels.items(), cell.seed)
+        if cell.kind == "pretrain":
+            continue
+        groups.setdefault(key, []).append(cell)
+        if row.state != EVALUATED:
+            lacking.add(key)
+    return [group for key, group in groups.items() if key not in lacking]
 
 
 def ablation(trainings: Sequence[Training], plan: ReportPlan) -> Ablation:
@@ -232,36 +250,35 @@ def cell_result(plan: ReportPlan, cell: Cell) -> CellResult:
         seconds=None if seconds is None else float(seconds),
         parameters=finished.get("parameters"),
         needs=cell.needs,
+        fold=cell.fold,
     )
 
 
 def candidates(plan: ReportPlan, result: SweepResult) -> list[tuple[ExperimentConfig, Candidate]]:
-    """Evaluated trainings, each with its settings and those of its pre-training."""
+    """Evaluated trainings, each with its settings and those of its pre-training; of folds, those of the first."""
     runs = {cell.name: plan.folder / cell.run for cell in plan.cells}
     kinds = {cell.name: cell.kind for cell in plan.cells}
     rows = []
-    for cell, row in zip(plan.cells, result.cells, strict=True):
-        if row.kind == "pretrain" or row.state != EVALUATED:
-            continue
-        directory = runs[cell.name]
-        config = load_stored(directory / "config.yaml")
-        sources = [runs[name] for name in cell.needs if kinds.get(name) == "pretrain"]
-        sources += [Path(config.init_from)] if config.init_from else []
-        before = _first_config(sources) if config.init_from else None
+    for group in whole_trainings(plan.cells, result.cells):
+        directories = [runs[cell.name] for cell in group]
+        config = load_stored(directories[0] / "config.yaml")
+        sources = [runs[name] for name in group[0].needs if kinds.get(name) == "pretrain"]
         candidate = Candidate(
             settings=decisive_settings(config),
-            pretraining=decisive_settings(before) if before else None,
-            table=table_of(directory, plan.split),
-            dev=table_of(directory, "dev") if (directory / "evaluation" / "dev.csv").exists() else None,
-            stress=_stress(directory / "stress" / f"{plan.split}.csv"),
+            pretraining=pretraining_settings(config, sources),
+            table=table_of(directories, plan.split),
+            dev=_joined([directory / "evaluation" / "dev.csv" for directory in directories]),
+            stress=_joined([directory / "stress" / f"{plan.split}.csv" for directory in directories]),
         )
         rows.append((config, candidate))
     return rows
 
 
-def table_of(directory: Path, split: str) -> pd.DataFrame:
-    """Table of an evaluation."""
-    return read_series_table(directory / "evaluation" / f"{split}.csv")
+def table_of(directories: Sequence[Path], split: str) -> pd.DataFrame:
+    """Table of the evaluation of a run, or of the runs of all folds."""
+    return pd.concat(
+        [read_series_table(directory / "evaluation" / f"{split}.csv") for directory in directories], ignore_index=True
+    )
 
 
 def first_cutoffs(plans: Sequence[ReportPlan]) -> RiskCutoffs | None:
@@ -281,15 +298,11 @@ def code_and_data(plans: Sequence[ReportPlan], results: Sequence[SweepResult]) -
     return {}
 
 
-def _first_config(folders: Sequence[Path]) -> ExperimentConfig | None:
-    for folder in folders:
-        if (folder / "config.yaml").is_file():
-            return load_stored(folder / "config.yaml")
-    return None
-
-
-def _stress(path: Path) -> pd.DataFrame | None:
-    return read_series_table(path) if path.exists() else None
+def _joined(paths: Sequence[Path]) -> pd.DataFrame | None:
+    """Tables one below the other; None where one is missing."""
+    if not all(path.exists() for path in paths):
+        return None
+    return pd.concat([read_series_table(path) for path in paths], ignore_index=True)
 
 
 def _json(path: Path) -> dict[str, Any]:

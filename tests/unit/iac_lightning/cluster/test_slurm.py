@@ -109,6 +109,30 @@ def test_ranks_of_a_training_follow_the_launcher() -> None:
     assert "trainer.devices=1" in training_command([], LauncherConfig())
 
 
+@pytest.mark.parametrize(
+    ("settings", "handed_on"),
+    [
+        (["launcher.gpus_per_node=2"], ["profile=gpu"]),
+        (["launcher.gpus_per_node=0"], ["profile=cpu"]),
+        (["launcher.gpus_per_node=2", "profile=cpu"], ["profile=cpu"]),
+    ],
+)
+def test_a_job_is_told_its_profile(
+    settings: list[str], handed_on: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nprofiles: {cpu: {data: {batch_size: 1}}}\n")
+    sent: list[list[str]] = []
+    monkeypatch.setattr(slurm, "submit", lambda commands, *more: sent.extend(commands) or ["41"])
+    words = ["launcher=slurm", f"runs_dir={tmp_path}", *settings]
+    submit_run(["finetune", str(path), *words], load_experiment(path, words), run_in_job)
+    ((*_, profile, launcher, devices, nodes),) = sent
+    assert [profile] == handed_on
+    assert (launcher, nodes) == ("launcher=local", "trainer.num_nodes=1")
+    assert load_experiment(path, sent[0][2:]).profile == profile.partition("=")[2]
+    assert devices.startswith("trainer.devices=")
+
+
 def test_jobs_in_the_queue(commands: Path) -> None:
     assert queued(["41_1", "41_2"]) == {"41_1": "PENDING"}
     assert queued([]) == {}

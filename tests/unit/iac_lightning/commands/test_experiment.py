@@ -23,10 +23,10 @@ def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_config_prints_what_reads_back_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", VIT, "seed=7", "data.sampling.crop=[32,32,16]"]) == 0
+    assert main(["config", VIT, "seed=7", "data.sampling.crop=[24,24,12]"]) == 0
     path = tmp_path / "all.yaml"
     path.write_text(capsys.readouterr().out)
-    assert load_experiment(path) == load_experiment(Path(VIT), ["seed=7", "data.sampling.crop=[32,32,16]"])
+    assert load_experiment(path) == load_experiment(Path(VIT), ["seed=7", "data.sampling.crop=[24,24,12]"])
     assert load_experiment(path).seed == 7
 
 
@@ -46,10 +46,25 @@ def test_mistakes_come_all_at_once_and_before_torch(tmp_path: Path) -> None:
         "own.yaml:4: model.vit.patchsize: unknown key; did you mean model.vit.patch_size?",
         "did you mean pixelshuffle?",
         "data.batch_size = 'two': expected a whole number",
-        "x 50 is not a multiple of 8 (use 48 or 56)",
+        "x 50 is not a multiple of 6 (use 48 or 54)",
     ):
         assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_line_says_that_an_experiment_runs_at_a_processors_size(capsys: pytest.CaptureFixture[str]) -> None:
+    for profile, said in (("cpu", True), ("gpu", False)):
+        recipe = str(ROOT / "experiments/finetune/vit_mae.yaml")
+        assert main(["config", recipe, f"profile={profile}"]) == 0
+        captured = capsys.readouterr()
+        assert f"profile: {profile}\n" in captured.out
+        assert captured.err.count("\n") == said
+        assert ("vit_mae: cpu profile" in captured.err) is said
+
+
+def test_a_ceiling_of_no_series_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", VIT, "--ceiling", "0"]) == 2
+    assert "--ceiling 0: expected how many series to measure" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,7 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*words, "data.cohort=nowhere.csv", "data.sampling.crop=[16,16,16]"]) == 0
+    assert main([*words, "data.cohort=nowhere.csv", "data.sampling.crop=[12,12,6]", "model.mae.masking=random"]) == 0
     text = capsys.readouterr().out
     for word in ("parameters", "memory", "steps", "tokens       2 × 2 × 2 = 8"):
         assert word in text

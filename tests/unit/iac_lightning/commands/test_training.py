@@ -55,7 +55,7 @@ def test_sweep_and_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     demo = Recorder()
     monkeypatch.setattr("iac_lightning.workflows.demo.demo", demo)
     assert main(["sweep", "s.yaml", "--retry", "seeds=[0]"]) == 3
-    settings = {"entry": run_in_job, "dry_run": False, "retry": True}
+    settings = {"entry": run_in_job, "dry_run": False, "retry": True, "minutes": None}
     assert swept == [((Path("s.yaml"), ["seeds=[0]"]), settings)]
     assert main(["sweep", "s", "--finish"]) == 4
     assert main(["sweep", "s", "--status"]) == 0

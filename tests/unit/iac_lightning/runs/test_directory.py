@@ -94,11 +94,29 @@ def test_changed_settings_are_refused_with_their_keys_and_values(config):
         open_run(other)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert lines[1].startswith("  model.vit.patch_size: (8, 8, 8) in ")
+    assert lines[1].startswith("  model.vit.patch_size: (8, 8, 4) in ")
     assert lines[1].endswith("config.yaml, (4, 4, 4) now")
     assert lines[2].startswith("  trainer.max_epochs: 10 in ")
     assert "another name" in lines[3]
     with open_run(config):  # the refusal gave the lock back and left the settings as they were
+        pass
+
+
+def test_a_run_is_not_continued_under_another_profile(config):
+    config.profile = "cpu"
+    with open_run(config) as run:
+        (run.checkpoints_dir / "last.ckpt").touch()
+    other = copy.deepcopy(config)
+    other.profile = "gpu"
+    other.data.batch_size = 128
+    with pytest.raises(UserError) as caught:
+        open_run(other)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("  profile: cpu in ")
+    assert lines[1].endswith(", gpu now")
+    assert lines[2].startswith("  data.batch_size: ")
+    assert lines[3].startswith("Continue it with profile=cpu, or give this run another name")
+    with open_run(config):
         pass
 
 

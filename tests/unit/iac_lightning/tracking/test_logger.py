@@ -87,7 +87,7 @@ def test_one_mlflow_run_through_interruption_and_end(runs_dir, tmp_path, capfd):
     assert last.info.status == "FINISHED"
     assert last.info.run_name == "demo/whole"
     assert last.data.params == first.data.params
-    assert last.data.params["model.vit.patch_size"] == "[8, 8, 8]"
+    assert last.data.params["model.vit.patch_size"] == "[8, 8, 4]"
     assert last.data.params["data.cohort"] == "x" * 250
     assert last.data.tags["task"] == "segment"
     assert last.data.tags["data_fingerprint"] == "f1"

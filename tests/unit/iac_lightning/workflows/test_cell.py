@@ -23,7 +23,7 @@ def test_a_cell_notes_its_end(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> 
     done = []
     monkeypatch.setattr(workflow, "train_and_evaluate", lambda *given: done.append(given))
     workflow.run_cell(sweep.directory, "pretrain_a", ("launcher=local",))
-    assert [(cell.name, *rest) for cell, *rest in done] == [("pretrain_a", "test", "parent", ("launcher=local",))]
+    assert [(cell.name, *rest) for cell, *rest in done] == [("pretrain_a", sweep.plan, "parent", ("launcher=local",))]
     assert states(sweep) == {"pretrain_a": "finished", "b": "pending"}
     workflow.run_cell(sweep.directory, "pretrain_a")
     assert len(done) == 1, "a finished cell ran again"

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from data_modules.errors import UserError
+from iac_lightning.config.model_schema import resolved_vit
+from iac_lightning.config.reading import load_experiment
 from iac_lightning.workflows import demo as workflow
 from iac_lightning.workflows.demo import CAVEAT, MODELS, collect, demo, run_step, summary_lines
 
@@ -30,6 +32,8 @@ def write_evaluations(out: Path) -> None:
             "n_patients": 27,
             "sensitivity": {"mean": 0.1, "ci95": [0, 1]},
         }
+        if name != "cnn":
+            summary["controls"] = {"mean_tokens": {"dice": {"mean": 0.01 * k, "ci95": [0, 0.1]}}}
         path.write_text(json.dumps(summary))
 
 
@@ -96,7 +100,7 @@ def test_the_whole_path(quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch, 
     assert quick["phantom"][0] == (tmp_path / "data", 30)
     assert quick["prepared"] == str(tmp_path / "data" / "cohort.csv")
     assert quick["report"] == ([out / name for name in MODELS], "test", CAVEAT)
-    assert len(processes.steps) == 10  # four trainings, three evaluations on two splits
+    assert len(processes.steps) == 13  # five trainings, four evaluations on two splits
     pretrain, vit = processes.named("mae"), processes.named("vit_mae")
     assert pretrain[0] == "pretrain"
     assert {"name=mine/mae", f"runs_dir={tmp_path / 'runs'}", "seed=5"} <= set(pretrain)
@@ -159,26 +163,31 @@ def test_a_step_passes_its_lines_and_its_status_on(
 def test_results_hold_what_is_asked_for(tmp_path: Path) -> None:
     write_evaluations(tmp_path)
     results = collect(tmp_path)
-    assert list(results) == ["vit_mae", "vit_scratch", "cnn"]
+    assert list(results) == ["vit_mae", "vit_scratch", "vit_depth0", "cnn"]
+    assert results["vit_depth0"]["dice_mean_tokens"] == 0.02
     assert results["cnn"] == {
-        "dice": 0.7,
+        "dice": 0.8,
         "dice_ci95": [0.4, 0.7],
         "threshold": 0.35,
         "volume_icc": 0.9,
         "n_series": 41,
         "n_patients": 27,
+        "dice_mean_tokens": None,
     }
 
 
 def test_the_table_shows_intervals_and_says_that_nothing_is_ranked() -> None:
     entry = {"dice": 0.5123, "dice_ci95": [0.41, 0.6], "volume_icc": 0.876, "n_series": 41, "n_patients": 27}
+    entry["dice_mean_tokens"] = 0.0234
     undefined = {"dice": None, "dice_ci95": [None, None], "volume_icc": None, "n_series": 3, "n_patients": 2}
+    undefined["dice_mean_tokens"] = None
     text = summary_lines({"vit_mae": entry, "cnn": undefined}, Path("a/index.html"), 90.0)
     head, first, second = text.splitlines()[1:4]
     assert "0.512 [0.410; 0.600]" in first
     assert first.split()[-3:] == ["41", "/", "27"]
     assert "0.88" in first
-    assert second.split() == ["cnn", "–", "–", "3", "/", "2"]
+    assert second.split() == ["cnn", "–", "–", "–", "3", "/", "2"]
+    assert head.index("without tokens") < first.index("0.023") < head.index("volume ICC")
     assert head.index("volume ICC") <= first.index("0.88") < head.index("scans")  # stands under its heading
     assert "It ranks nothing." in text
     assert "a/index.html" in text
@@ -189,3 +198,10 @@ def test_every_model_has_an_experiment() -> None:
     for name in ("mae", *MODELS):
         assert (EXPERIMENTS / f"{name}.yaml").is_file()
     assert sum(workflow.FRACTIONS.values()) == pytest.approx(1)
+
+
+def test_the_arm_without_a_transformer_differs_by_that_alone() -> None:
+    scratch, without = (load_experiment(EXPERIMENTS / f"{name}.yaml", []) for name in ("vit_scratch", "vit_depth0"))
+    assert resolved_vit(without.model.vit)[1] == 0 < resolved_vit(scratch.model.vit)[1]
+    without.model.vit.depth, without.name = scratch.model.vit.depth, scratch.name
+    assert without == scratch

@@ -30,3 +30,17 @@ def test_the_card_tells_values_of_these_weights_only(trained_run: Run, tmp_path:
         end_look(record_look(copy.directory, what, "test", "a", None))
     assert "had been looked at 2 times" in model_card(copy, model)
     assert "The cohort table was not at hand" in card
+
+
+def test_an_encoder_of_another_project_is_named_with_its_licence(trained_run: Run, tmp_path: Path) -> None:
+    copy = load_run(Path(shutil.copytree(trained_run.directory, tmp_path / "run")))
+    model = load_calibrated(copy)
+    assert "Apache-2.0 (code and weights)" in model_card(copy, model)
+    record = {"file": "checkpoint_final.pth", "sha256": "ab" * 32, "data": "OpenMind", "licence": "CC-BY-SA 4.0"}
+    (copy.directory / "logs").mkdir(exist_ok=True)
+    write_json_atomic(copy.directory / "logs" / "foreign_encoder.json", record)
+    card = model_card(copy, model)
+    assert "`checkpoint_final.pth` (SHA-256 `abababababababab`; data OpenMind)" in card
+    assert "as stated by who trained this model: CC-BY-SA 4.0." in card
+    assert "Apache-2.0 (code)." in card
+    assert "code and weights" not in card

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from data_modules.config import DataConfig, GridConfig, SamplingConfig
-from iac_lightning.config.schema import (
-    CNNConfig,
-    ExperimentConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainerConfig,
-    ViTConfig,
-)
+from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
+from iac_lightning.config.schema import ExperimentConfig, OptimizerConfig, TrainerConfig
 from iac_lightning.workflows.plan import plan
 
 
@@ -76,8 +70,7 @@ def test_a_scaled_rate_shows_its_rule() -> None:
         assert found["batch"] == "4 × 2 devices × 4 accumulated = 32 patches an update"
 
 
-def test_heads_that_flash_attention_does_not_take_are_remarked_on() -> None:
-    narrow = experiment(task="pretrain")  # 24 / 2 = 12, and the decoder's 96 / 3 = 32
-    assert lines(narrow)["remark"].startswith("model.vit.dim / model.vit.heads is 12: attention on a GPU is fastest")
-    wide = experiment(model=ModelConfig(vit=ViTConfig(dim=24, depth=2, heads=3, patch_size=(8, 8, 4))))
-    assert "remark" not in lines(wide)
+def test_a_token_is_told_in_millimetres() -> None:
+    assert lines(experiment())["token"] == "8 × 8 × 10 mm"
+    assert "remark       a token is 8 × 8 × 10 mm: above 8 mm" in plan(experiment())
+    assert "token" not in lines(experiment(model=ModelConfig(name="cnn", cnn=CNNConfig(base_features=4))))

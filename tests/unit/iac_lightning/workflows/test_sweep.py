@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
+from data_modules.prepare.store import open_store
 from iac_lightning.cli import run_in_job
+from iac_lightning.sweeps.cells import cells
 from iac_lightning.sweeps.sharing import Room
+from iac_lightning.sweeps.spec import read_sweep
 from iac_lightning.sweeps.state import Sweep, open_sweep, states
 from iac_lightning.workflows import sweep as workflow
 from iac_lightning.workflows.reports import sweep as report_workflow
@@ -39,12 +45,15 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done, in order; every cell but those in `fails` ends well."""
     done: list[str] = []
 
-    def run(sweep: Sweep, room: Room, extra: object = ()) -> None:
+    def run(sweep: Sweep, room: Room, deadline: float) -> bool:
         done.append(f"cells, {room.at_once} at once")
+        if deadline < time.monotonic():
+            return False
         for cell in sweep.cells:
             if not sweep.record(cell):
                 fails = (tmp_path / "fails").exists() and "linear" in cell.name
                 sweep.note(cell, "failed" if fails else "finished", reason="it had to", seconds=1.0)
+        return True
 
     def report(folders: list[Path], out: Path) -> Path:
         done.append("report")
@@ -99,7 +108,7 @@ def test_failed_cells_are_tried_again_on_request(file: Path, steps: list[str], t
 def test_an_interrupted_sweep_is_marked_and_goes_on(
     file: Path, steps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*given: Any) -> None:
+    def stopped(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -139,3 +148,31 @@ def test_one_process_works_on_a_sweep(
     with FileLock(tmp_path / "runs" / "tiny" / "sweep.lock"), pytest.raises(UserError, match="in another process"):
         workflow.sweep(file, options(tmp_path), entry=run_in_job)
     assert steps == []
+
+
+def test_when_the_time_is_up_it_says_so_and_goes_on(
+    file: Path, steps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workflow.sweep(file, options(tmp_path), minutes=0.001, entry=run_in_job) == workflow.GOES_ON == 75
+    assert steps == ["data", "parent", "cells, 3 at once", "parent KILLED"]
+    assert "2 pending\nthe time was up; the same command goes on" in capsys.readouterr().out
+    assert workflow.sweep(file, options(tmp_path), minutes=60, entry=run_in_job) == 0
+    for minutes, more in ((-1, []), (5, ["launcher=slurm"])):
+        with pytest.raises(UserError, match=f"--minutes {minutes}: expected a number above 0, of a sweep on this"):
+            workflow.sweep(file, [*options(tmp_path), *more], minutes=minutes, entry=run_in_job)
+
+
+def test_folds_of_a_phantom_are_dealt_out_before_the_cells(file: Path, tmp_path: Path) -> None:
+    phantom = {"folder": str(tmp_path / "p"), "patients": 8, "fractions": {"finetune": 0.5, "dev": 0.25, "test": 0.25}}
+    text = (
+        file.read_text() + f"phantom: {json.dumps(phantom)}\nfolds: 2\nsettings: {{data.grid.spacing_mm: [4, 4, 8]}}\n"
+    )
+    file.write_text(text)
+    spec = read_sweep(file, options(tmp_path))
+    planned = cells(spec)
+    workflow.prepare(spec, planned)
+    table = read_cohort(tmp_path / "p" / "cohort.csv")
+    assert sorted({s.fold for s in table.split("finetune", "dev")}) == [0, 1]
+    dev = {c.fold: set(open_store(c.config.data).cohort.patients("dev")) for c in planned}
+    assert dev[0] | dev[1] == set(table.patients("finetune", "dev"))
+    assert not dev[0] & dev[1]

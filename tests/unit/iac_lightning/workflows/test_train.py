@@ -18,7 +18,7 @@ from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from iac_lightning.config.reading import load_experiment
-from iac_lightning.modules.callbacks import EpochHistory
+from iac_lightning.modules.callbacks import EpochHistory, read_history
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows.reports.evaluated import load_entry
 from iac_lightning.workflows.train import build_trainer, train
@@ -91,14 +91,40 @@ def finetune(pretrained: Run, runs: Path, *more: str) -> Run:
 def test_an_encoder_that_learnt_otherwise_is_taken_over_only_when_asked_for(
     pretrained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    others = ("data.window_hu=[-100,900]", "model.vit.heads=3")
+    others = ("data.window_hu=[-100,900]", "model.vit.heads=1")
     with pytest.raises(
-        UserError, match=r"window_hu was \[-200.*, 1000.*\] and is \[-100.*heads was 2 and is 3 here.*other=true"
+        UserError, match=r"window_hu was \[-200.*, 1000.*\] and is \[-100.*heads was 2 and is 1 here.*other=true"
     ):
         finetune(pretrained, tmp_path, *others)
     run = finetune(pretrained, tmp_path, *others, "init_from_other=true")
-    assert "warning: the encoder learnt otherwise: data.window_hu was" in capsys.readouterr().out
-    assert "model.vit.heads was 2 and is 3 here" in (run.directory / "logs/transfer.txt").read_text()
+    assert "warning: the pre-training learnt otherwise: data.window_hu was" in capsys.readouterr().out
+    assert "model.vit.heads was 2 and is 1 here" in (run.directory / "logs/transfer.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", [["model.name=cnn", "model.cnn.base_features=4"], ["model.mae.pretrain=segmenter"]])
+def test_whole_networks_are_pre_trained_and_taken_over(
+    kind: list[str], phantom_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = overrides(phantom_cohort, tmp_path, "trainer.max_epochs=1", "tracking.enabled=false")
+    decoder = ["model.decoder.name=progressive", "model.decoder.channels=4", "model.decoder.upsampling=transposed"]
+    made = train(load_experiment(experiment("mae"), [*short, *kind, *decoder, "name=whole"]))
+    told = capsys.readouterr().out
+    assert "R² of what was hidden" in told
+    (epoch,) = read_history(made.directory / "logs/history.jsonl")
+    assert {"dev/r2", "dev/r2_interpolation", "dev/r2_patch_mean", "dev/loss"} <= set(epoch)
+    assert (made.directory / "figures/reconstruction.png").stat().st_size > 0
+    own = kind if "model.name=cnn" in kind else []
+    settings = [*short, *own, *decoder, f"init_from={made.directory}", "name=tuned"]
+    tuned = train(load_experiment(experiment("vit_scratch"), settings))
+    rows = (tuned.directory / "logs/transfer.txt").read_text().splitlines()
+    loaded = {row.split()[1] for row in rows if row.startswith("loaded")}
+    new = {row.split()[1] for row in rows if row.startswith("new")}
+    assert any("decoder" in name for name in loaded)
+    assert new
+    assert all("head" in name for name in new)
+    other = "vit_scratch" if own else "cnn"
+    with pytest.raises(UserError, match=r"has pre-trained a .*, and this network is a"):
+        train(load_experiment(experiment(other), [*short, f"init_from={made.directory}", "name=other"]))
 
 
 def test_an_encoder_that_is_not_finite_is_not_taken_over(pretrained: Run, tmp_path: Path) -> None:

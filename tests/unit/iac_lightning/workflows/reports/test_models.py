@@ -18,7 +18,8 @@ from PIL import Image
 from data_modules.cohort.look import TestSetGuardError
 from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
-from iac_lightning.config.schema import CNNConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
+from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
@@ -28,7 +29,7 @@ from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
-from iac_lightning.workflows.reports.evaluated import evaluation, look_at, model_labels
+from iac_lightning.workflows.reports.evaluated import evaluation, look_at, model_labels, shared_settings
 from iac_lightning.workflows.reports.models import report
 
 
@@ -49,11 +50,17 @@ def test_models_of_one_kind_are_told_apart_by_name() -> None:
     other = ExperimentConfig(name="two", init_from="runs/mae")
     scratch = ExperimentConfig(name="three")
     cnn = ExperimentConfig(name="four", model=ModelConfig(name="cnn", cnn=CNNConfig(encoder="residual")))
-    assert model_labels([vit, other, scratch, cnn]) == [
+    told = ExperimentConfig(name="seven", model=ModelConfig(name="cnn", condition_on=("position", "slice_thickness")))
+    flat = ExperimentConfig(name="five", model=ModelConfig(vit=ViTConfig(depth=0)))
+    begun = replace(cnn, name="six", init_from="runs/mae_cnn")
+    assert model_labels([vit, other, scratch, cnn, flat, begun, told]) == [
         "ViT, MAE pre-trained (one)",
         "ViT, MAE pre-trained (two)",
         "ViT, from scratch",
         "CNN (residual, nnU-Net-style)",
+        "ViT without transformer",
+        "CNN (residual, nnU-Net-style), MAE pre-trained",
+        "CNN (plain, nnU-Net-style), told position and slice thickness",
     ]
 
 
@@ -220,6 +227,14 @@ def test_settings_of_the_evaluation_decide_strata_groups_and_intervals(
     assert "Weakest on slices of &gt; 3 mm" in page
     with pytest.raises(UserError, match=r"different settings of evaluation \(thickness_edges_mm, .*coverage=…"):
         report([entries[0], replace(entries[1], evaluation=settings)], tmp_path / "page", "test")
+
+
+def test_settings_that_decide_no_value_may_differ() -> None:
+    runs = [
+        Run(Path("a"), ExperimentConfig(name=name, evaluation=EvaluationConfig(controls=controls, workers=workers)))
+        for name, controls, workers in (("a", True, 1), ("b", False, 2))
+    ]
+    assert shared_settings(runs).controls
 
 
 def test_a_fixed_cut_off_needs_no_development_split(entries: list[ExternalModel], tmp_path: Path) -> None:

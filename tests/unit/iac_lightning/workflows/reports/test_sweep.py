@@ -37,7 +37,7 @@ MODELS = {
 def _few_resamples():
     """The pages need no fine percentiles."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("analyse_ablation", "assess_claims"):
+        for name in ("analyse_ablation", "assess_claims", "worths"):
             whole = getattr(workflow, name)
             patch.setattr(workflow, name, lambda *a, whole=whole, **k: whole(*a, resamples=200, **k))
         yield
@@ -109,9 +109,27 @@ def test_cells_have_a_row_each(sweep, report):
     assert first["cell_dice"] == pytest.approx(mean)
 
 
+def test_the_page_says_what_the_transformer_is_worth(tmp_path):
+    scratch = "finetune/vit_scratch.yaml"
+    axes = {"model": {"vit": (scratch, []), "flat": (scratch, ["model.vit.depth=0"])}}
+    folder = write_sweep(tmp_path / "arms", axes, lambda levels: 0.6 + 0.1 * (levels["model"] == "vit"), table=small)
+    page = sweep_report([folder], tmp_path / "page").parent
+    (row,) = pd.read_csv(page / "worth.csv").to_dict("records")
+    cells = pd.read_csv(page / "cells.csv").groupby("model")["dice"].mean()
+    assert row["difference"] == pytest.approx(cells["vit"] - cells["flat"])
+    assert (row["part"], row["n_trainings"], row["n_patients"]) == ("transformer", 4, 9)
+    text = text_of(page)
+    sentence = f"The transformer is worth {row['difference']:+.3f} [{row['low']:+.3f}; {row['high']:+.3f}]".replace(
+        "-", "−"
+    )
+    assert sentence in text[: text.index("Design")]
+    assert "What is not compared here for want of an arm: the pre-training" in text
+    assert r"\begin{table}" in (page / "worth.tex").read_text()
+
+
 def test_the_same_inputs_give_the_same_bytes(sweep, report, tmp_path):
     again = sweep_report([sweep], tmp_path / report.name).parent
-    assert len(list(again.iterdir())) == 7
+    assert len(list(again.iterdir())) == 9
     for path in again.iterdir():
         assert path.read_bytes() == (report / path.name).read_bytes(), path.name
 
@@ -260,3 +278,46 @@ def test_a_page_about_the_test_split_is_a_look_at_every_cell(sweep, report):
     assert evaluated
     for directory in evaluated:
         assert {look["what"] for look in looks(directory)} == {"sweep report"}
+
+
+def folded(sweep: Path, folder: Path) -> Path:
+    """The same results as if each run had been two, each evaluated on the patients that it held out."""
+    plan = json.loads((sweep / "sweep.json").read_text())
+    cells = []
+    for cell in plan["cells"]:
+        table = pd.read_csv(sweep / cell["run"] / "evaluation" / "test.csv")
+        number = table["patient_id"].str[1:].astype(int)
+        for fold in (0, 1):
+            run = f"{cell['run']}_fold{fold}"
+            shutil.copytree(sweep / cell["run"], folder / run, ignore=shutil.ignore_patterns("test.*"))
+            table[number % 2 == fold].to_csv(folder / run / "evaluation" / "dev.csv", index=False)
+            cells.append({**cell, "name": f"{cell['name']},fold={fold}", "run": run, "fold": fold})
+    data = plan | {"name": folder.name, "split": "dev", "folds": 2, "cells": cells}
+    (folder / "sweep.json").write_text(json.dumps(data, ensure_ascii=False))
+    return folder
+
+
+def test_folds_are_one_training_measured_once_on_each_patient(sweep, report, tmp_path):
+    page = sweep_report([folded(sweep, tmp_path / "folds")], tmp_path / "report").parent
+    names = ["factor", "level", "estimate", "low", "high", "p", "n_trainings"]
+    together, whole = (pd.read_csv(folder / "effects.csv")[names] for folder in (page, report))
+    pd.testing.assert_frame_equal(together, whole)
+    cells = pd.read_csv(page / "cells.csv")
+    assert cells["fold"].tolist() == [0, 1] * 8
+    assert (
+        cells["dice"].tolist()[::2]
+        == cells["dice"].tolist()[1::2]
+        == pd.read_csv(report / "cells.csv")["dice"].tolist()
+    )
+    assert "2 folds, each patient by the run that has not seen it, 16 of 16 trainings" in text_of(page)
+    claims = [pd.read_csv(folder / "claims.csv")[["claim", "verdict", "estimate"]] for folder in (page, report)]
+    pd.testing.assert_frame_equal(*claims)
+
+
+def test_a_training_of_which_a_fold_lacks_does_not_count(sweep, tmp_path):
+    folder = folded(sweep, tmp_path / "folds")
+    (folder / "cell_00_seed0_fold1" / "evaluation" / "dev.csv").unlink()
+    page = sweep_report([folder], tmp_path / "report").parent
+    cells = pd.read_csv(page / "cells.csv").set_index("run")
+    lacking = cells[cells["dice"].isna()]
+    assert [name.rsplit(",", 1)[0] for name in lacking.index] == ["patch size=4×4×4,upsampling=transposed,seed=0"] * 2
