@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from iac_lightning.models.mae import MaskedAutoencoder
-from iac_lightning.models.vit import ViTEncoder, patchify
+from iac_lightning.models.vit import ViTEncoder
+from iac_lightning.models.vit_tokens import patchify
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -89,12 +89,13 @@ def bench_scan(folder: Path, scan: Path, template: Path | None, run: Path | None
     return {"prepare": measured(prepare), "predict": measured(predict)}
 
 
-def throwaway_run(folder: Path) -> Path:
-    """A run directory with the demo's network and random weights: timing does not need a trained one."""
+def throwaway_run(folder: Path, *settings: str) -> Path:
+    """A run directory with the demo's network, or another, and random weights: timing does not need a trained one."""
     from iac_lightning.modules.segmentation_module import SegmentationModule
 
     config = load_experiment(
-        Path("experiments/demo/vit_scratch.yaml"), ["name=bench", f"runs_dir={folder}", "tracking.enabled=false"]
+        Path("experiments/demo/vit_scratch.yaml"),
+        ["name=bench", f"runs_dir={folder}", "tracking.enabled=false", *settings],
     )
     with open_run(config) as run:
         module = SegmentationModule(config)

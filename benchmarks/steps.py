@@ -36,10 +36,11 @@ def network_loss(network: nn.Module, config: ExperimentConfig) -> Callable[[dict
     criterion = SegmentationLoss(config.loss)
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
+        told = {name: batch[name] for name in ("condition",) if name in batch}
         if isinstance(network, MaskedAutoencoder):
-            restored: Tensor = network(batch["image"]).loss
+            restored: Tensor = network(batch["image"], **told).loss
             return restored
-        return criterion(network(batch["image"]), batch["label"], batch["loss_region"])["loss"]
+        return criterion(network(batch["image"], **told), batch["label"], batch["loss_region"])["loss"]
 
     return loss
 
