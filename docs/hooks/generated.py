@@ -58,8 +58,10 @@ TABLES: dict[str, tuple[str, str]] = {
     "models": ("iac_lightning.evaluation.tables.model_result", "MODEL_COLUMNS"),
     "comparisons": ("iac_lightning.evaluation.tables.comparison", "COLUMNS"),
     "cells": ("iac_lightning.report.sweep.files", "CELL_COLUMNS"),
+    "controls": ("iac_lightning.evaluation.tables.controls", "COLUMNS"),
+    "worth": ("iac_lightning.report.worth", "WORTH_COLUMNS"),
     "result": ("iac_lightning.workflows.predict", "RESULT"),
-    "sweep-keys": ("iac_lightning.sweeps.spec", "KEYS"),
+    "sweep-keys": ("iac_lightning.sweeps.keys", "KEYS"),
 }
 """Name in a page to the dictionary of names and what they hold."""
 
