@@ -12,7 +12,7 @@ from iac_lightning.models.cnn import PlannedUNet
 from iac_lightning.models.decoders import ViTSegmenter
 from iac_lightning.models.restoring import MAEOutput, Restorer
 from iac_lightning.models.sparse import visible_at
-from iac_lightning.models.vit_tokens import mask_of, spread_tokens, token_grid
+from iac_lightning.models.vit_tokens import token_grid
 
 
 class MaskedUNet(Restorer):
@@ -66,9 +66,7 @@ class MaskedUNet(Restorer):
         condition: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, restore; arguments as of `MaskedAutoencoder`."""
-        patches, order = self.hide(image, generator, noise)
-        keep, hidden = order.split([self.n_tokens - self.n_hidden, self.n_hidden], dim=1)
-        visible = spread_tokens(mask_of(keep, self.n_tokens, image.dtype), self.grid, self.patch_size)
+        patches, _, hidden, visible = self.hide_voxels(image, generator, noise)
         if self.sparse:
             skips = self.network.encode(image * visible, condition, visible)
             filled = [self._filled(x, visible, value) for x, value in zip(skips, self.mask_values, strict=True)]
@@ -134,9 +132,7 @@ class MaskedSegmenter(Restorer):
         condition: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, restore; arguments as of `MaskedAutoencoder`."""
-        patches, order = self.hide(image, generator, noise)
-        keep, hidden = order.split([self.n_tokens - self.n_hidden, self.n_hidden], dim=1)
-        visible = spread_tokens(mask_of(keep, self.n_tokens, image.dtype), self.grid, self.patch_size)
+        patches, keep, hidden, visible = self.hide_voxels(image, generator, noise)
         encoded = self.encoder(image, keep, self.decoder.depths, condition)
         features = [
             self._everywhere(x, keep, token)

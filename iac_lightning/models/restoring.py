@@ -90,6 +90,20 @@ class Restorer(nn.Module):
             noise = torch.rand(patches.shape[:2], generator=generator, device=device).to(image.device)
         return patches, noise.argsort(dim=1)
 
+    def hide_voxels(
+        self, image: Tensor, generator: torch.Generator | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`hide` for a network that sees whole images.
+
+        Returns:
+            The patches `[B, N, P]`, the indices of the visible `[B, N − H]` and of the hidden ones `[B, H]`, and 1 at
+            the voxels of the visible ones, 0 elsewhere, `[B, 1, X, Y, Z]`.
+        """
+        patches, order = self.hide(image, generator, noise)
+        keep, hidden = order.split([self.n_tokens - self.n_hidden, self.n_hidden], dim=1)
+        visible = spread_tokens(mask_of(keep, self.n_tokens, image.dtype), self.grid, self.patch_size)
+        return patches, keep, hidden, visible
+
     def mask(self, hidden: Tensor) -> Tensor:
         """`[B, N]` bool, True at the indices `[B, H]` of the hidden patches."""
         return mask_of(hidden, self.n_tokens, torch.bool)

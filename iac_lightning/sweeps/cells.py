@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,14 @@ def cells(spec: SweepSpec) -> list[Cell]:
     finetunings: list[Cell] = []
     for levels in spec.combinations():
         settings = _merged(spec, levels)
+        tuned = cache(partial(_tuned, spec, settings))  # no seed and no fold changes it
         for first_seed, fold in product(spec.seeds, spec.held_out):
             seed = first_seed + settings.get("seed_offset", 0)
             name = _name([slug(level) for level in levels.values()], seed, fold)
             try:
                 source = None
                 if settings.get("pretrain", spec.pretrain is not None):
-                    source = _pretraining(spec, levels, settings, seed, fold, pretrainings)
+                    source = _pretraining(spec, levels, settings, tuned, seed, fold, pretrainings)
                 finetunings.append(_finetuning(spec, name, levels, settings, seed, fold, source))
             except ConfigError as error:
                 for line in str(error).splitlines()[1:] or [str(error)]:
@@ -176,6 +177,7 @@ def _pretraining(
     spec: SweepSpec,
     levels: Mapping[str, str],
     settings: Mapping[str, Any],
+    tuned: Callable[[], ExperimentConfig],
     seed: int,
     fold: int | None,
     known: dict[str, Cell],
@@ -221,10 +223,7 @@ def _pretraining(
             needs=(),
         )
 
-    tuned = {k: v for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")}
-    base = Path(settings.get("base", spec.base))
-    own_settings = [as_override(k, v) for k, v in tuned.items()]
-    wanted = load_experiment(base, [*own_settings, "name=cell", *spec.overrides, *_place(spec)])
+    wanted = tuned()
     if wanted.model.name == "cnn":
         made = cell({"model.name": "cnn", **_below(wanted, "model.cnn.")}, ("base", "model.name", "model.cnn."))
     else:
@@ -232,6 +231,13 @@ def _pretraining(
         if made.config.model.mae.pretrain == "segmenter":
             made = cell(_below(wanted, "model.decoder."), ("base", "model.decoder."))
     return known.setdefault(made.config_hash, made)
+
+
+def _tuned(spec: SweepSpec, settings: Mapping[str, Any]) -> ExperimentConfig:
+    """The settings that a combination of levels is fine-tuned with, but for seed, fold and place."""
+    own = [as_override(k, v) for k, v in settings.items() if k not in SPECIAL and not k.startswith("pretrain.")]
+    base = Path(settings.get("base", spec.base))
+    return load_experiment(base, [*own, "name=cell", *spec.overrides, *_place(spec)])
 
 
 def _below(config: ExperimentConfig, prefix: str) -> dict[str, Any]:
