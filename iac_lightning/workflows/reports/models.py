@@ -14,7 +14,7 @@ from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.config.stored import decisive_settings
+from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.ablation.worth import worths
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
@@ -235,7 +235,7 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
     changed = {
         f.name: getattr(settings, f.name)
         for f in fields(settings)
-        if getattr(settings, f.name) != getattr(default, f.name)
+        if getattr(settings, f.name) != getattr(default, f.name) and f"evaluation.{f.name}" not in OF_CALIBRATION
     }
     return " ".join(
         [
