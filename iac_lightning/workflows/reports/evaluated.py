@@ -21,7 +21,7 @@ from iac_lightning.config.stored import NO_VALUES, OF_CALIBRATION, config_hash, 
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import by_thickness
+from iac_lightning.evaluation.tables.summary import SECTIONS, by_thickness, read_summary
 from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
@@ -143,14 +143,14 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
     """
     require_look((split,), look, "evaluation")
     path = entry.directory / "evaluation" / f"{split}.json"
-    table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text(encoding="utf-8"))
+    table, summary = read_series_table(path.with_suffix(".csv")), read_summary(path)
     edges = list(evaluation_settings(entry).thickness_edges_mm)
     if summary.get("thickness_edges_mm") != edges:
         strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])
         summary |= {"thickness_edges_mm": edges, "thickness": by_thickness(table, "", *draws, strata)}
-        for variant, prefix in (("protocol_prior", "prior_"), ("uncalibrated", "uncalibrated_")):
-            if variant in summary:
-                summary[variant]["thickness"] = by_thickness(table, prefix, *draws, strata)
+        for prefix, section in SECTIONS.items():
+            if section in summary:
+                summary[section]["thickness"] = by_thickness(table, prefix, *draws, strata)
     return table, summary
 
 

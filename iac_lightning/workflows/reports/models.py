@@ -22,6 +22,7 @@ from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import read_series_table
+from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
@@ -55,7 +56,7 @@ from iac_lightning.workflows.reports.model_results import (
     training_curves,
 )
 
-SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
+SAME_MODEL = ("checkpoint_sha256", "threshold", "plain_threshold", "calibration")
 """What the evaluations of a model on two splits share, unless it has changed in between."""
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
@@ -295,7 +296,7 @@ def has_development(folder: Path, split: str) -> bool:
     """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
     if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
         return False
-    dev, other = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("dev", split))
+    dev, other = (read_summary(folder / f"{name}.json") for name in ("dev", split))
     return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 

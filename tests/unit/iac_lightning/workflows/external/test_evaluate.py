@@ -82,7 +82,7 @@ def test_masks_by_hand(cohort: Path, masks: Path, tmp_path: Path, capsys: pytest
     assert np.isinf(table.loc[["a2", "b1"], "hd95_mm"]).all()
     assert table.loc["a1", "label_agatston"] == pytest.approx(2 * 8 * 0.25 * 2 * 2 / 3)  # 2 slices, 250 HU, 2 mm
     assert table.loc["b1", "agatston"] == 0.0  # predicted, but nothing there is bright
-    assert table.loc["b1", "prior_dice"] == 1.0
+    assert table.loc["b1", "dice"] == 1.0
     summary = json.loads((out / "evaluation/test.json").read_text())
     assert (summary["run"], summary["threshold"], summary["seed"]) == ("other", None, 0)
     counts = ("n_series", "n_patients", "n_both_empty", "n_false_alarm", "n_missed", "n_hd95_infinite")

@@ -105,7 +105,7 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     folder = entry.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
     summary = summarise(table, 0, resamples=20, split=split, threshold=threshold)
-    write_summary({**summary, "prior_threshold": None}, folder / f"{split}.json")
+    write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
 def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
