@@ -19,10 +19,10 @@ AIMS = {
 """What an operating point may be chosen for (`evaluation.operating_point`): what is then as large as it can be."""
 
 RULES = {
-    "protocol": "the annotation protocol: at least 130 HU, no single voxels",
-    "none": "no rule of brightness or size",
+    "protocol": "at least 130 HU, no single voxels",
+    "none": "whatever its brightness",
 }
-"""Rules that voxels at the threshold or above may have to meet."""
+"""Rules that voxels at the threshold or above may have to meet: the annotation protocol (Jin et al. 2025), or none."""
 
 
 @dataclass(frozen=True, kw_only=True)

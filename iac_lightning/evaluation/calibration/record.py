@@ -261,9 +261,7 @@ def describe_calibration(calibration: Calibration) -> str:
 
 def describe_point(point: OperatingPoint) -> str:
     """How masks are cut, in words."""
-    words = [f"probability ≥ {point.thresholds.general:g}"]
-    if point.rule != "none":
-        words.append(f"rule: {RULES[point.rule]}")
+    words = [f"probability ≥ {point.thresholds.general:g}", RULES[point.rule]]
     if point.least_lesion_mm3:
         words.append(f"lesions of {point.least_lesion_mm3:g} mm³ or more")
     return "; ".join(words)

@@ -169,7 +169,7 @@ def test_described_for_the_terminal() -> None:
     names = ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc")
     summary: dict[str, Any] = {"run": "cnn", "split": "dev", "n_series": 3, "n_patients": 2}
     summary |= {**dict.fromkeys(names, value), "uncalibrated": dict.fromkeys(names, lower)}
-    head, plain, uncalibrated = describe_evaluation(summary).splitlines()
+    head, result, uncalibrated = describe_evaluation(summary).splitlines()
     assert head == "cnn, dev: 3 scans of 2 patients"
-    assert plain.startswith("  plain: dice 0.500 [0.400; 0.600]; sensitivity 0.500")
+    assert result.startswith("  at the operating point: dice 0.500 [0.400; 0.600]; sensitivity 0.500")
     assert uncalibrated.startswith("  uncalibrated, at probability 0.5: dice 0.250 [0.200; 0.300]")

@@ -317,9 +317,9 @@ def test_the_picture_shows_the_mask_on_the_region(
 
     monkeypatch.setattr(workflow, "overlay_figure", draw)
     predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
-    assert shown["title"] == "15 mm³ in 3 lesions; 3 mm slices; model a"
+    assert shown["title"] == "18 mm³ in 3 lesions; 3 mm slices; model a"
     assert shown["label"] is None
-    assert shown["prediction"].data.sum() == 5
+    assert shown["prediction"].data.sum() == 6
     assert shown["probability"].data.max() == pytest.approx(0.525, abs=0.001)
     assert shown["volume"].data.max() == 300
     width, height = matplotlib.image.imread(tmp_path / "out/overlay.png").shape[1::-1]
@@ -371,7 +371,7 @@ def test_maps_of_a_sheared_file_lie_on_its_own_voxels(
     calibrated.config.data.grid.roi_mm = (40.0, 40.0, 60.0)
     result = predict(tmp_path / "sheared.nii.gz", tmp_path / "out", calibrated)
     scan_image = nib.load(tmp_path / "sheared.nii.gz")
-    for name in ("mask", "mask_protocol", "probability"):
+    for name in ("mask", "mask_plain", "probability"):
         image = nib.load(tmp_path / f"out/{name}.nii.gz")
         assert image.shape == SHAPE
         np.testing.assert_allclose(image.affine, affine, atol=1e-6)
@@ -379,7 +379,8 @@ def test_maps_of_a_sheared_file_lie_on_its_own_voxels(
         np.testing.assert_array_equal(image.get_qform(), scan_image.get_qform())
     mask = np.asanyarray(nib.load(tmp_path / "out/mask.nii.gz").dataobj) > 0
     probability = np.asanyarray(nib.load(tmp_path / "out/probability.nii.gz").dataobj)
-    np.testing.assert_array_equal(mask, probability >= result["threshold"])
+    plain = np.asanyarray(nib.load(tmp_path / "out/mask_plain.nii.gz").dataobj) > 0
+    np.testing.assert_array_equal(plain, probability >= result["plain_threshold"])
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
     assert result["volume_mm3"] == pytest.approx(mask.sum() * voxel_mm3)  # the volume of the mask that is written
     assert 2 * (mask & (hu > 470)).sum() > 0.85 * (mask.sum() + (hu > 470).sum())

@@ -187,7 +187,7 @@ def test_described_for_the_terminal(calibration: Calibration):
         "  adaptive_ece: 0.125 before, 0.125 after",
         "  brier: 0.125 before, 0.125 after",
         "  nll: 0.125 before, 0.125 after",
-        "  operating point (balanced): probability ≥ 0.3; rule: the annotation protocol: at least 130 HU, no single voxels",
+        "  operating point (balanced): probability ≥ 0.3; at least 130 HU, no single voxels",
         "  by slice thickness: one threshold for all",
         "  threshold alone: 0.5",
         "  warning: the bones are old",

@@ -120,4 +120,4 @@ def test_predictions_in_another_order_of_the_axes_and_in_capitals(series: Series
     np.savez(tmp_path / "p/a1.npz", probabilities=np.concatenate([1 - foreground, foreground]))
     (prediction,), problems = find_predictions(tmp_path / "p", [series], 0.7)
     assert not problems
-    assert masks_of(prediction)[0] == SURE
+    assert masks_of(prediction)[1] == SURE
