@@ -59,7 +59,7 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
         for variant, values, threshold in variants(model):
             rows.append(
                 [
-                    model.label if variant == "result" else "threshold alone",
+                    model.label if variant == "result" else "+ threshold alone",
                     number(threshold, 2),
                     *(
                         cell(values[key])
@@ -108,7 +108,7 @@ def _table_behind(models: Mapping[str, ModelResult], context: ReportContext) -> 
             is_result = variant == "result"
             rows.append(
                 [
-                    model.label if is_result else "threshold alone",
+                    model.label if is_result else "+ threshold alone",
                     cell(values["dice_all"]),
                     str(values["n_both_empty"]),
                     cell(values["hd95_mm"], 2),
