@@ -79,8 +79,8 @@ def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pyt
 
 
 def by_strata(record: Mapping[str, Any], by_thickness: dict[str, Any]) -> Calibration:
-    """A calibration that cuts both masks by slice thickness."""
-    point = {**record["operating_point"], "thickness": by_thickness}
+    """A calibration that cuts both masks by slice thickness, the result with a least lesion too."""
+    point = {**record["operating_point"], "thickness": by_thickness, "least_lesion_mm3": 100.0}
     return Calibration.from_dict({**record, "operating_point": point, "plain_thickness": by_thickness})
 
 
@@ -111,6 +111,10 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
         for path in (model.run.directory / "predictions/dev/a1_mask.nii.gz", tmp_path / "mask.nii.gz")
     ]
     np.testing.assert_array_equal(*masks)
+    volumes = [lesion["volume_mm3"] for lesion in result["lesions"]]
+    assert min(volumes) >= 100.0  # and there are smaller ones without the least lesion
+    every = replace(calibration, point=replace(calibration.point, least_lesion_mm3=0.0))
+    assert len(predict(item.series.image, tmp_path, calibrated_model(model, every))["lesions"]) > len(volumes)
     assert row["volume_mm3"] == pytest.approx(result["volume_mm3"])
     assert any(
         "the option slice_thickness_mm is not that of the file: 9 mm, the file 4 mm" in w for w in result["warnings"]
