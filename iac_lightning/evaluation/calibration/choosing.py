@@ -32,6 +32,9 @@ from iac_lightning.evaluation.statistics.strata import Stratum
 Cut = tuple[int, int, int]
 """Indices of rule, least lesion and threshold."""
 
+MOST_OF_LABEL = 2
+"""Voxels of all masks over labelled voxels, at most, for aims that count lesions rather than voxels."""
+
 _RULES = list(RULES)
 PROTOCOL, NONE = _RULES.index("protocol"), _RULES.index("none")
 
@@ -257,7 +260,9 @@ def folds(scans: Scans, seed: int) -> NDArray[np.int64] | None:
 def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
     """What an aim makes large, `[…]` of counts `[n, …, 5]`; minus infinity where a scan was not counted.
 
-    Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better.
+    Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better. Aims for
+    which touching a lesion is enough leave out masks of more than `MOST_OF_LABEL` times the labelled voxels: one that
+    holds everything bright touches every lesion.
     """
     if aim.name == "sensitivity_at_fp":
         found = scans.counts[..., HIT_LESIONS].sum(axis=0) / max(int(scans.n_lesions.sum()), 1)
@@ -267,7 +272,10 @@ def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
         weights = scan_weights(scans, aim.name)
         counts = weights > 0
         value = np.average(scan_scores(scans.of(counts), aim.name), axis=0, weights=weights[counts])
-    return np.where((scans.counts[..., VOXELS] < 0).any(axis=0), -np.inf, value)
+    unusable = (scans.counts[..., VOXELS] < 0).any(axis=0)
+    if aim.name in ("lesion_f1", "sensitivity_at_fp"):
+        unusable |= scans.counts[..., VOXELS].sum(axis=0, dtype=np.int64) > MOST_OF_LABEL * scans.n_label_voxels.sum()
+    return np.where(unusable, -np.inf, value)
 
 
 def scan_scores(scans: Scans, aim: str) -> NDArray[np.float64]:

@@ -79,8 +79,8 @@ def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pyt
 
 
 def by_strata(record: Mapping[str, Any], by_thickness: dict[str, Any]) -> Calibration:
-    """A calibration that cuts both masks by slice thickness, the result with a least lesion too."""
-    point = {**record["operating_point"], "thickness": by_thickness, "least_lesion_mm3": 100.0}
+    """A calibration that cuts both masks by slice thickness."""
+    point = {**record["operating_point"], "thickness": by_thickness}
     return Calibration.from_dict({**record, "operating_point": point, "plain_thickness": by_thickness})
 
 
@@ -111,10 +111,6 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
         for path in (model.run.directory / "predictions/dev/a1_mask.nii.gz", tmp_path / "mask.nii.gz")
     ]
     np.testing.assert_array_equal(*masks)
-    volumes = [lesion["volume_mm3"] for lesion in result["lesions"]]
-    assert min(volumes) >= 100.0  # and there are smaller ones without the least lesion
-    every = replace(calibration, point=replace(calibration.point, least_lesion_mm3=0.0))
-    assert len(predict(item.series.image, tmp_path, calibrated_model(model, every))["lesions"]) > len(volumes)
     assert row["volume_mm3"] == pytest.approx(result["volume_mm3"])
     assert any(
         "the option slice_thickness_mm is not that of the file: 9 mm, the file 4 mm" in w for w in result["warnings"]
@@ -124,6 +120,19 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
     assert own["slice_thickness_mm"] == own["native_thickness_mm"] == 4.0
     assert own["volume_mm3"] == pytest.approx(row["volume_mm3"], rel=1e-3)
     assert own["plain_dice"] == pytest.approx(row["plain_dice"], rel=1e-3)
+
+
+def test_evaluate_predict_and_stress_drop_what_is_smaller_than_the_least_lesion(
+    model: TrainedModel, item: PreparedSeries, calibration: Calibration, tmp_path: Path
+) -> None:
+    (lesion,) = predict(item.series.image, tmp_path, calibrated_model(model, calibration))["lesions"]
+    for least_mm3, expected in ((lesion["volume_mm3"] * 0.99, lesion["volume_mm3"]), (lesion["volume_mm3"] * 1.01, 0)):
+        cut = replace(calibration, point=replace(calibration.point, least_lesion_mm3=least_mm3))
+        (row,) = evaluated(model, item, cut)
+        result = predict(item.series.image, tmp_path, calibrated_model(model, cut))
+        (own,) = stress_series(model, item, cut, [], 1.0, tmp_path).to_dict("records")
+        assert [found["volume_mm3"] for found in (row, result, own)] == pytest.approx([expected] * 3, rel=1e-3)
+        assert row["plain_volume_mm3"] > 0
 
 
 def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
