@@ -173,7 +173,7 @@ def contrasts_table(values: Mapping[str, Mapping[str, tuple[MeasuredRecipes, int
         if first is not None and (first.low > 0 or first.high < 0):
             verdict = "above 0" if first.low > 0 else "below 0"
         rows.append([words, *(shown(value, "+") for value in found), verdict])
-    return table(["difference", *values, "Dice"], rows)
+    return table(["difference", *values, "verdict on Dice"], rows)
 
 
 def pretrainings_table(sweep: Path, plan: Mapping[str, Any]) -> list[str]:
