@@ -318,7 +318,7 @@ def test_the_report_shows_both(runs: Path, tmp_path: Path) -> None:
     html = (page / "index.html").read_text()
     summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
     assert f"{summary['dice']['mean']:.3f}" in html
-    assert "<h2>Calibration</h2>" in html
+    assert ">Calibration</h2>" in html
     assert "≤ 3 mm" in html
     assert [len(looks(runs / name)) for name in ("vit_mae", "cnn")] == [n + 1 for n in before]
     assert summary["test_looks"]["n_weights"] == 1

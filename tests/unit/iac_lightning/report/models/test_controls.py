@@ -95,7 +95,7 @@ def test_the_first_screen_says_it_and_the_section_shows_it(controlled: dict[str,
     text = write_report(tmp_path / "page", controlled, CONTEXT, [section], worth=sentences).read_text()
     first_screen = text[: text.index("<table")]
     assert all(sentence in first_screen for sentence in sentences)
-    assert "<h2>What the transformer does</h2>" in text
+    assert ">What the transformer does</h2>" in text
     assert (tmp_path / "page/tables/controls.csv").exists()
     assert (tmp_path / "page/figures/controls.png").exists()
     assert all(source.startswith("data:") or "/" not in source for source in Page(text).sources)
