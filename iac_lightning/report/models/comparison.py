@@ -19,7 +19,7 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
     """
     lines = [
         f"{comparison['model']} − {comparison['baseline']}, {comparison['split']}: {comparison['n_series']} scans of "
-        f"{comparison['n_patients']} patients, {comparison['n_with_lesion']} with lesions; seed {comparison['seed']}"
+        f"{comparison['n_patients']} patients, {comparison['n_with_lesion']} with lesions"
     ]
     for metric, m in comparison["metrics"].items():
         measure = MEASURES[metric]

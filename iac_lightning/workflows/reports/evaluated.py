@@ -21,7 +21,7 @@ from iac_lightning.config.stored import NO_VALUES, config_hash, decisive_setting
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import by_thickness
+from iac_lightning.evaluation.tables.summary import INTERVALS, summarise
 from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
@@ -139,12 +139,10 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
     path = entry.directory / "evaluation" / f"{split}.json"
     table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text(encoding="utf-8"))
     edges = list(evaluation_settings(entry).thickness_edges_mm)
-    if summary.get("thickness_edges_mm") != edges:
-        strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])
-        summary |= {"thickness_edges_mm": edges, "thickness": by_thickness(table, "", *draws, strata)}
-        for variant, prefix in (("protocol_prior", "prior_"), ("uncalibrated", "uncalibrated_")):
-            if variant in summary:
-                summary[variant]["thickness"] = by_thickness(table, prefix, *draws, strata)
+    if summary.get("thickness_edges_mm") != edges or summary.get("intervals") != INTERVALS:
+        # Other strata, or intervals of an earlier version, which did not hold for few patients: made again.
+        strata = strata_from_edges(edges)
+        summary |= summarise(table, split=split, threshold=summary["threshold"], thickness_strata=strata)
     return table, summary
 
 
