@@ -17,9 +17,9 @@ probability ≥ 1 − α, on average over patients (each counts once) and over d
 average over all. A stratum with few development patients is merged with a neighbour, and the radius of the merged ones
 promises nothing for each: errors on the thickest slices, the fewest, are larger. A merged stratum therefore keeps the
 merged radius only where its own is not larger: with k development patients of its own, its k / (k + 1) quantile (the
-largest score), or the promised one if that is less. Each stratum is promised the smaller of the coverage and k / (k + 1)
-by itself, and the result says how much that is. Merging looks at numbers of patients only, never at scores, and no radius
-shrinks by it, so the promise on average stands too.
+largest score), or the promised one if that is less. Each stratum by itself is promised the smaller of the coverage and
+k / (k + 1), and the result says how much that is. Merging looks at numbers of patients only, never at scores, and no
+radius shrinks by it, so the promise on average stands too.
 
 The development split has usually also chosen checkpoint, temperature and threshold; its scores are then a little too
 small, which the promise does not cover and the coverage measured on the test split shows.

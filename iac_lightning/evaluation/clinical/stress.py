@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_modules.csv_files import as_text
 from data_modules.errors import UserError
-from iac_lightning.evaluation.statistics.intervals import mean_ci, ratio_ci
+from iac_lightning.evaluation.statistics.intervals import Kind, mean_ci, ratio_ci
 from iac_lightning.evaluation.statistics.jackknife import ratio
 from iac_lightning.evaluation.statistics.paired import paired_difference
 from iac_lightning.evaluation.statistics.plain import defined, plain_interval
@@ -185,9 +185,11 @@ def _means(rows: pd.DataFrame) -> dict[str, Any]:
         "n_missed": int((lesion & (rows["volume_mm3"] == 0)).sum()),
     }
     for metric in METRICS:
-        means[metric] = plain_interval(mean_ci(values_of(rows, metric), patients))
+        # A model may surpass the protocol's label of thick slices.
+        kind: Kind = "difference" if metric == "share_of_ceiling" else "share"
+        means[metric] = plain_interval(mean_ci(values_of(rows, metric), patients, kind))
     for name in ("volume_error_mm3", "true_volume_error_mm3"):
-        means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients))
+        means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients, "signed"))
     for name, (over, under) in VOLUME_RATIOS.items():
         names = as_text(with_lesion["patient_id"])
         means[name] = plain_interval(ratio_ci(with_lesion[over], with_lesion[under], names))

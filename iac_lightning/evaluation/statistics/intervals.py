@@ -83,7 +83,7 @@ def mean_ci(values: ArrayLike, patients: ArrayLike, kind: Kind = "share", confid
 
 
 def mean_spread(sums: Floats, scans: Floats, squares: Floats, kind: Kind) -> Spread:
-    """Spread of a mean over scans; all `[..., n_patients]`, over the scans of each patient: sum, number, sum of squares.
+    """Spread of a mean over scans, from sum, number and sum of squares of each patient's, all `[..., n_patients]`.
 
     Amounts that differ by decades have no more degrees of freedom than there are patients who make up their spread:
     found by simulation (`benchmarks.coverage`), for with those of the scans intervals of |volume error| cover 70–90 %.

@@ -96,8 +96,8 @@ def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str
         ],
         rows=rows,
         legend=(
-            "Grey: 95\u00a0% interval over patients; * p below 0.05 after Holm's correction over all slopes of the kind "
-            "and all models, or pairs. Columns with a minus: difference of the two models' "
+            "Grey: 95\u00a0% interval over patients; * p below 0.05 after Holm's correction over all slopes of the "
+            "kind and all models, or pairs. Columns with a minus: difference of the two models' "
             "slopes, for Dice above 0 where the first loses less on thick slices. Within patients: only those with "
             "scans of several thicknesses."
         ),

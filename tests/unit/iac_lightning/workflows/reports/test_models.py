@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
-from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.page import ExtraFigure
@@ -89,7 +87,6 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalMod
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
-    monkeypatch.setattr(workflow, "analyse", partial(analyse, resamples=50))
     found = [
         ExternalModel(tmp_path / name, name, {"test": tmp_path / name}, tmp_path / "cohort.csv", None)
         for name in ("good", "large")
@@ -104,7 +101,7 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     table = hand_made(split, patients, {"good": 1.05, "large": 1.6}[entry.label])
     folder = entry.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
-    summary = summarise(table, 0, resamples=20, split=split, threshold=threshold)
+    summary = summarise(table, split=split, threshold=threshold)
     write_summary({**summary, "prior_threshold": None}, folder / f"{split}.json")
 
 
