@@ -65,7 +65,7 @@ def simulate(samples: int, seed: int, only: str = "") -> dict[str, Any]:
     kinds = [what for what in SIMULATED if only in what.name]
     rows = {}
     for what in tqdm(kinds, desc="coverage", unit="kind", disable=None):
-        rows[what.name] = {n: coverage(what, n, samples, seed) for n in PATIENTS}
+        rows[what.name] = coverage(what, PATIENTS, samples, seed)
     results: dict[str, Any] = {"samples": samples, "seed": seed, "coverage": rows}
     if only:
         return results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,15 +43,17 @@ class Simulated:
     at_most: int = 1_000_000
 
 
-def coverage(what: Simulated, patients: int, samples: int, seed: int) -> tuple[float, float]:
-    """Share of the intervals that hold the true value, and share of the samples that have one."""
+def coverage(what: Simulated, sizes: Sequence[int], samples: int, seed: int) -> dict[int, tuple[float, float]]:
+    """By number of patients, the share of the intervals that hold the true value and that of samples that have one."""
     values, _ = what.draw(Patients(np.random.default_rng([seed, 0]), 1, what.truth_patients))
-    rng = np.random.default_rng([seed, patients])
-    _, (low, high) = what.draw(Patients(rng, min(samples, what.at_most), patients))
-    there = ~np.isnan(low)
-    if there.mean() < FEWEST:
-        return float("nan"), float(there.mean())
-    return float(((low <= values[0]) & (values[0] <= high))[there].mean()), float(there.mean())
+    found = {}
+    for patients in sizes:
+        rng = np.random.default_rng([seed, patients])
+        _, (low, high) = what.draw(Patients(rng, min(samples, what.at_most), patients))
+        there = ~np.isnan(low)
+        held = ((low <= values[0]) & (values[0] <= high))[there]
+        found[patients] = float(held.mean()) if there.mean() >= FEWEST else float("nan"), float(there.mean())
+    return found
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
@@ -89,6 +91,14 @@ def _percentile_mean(draw: Callable[[Patients], Floats]) -> Draw:
 
 def _difference(models: Callable[[Patients], tuple[Floats, Floats]]) -> Callable[[Patients], Floats]:
     return lambda p: np.subtract(*models(p))
+
+
+def _volume_error(scale: float) -> Callable[[Patients], Floats]:
+    def error(p: Patients) -> Floats:
+        predicted, label = populations.volumes_mm3(p)
+        return scale * predicted - label
+
+    return error
 
 
 def _right_group(p: Patients) -> Floats:
@@ -219,7 +229,8 @@ SIMULATED = (
         "the first by a percentile bootstrap", _percentile_mean(lambda p: populations.dice(p, 0.05)), at_most=1_000
     ),
     Simulated("share of scans in the right risk group", _mean(_right_group, "share")),
-    Simulated("mean volume error, mm³", _mean(_difference(populations.volumes_mm3), "signed")),
+    Simulated("mean volume error, mm³, volumes 10 % too small", _mean(_volume_error(0.9), "signed")),
+    Simulated("mean volume error, mm³, without a bias", _mean(_volume_error(1.0), "signed")),
     Simulated(
         "mean of \\|volume error\\|, mm³", _mean(lambda p: abs(np.subtract(*populations.volumes_mm3(p))), "positive")
     ),

@@ -134,7 +134,7 @@ def _ratings(ratings: ArrayLike) -> Floats:
 
 
 def _mean_squares(sums: Floats) -> tuple[Floats, int, Floats, Floats, Floats]:
-    """Number of scans and raters; mean squares between scans, between raters and of the residual, nan below two scans."""
+    """Number of scans and raters; mean squares between scans, between raters and of the residual."""
     n, by_rater, total_squares, squares = sums[..., 0], sums[..., 1:-2], sums[..., -2], sums[..., -1]
     k = by_rater.shape[-1]
     middle = ratio(by_rater.sum(axis=-1) ** 2, n * k)

@@ -86,9 +86,9 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
-    Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
-    and for the protocol prior (`external.calibrate`; writes `calibration.json`). Without, the protocol prior is
-    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here.
+    Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and operating point
+    (`external.calibrate`; writes `calibration.json`). Without, the annotation protocol is applied to the predicted
+    mask. Whether the model has learnt from these patients cannot be checked here.
 
     Args:
         predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
@@ -190,16 +190,16 @@ def summarise_predictions(
         calibration: that was applied.
     """
     used = sorted({p.threshold for p in predictions if p.threshold is not None})
-    general = calibration.plain.general if calibration else used[0] if used else None
+    given = used[0] if used else None
     return {
         "run": model.label,
         **summarise(
             table,
             split=split,
-            threshold=general,
+            threshold=calibration.point.thresholds.general if calibration else given,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
         ),
-        "prior_threshold": calibration.prior.general if calibration else general,
+        "plain_threshold": calibration.plain.general if calibration else given,
         "predictions": {
             "folder": str(predictions[0].path.parent),
             "n_masks": sum(p.threshold is None for p in predictions),
@@ -301,7 +301,7 @@ def describe_predictions(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
     ]
-    for name, values in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
+    for name, values in (("after the annotation protocol", summary), ("threshold alone", summary["plain"])):
         parts = (f"{k} {estimate(values[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
         lines.append(f"  {name}: {'; '.join(parts)}")
         lines.append(
