@@ -15,7 +15,7 @@ from data_modules.errors import UserError
 from iac_lightning.evaluation.statistics.intervals import Kind, mean_ci, ratio_ci
 from iac_lightning.evaluation.statistics.jackknife import ratio
 from iac_lightning.evaluation.statistics.paired import paired_difference
-from iac_lightning.evaluation.statistics.plain import defined, plain_interval
+from iac_lightning.evaluation.statistics.plain import correct, defined, plain_interval
 from iac_lightning.evaluation.statistics.thickness import within_patient_slope_ci
 
 METRICS = {
@@ -83,7 +83,7 @@ def summarise_stress(table: pd.DataFrame, thicknesses_mm: Sequence[float]) -> di
         - `thickness`: for each, its means, `n_patients`, `n_native` (of these, scans that are so by nature) and
             `n_thicker` (patients whose scan is thicker, of whom nothing was made), and `difference_from_native` over
             the re-imaged heads (mean difference, Wilcoxon p, wins, ties, losses);
-        - `slope_within_patients_per_mm` of each metric.
+        - `slope_within_patients_per_mm` of each metric; `holm_p` corrects over those that the model decides.
 
     Raises:
         UserError: when the table is empty.
@@ -93,6 +93,11 @@ def summarise_stress(table: pd.DataFrame, thicknesses_mm: Sequence[float]) -> di
     own = native(table)
     patients = as_text(table["patient_id"])
     thickness = table["slice_thickness_mm"].to_numpy(dtype=float)
+    slopes = {
+        metric: plain_interval(within_patient_slope_ci(values_of(table, metric), thickness, patients))
+        for metric in METRICS
+    }
+    correct(slopes[metric] for metric in METRICS if metric not in SHARED)
     return {
         "n_patients": int(table["patient_id"].nunique()),
         "n_with_lesion": int(table.loc[table["has_lesion"].astype(bool), "patient_id"].nunique()),
@@ -110,10 +115,7 @@ def summarise_stress(table: pd.DataFrame, thicknesses_mm: Sequence[float]) -> di
             }
             for mm in thicknesses_mm
         ],
-        "slope_within_patients_per_mm": {
-            metric: plain_interval(within_patient_slope_ci(values_of(table, metric), thickness, patients))
-            for metric in METRICS
-        },
+        "slope_within_patients_per_mm": slopes,
     }
 
 
@@ -127,12 +129,13 @@ def compare_stress(tables: Mapping[str, pd.DataFrame], thicknesses_mm: Sequence[
     Returns:
         For each pair `first`, `second`, `n_patients`, `n_rows` in common, `n_unpaired` rows that only one of them has;
         `slope_difference_per_mm` of each metric (below 0: the first loses more as slices grow thicker), `native` and
-        `thickness` (differences of the means, first − second, with Wilcoxon p, wins, ties, losses).
+        `thickness` (differences of the means, first − second, with Wilcoxon p, wins, ties, losses). `holm_p` corrects
+        slopes over all pairs and metrics, and means over these and the thicknesses; metrics in `SHARED` are no test.
 
     Raises:
         UserError: when two models have no scan in common or were held against different labels.
     """
-    comparisons = []
+    comparisons: list[dict[str, Any]] = []
     for first, second in combinations(tables, 2):
         a, b, unpaired = _pair(tables, first, second)
         patients, thickness = as_text(a["patient_id"]), a["slice_thickness_mm"].to_numpy(dtype=float)
@@ -154,6 +157,10 @@ def compare_stress(tables: Mapping[str, pd.DataFrame], thicknesses_mm: Sequence[
                 "thickness": [{"thickness_mm": float(mm), **_differences(a[k], b[k])} for mm, k in at.items()],
             }
         )
+    own_metrics = [metric for metric in METRICS if metric not in SHARED]
+    correct(c["slope_difference_per_mm"][metric] for c in comparisons for metric in own_metrics)
+    means = [by_metric for c in comparisons for by_metric in (c["native"], *c["thickness"])]
+    correct([by_metric[metric] for by_metric in means for metric in own_metrics], "wilcoxon_p")
     return comparisons
 
 

@@ -96,9 +96,7 @@ def test_the_weakest_stratum_is_named_only_where_it_is_established():
     weak = summarise(thicknesses(0.3))
     part = weakest_stratum(weak)
     assert part["stratum"] == "> 6 mm"
-    assert part["against_others"]["mean" if "mean" in part["against_others"] else "value"] == pytest.approx(
-        -0.3, abs=0.03
-    )
+    assert part["against_others"]["value"] == pytest.approx(-0.3, abs=0.05)
     assert part["against_others"]["holm_p"] < 0.001
     assert weakest_stratum(summarise(thicknesses(0.59))) is None  # lower by 0.01, which may be chance
     assert weakest_stratum(summarise(thicknesses(0.3, patients=4))) is None
