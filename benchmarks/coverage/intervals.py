@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.coverage import populations
 from benchmarks.coverage.populations import Floats, Patients, scans
 from iac_lightning.evaluation.statistics import agreement, jackknife
-from iac_lightning.evaluation.statistics.classification import auc_ci, weighted_kappa
+from iac_lightning.evaluation.statistics.classification import auc_ci, disagreement_share, weighted_kappa
 from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS, Kind, mean_ends, mean_spread
 from iac_lightning.evaluation.statistics.jackknife import Scale, ratio
 from iac_lightning.evaluation.statistics.thickness import line_columns, line_slope
@@ -185,7 +185,9 @@ def _kappa(noise: float) -> Draw:
         def statistic(sums: Floats) -> Floats:
             return weighted_kappa(sums.reshape(*sums.shape[:-1], 4, 4))
 
-        return _of_sums(columns, statistic, there.sum(axis=2).astype(float), None, jackknife.CORRELATION)
+        flat = [np.where(there, group, np.nan).reshape(p.samples, -1) for group in groups]
+        size = disagreement_share(flat[1], flat[0]).reshape(there.shape).sum(axis=2)
+        return _of_sums(columns, statistic, there.sum(axis=2).astype(float), size, jackknife.CORRELATION)
 
     return simulate
 

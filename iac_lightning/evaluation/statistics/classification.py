@@ -87,7 +87,20 @@ def weighted_kappa_ci(reference: ArrayLike, assigned: ArrayLike, patients: Array
     def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_kappa(sums.reshape(*sums.shape[:-1], n_classes, n_classes))
 
-    return sums_ci(one_hot, statistic, patients, scale=CORRELATION)
+    size = disagreement_share(np.asarray(reference, dtype=float), np.asarray(assigned, dtype=float))
+    return sums_ci(one_hot, statistic, patients, size=size, scale=CORRELATION)
+
+
+def disagreement_share(reference: NDArray[np.float64], assigned: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each scan `[..., n]` adds to the spread of κ: half of it alike, half as it disagrees, (i − j)²; nan: none.
+
+    A few scans that are far off decide κ; with degrees of freedom of the scans alone its intervals cover 90–92 % of the
+    samples where κ is high (`benchmarks.coverage`).
+    """
+    there = ~np.isnan(reference)
+    apart = np.where(there, (reference - assigned) ** 2, 0.0)
+    total = apart.sum(axis=-1, keepdims=True)
+    return there / there.sum(axis=-1, keepdims=True) + np.where(total > 0, apart / np.where(total > 0, total, 1), 0.0)
 
 
 def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:

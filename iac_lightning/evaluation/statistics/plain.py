@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iac_lightning.evaluation.statistics.intervals import Interval
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS, Interval, missing_interval
 from iac_lightning.evaluation.statistics.paired import holm
 
 
@@ -50,6 +50,18 @@ def plain_interval(interval: Interval, name: str = "value") -> dict[str, Any]:
     if interval.points:
         found["points"] = list(interval.points)
     return found
+
+
+def without_small_intervals(value: Any) -> Any:
+    """Plain values of an earlier version without the intervals that it gave to fewer than `MIN_PATIENTS` patients."""
+    if isinstance(value, list):
+        return [without_small_intervals(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {key: without_small_intervals(item) for key, item in value.items()}
+    if "ci95" in kept and 0 < kept.get("n_patients", MIN_PATIENTS) < MIN_PATIENTS:
+        kept |= {"ci95": [None, None], "remark": missing_interval(kept["n_patients"])}
+    return kept
 
 
 def correct(rows: Iterable[dict[str, Any]], p: str = "p") -> None:

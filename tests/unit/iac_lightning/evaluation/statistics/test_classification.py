@@ -15,6 +15,7 @@ from iac_lightning.evaluation.statistics.classification import (
     weighted_kappa,
     weighted_kappa_ci,
 )
+from iac_lightning.evaluation.statistics.jackknife import degrees_of_freedom
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.integers(0, 4, 80)
@@ -46,7 +47,11 @@ def test_interval_of_kappa_leaves_out_each_patient():
     found = weighted_kappa_ci(REFERENCE, ASSIGNED, patients, 4)
     value = kappa(np.arange(80))
     without = np.array([kappa(patients != g) for g in range(20)])
-    reach = stats.t.isf(0.025, 19) * np.sqrt(19 / 20 * ((without - value) ** 2).sum()) / (1 - value**2)
+    apart = (REFERENCE - ASSIGNED) ** 2
+    size = np.bincount(patients, weights=1 / 80 + apart / apart.sum())
+    df = float(degrees_of_freedom(size))
+    assert 10 < df < 19
+    reach = stats.t.isf(0.025, df) * np.sqrt(19 / 20 * ((without - value) ** 2).sum()) / (1 - value**2)
     assert found.estimate == pytest.approx(value)
     assert [found.low, found.high] == pytest.approx(np.tanh(np.arctanh(value) + np.array([-1, 1]) * reach))
     perfect = weighted_kappa_ci(REFERENCE, REFERENCE, patients, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from iac_lightning.evaluation.statistics.intervals import Interval
-from iac_lightning.evaluation.statistics.plain import correct, defined, plain, plain_interval
+from iac_lightning.evaluation.statistics.plain import correct, defined, plain, plain_interval, without_small_intervals
 
 
 def test_everything_becomes_what_json_knows():
@@ -44,3 +44,12 @@ def test_rows_are_corrected_together_and_those_without_a_test_are_not_counted():
     rows = [{"p": 0.01}, {"value": 1}, {"p": 0.03}, {"p": None}]
     correct(rows)
     assert [row["holm_p"] for row in rows] == [0.02, None, 0.03, None]
+
+
+def test_intervals_of_few_patients_of_an_earlier_version_are_left_out():
+    few, enough = ({"mean": 0.5, "ci95": [0.4, 0.6], "n": 9, "n_patients": n} for n in (4, 5))
+    found = without_small_intervals({"a": [few, enough], "b": {"c": few}, "d": 3})
+    assert found["a"][1] == enough
+    assert found["a"][0] == found["b"]["c"]
+    assert found["a"][0] == {**few, "ci95": [None, None], "remark": "4 patients: too few for an interval"}
+    assert found["d"] == 3
