@@ -6,6 +6,7 @@ from scipy import stats
 
 from iac_lightning.evaluation.statistics.intervals import mean_ci
 from iac_lightning.evaluation.statistics.jackknife import degrees_of_freedom
+from iac_lightning.evaluation.statistics.paired import holm
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.statistics.thickness import (
     by_stratum,
@@ -107,6 +108,10 @@ def test_a_stratum_is_held_against_all_others_and_corrected_over_the_strata():
     assert thick.difference.estimate == pytest.approx(worse[inside].mean() - worse[~inside].mean())
     assert thick.difference.high < -0.4
     assert thick.holm_p == pytest.approx(min(4 * c.difference.p for c in found))
+    chance = np.random.default_rng(5).normal(0.6, 0.1, 70)
+    raw = [c.difference.p for c in stratum_contrasts(chance, THICKNESS, PATIENTS)]
+    assert [c.holm_p for c in stratum_contrasts(chance, THICKNESS, PATIENTS)] == pytest.approx(holm(raw))
+    assert max(raw) < 1
     same = stratum_contrasts(DICE - DICE + 0.5, THICKNESS, PATIENTS)
     assert all(c.holm_p == 1 for c in same)
 

@@ -100,6 +100,8 @@ def test_the_weakest_stratum_is_named_only_where_it_is_established():
     assert part["against_others"]["holm_p"] < 0.001
     assert weakest_stratum(summarise(thicknesses(0.59))) is None  # lower by 0.01, which may be chance
     assert weakest_stratum(summarise(thicknesses(0.3, patients=4))) is None
+    uncorrected = {"mean": 0.3, "against_others": {"value": -0.2, "ci95": [-0.3, -0.1], "p": 0.02, "holm_p": 0.08}}
+    assert weakest_stratum({"thickness": [uncorrected]}) is None
     old = {"thickness": [{k: v for k, v in p.items() if k != "against_others"} for p in weak["thickness"]]}
     assert weakest_stratum(old) is None
 
