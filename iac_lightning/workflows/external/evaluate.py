@@ -42,7 +42,7 @@ WARNINGS_ENDING = "_warnings.json"
 """Beside the table of an evaluation: which warnings its scans carry (`data_modules.prepare.warnings`)."""
 
 SEED = 0
-"""Of the bootstrap."""
+"""Of the sample that is fitted."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,6 @@ def summarise_predictions(
         "run": model.label,
         **summarise(
             table,
-            SEED,
             split=split,
             threshold=calibration.point.thresholds.general if calibration else given,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
