@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
 from data_modules.cohort.leakage import seen_patients, split_salt
+from data_modules.cohort.registry import register_use
 from data_modules.files import on_disk, write_text_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
@@ -46,8 +47,17 @@ class RunRecord(Callback):
         """
         assert isinstance(pl_module, ExperimentModule)
         data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        record = seen_patients(data.trained_patients, split_salt(self.run.config.data.cohort))
+        dev = data.dev_series
+        record = seen_patients(
+            data.trained_patients,
+            split_salt(self.run.config.data.cohort),
+            (digest for item in data.train_series for digest in item.image_digests),
+            ({item.series.patient_id for item in dev}, (digest for item in dev for digest in item.image_digests)),
+        )
         pl_module.trained_on = [*(r for r in pl_module.trained_on if r != record), record]
+        if trainer.is_global_zero:
+            scans = [(item.series, item.image_digests) for item in (*data.train_series, *dev)]
+            register_use(data.cohort.path, data.cohort.series, scans)
         self.run.write_provenance(data.fingerprint)
         tracking.begin(self.logger)
 
