@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,7 +131,7 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         (folder / f"{split}{CONTROLS_ENDING}").unlink(missing_ok=True)
     write_summary(summary, folder / f"{split}.json")
     write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
-    keep_signed(run.directory, split, Path(run.config.data.cohort), store.cohort.series, look)
+    keep_signed(run.directory, split, store.cohort, look)
     tracking.log_summary(run, summary, split)
     end_look(look)
     return summary

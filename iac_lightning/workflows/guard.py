@@ -12,7 +12,7 @@ import pandas as pd
 from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.look import RecordedLook
 from data_modules.cohort.registry import USE, Entry, Registry, registry_of
-from data_modules.cohort.table import Series, read_cohort
+from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.files import sha256
 from data_modules.prepare.sources import digest
@@ -80,12 +80,33 @@ def register_look(judged: Judged, look: RecordedLook, command: str, model: str, 
     return judged.registry.add(look.id, LOOK, name=digest(name)[:8], **facts)
 
 
-def register_again(registry: Registry, look: RecordedLook | None, command: str, summary: Mapping[str, Any]) -> None:
-    """Write down that an evaluation is looked at, with the test set, model and settings that it was made with."""
-    known = summary.get("guard")
-    if look is not None and known:
+def register_again(table: Path, look: RecordedLook | None, command: str, summary: Mapping[str, Any]) -> Registry | None:
+    """Write down that an evaluation is looked at, with the test set, model and settings that it was made with.
+
+    Args:
+        table: of the cohort.
+        look: in the model's own record.
+        command: that looks.
+        summary: of the evaluation.
+
+    Returns:
+        The registry; None where the evaluation is an earlier version's, or the cohort is gone.
+    """
+    known, registry = summary.get("guard"), registry_at(table)
+    if not known or registry is None:
+        return None
+    if look is not None:
         facts = {key: known[key] for key in ("test_set", "model", "settings")}
         registry.add(look.id, LOOK, command=command, name=digest(str(summary.get("run")))[:8], **facts)
+    return registry
+
+
+def registry_at(table: Path) -> Registry | None:
+    """The registry of a cohort; None where the cohort is gone while its results are read."""
+    try:
+        return registry_of(table, read_cohort(table).series)
+    except UserError:
+        return None
 
 
 def look_facts(judged: Judged, directory: Path, model: str, settings: str) -> dict[str, Any]:
@@ -223,21 +244,21 @@ def changed_tables(directory: Path, split: str, table: Path) -> list[str]:
 
 
 def keep_signed(
-    directory: Path, split: str, table: Path, everyone: Iterable[Series], look: RecordedLook | None
+    directory: Path, split: str, cohort: Cohort, look: RecordedLook | None, also: Sequence[str] = ()
 ) -> None:
     """Sign table and summary of an evaluation; of a look, the registry keeps the table's sum as well.
 
     Args:
         directory: of the model.
         split: that was evaluated.
-        table: of the cohort.
-        everyone: all series of the table.
+        cohort: that it was evaluated on.
         look: at the test split.
+        also: names of further files of the directory.
     """
     files = [directory / "evaluation" / f"{split}.{kind}" for kind in ("csv", "json")]
-    sign(directory, files, table)
+    sign(directory, [*files, *(directory / name for name in also)], cohort.path)
     if look is not None:
-        registry_of(table, everyone).add(f"{look.id}-{SHOWN}", SHOWN, sha256=sha256(files[0]))
+        registry_of(cohort.path, cohort.series).add(f"{look.id}-{SHOWN}", SHOWN, sha256=sha256(files[0]))
 
 
 def guard_sentences(directory: Path, summary: Mapping[str, Any], split: str, table: Path) -> list[str]:
@@ -253,9 +274,7 @@ def guard_sentences(directory: Path, summary: Mapping[str, Any], split: str, tab
     sentences = changed_tables(directory, split, table)
     if known is None:
         return sentences
-    try:
-        registry = registry_of(table, read_cohort(table).series)
-    except UserError:  # the cohort may be gone while its results are read
+    if (registry := registry_at(table)) is None:
         return [*sentences, *known.get("findings", ())]
     sentences += _not_as_shown(directory, known, split, registry)
     return list(dict.fromkeys([*sentences, *known.get("findings", ()), *findings(registry, known, directory)]))
@@ -269,12 +288,12 @@ def _not_as_shown(directory: Path, known: Mapping[str, Any], split: str, registr
     return [f"evaluation/{split}.csv is not the table that the registry of the test set saw when it was evaluated."]
 
 
-def set_sentence(registry: Registry, test_set: str, n_images: int) -> str:
-    """How often a test set was looked at."""
-    n = counts(registry, test_set)
+def set_sentence(registry: Registry, known: Mapping[str, Any]) -> str:
+    """How often a test set was looked at, by what an evaluation keeps of it (`look_facts`)."""
+    n = counts(registry, known["test_set"])
     return (
-        f"The test set ({n_images} scans, {test_set}) has had {n['n_looks']} looks with {n['n_models']} models under "
-        f"{n['n_settings']} settings, in whatever folders, as far as this registry knows."
+        f"The test set ({known['n_images']} scans, {known['test_set']}) has had {n['n_looks']} looks with "
+        f"{n['n_models']} models under {n['n_settings']} settings, in whatever folders, as far as this registry knows."
     )
 
 

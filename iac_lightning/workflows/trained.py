@@ -174,9 +174,9 @@ def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel)
                 "the run that held out their fold"
             )
         patients -= developed.keys()
-    remarks: list[str | None] = (
-        [] if model.trained_on else [f"{model.run.config.name}: its checkpoint does not say whom it has seen."]
-    )
+    remarks: list[str | None] = []
+    if not model.trained_on:
+        remarks.append(f"the checkpoint of {model.run.config.name} does not say whom it has seen: nothing is verified.")
     images = [(s.series.patient_id, s.image_digests) for s in series if s.series.patient_id in patients]
     everyone = {s.patient_id for s in cohort_of(model.run.config.data).series}
     judged = [s for s in series if s.series.split == GUARDED]

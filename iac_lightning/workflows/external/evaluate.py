@@ -12,12 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from data_modules.cohort.look import GUARDED, RecordedLook
-from data_modules.cohort.registry import register_use, registry_of
+from data_modules.cohort.look import GUARDED
 from data_modules.cohort.table import Cohort, Series, read_cohort
 from data_modules.errors import UserError
-from data_modules.files import sha256, write_json_atomic
-from data_modules.prepare.images import digests_of
+from data_modules.files import write_json_atomic
 from data_modules.prepare.sources import digest, sources_digest
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
@@ -36,13 +34,8 @@ from iac_lightning.workflows.external.predictions import (
     measure_prediction,
     raise_all,
 )
-from iac_lightning.workflows.guard import (
-    implausible,
-    judged_set,
-    keep_signed,
-    look_facts,
-    register_look,
-)
+from iac_lightning.workflows.external.registered import prediction_files, registered, with_findings
+from iac_lightning.workflows.guard import keep_signed
 
 MODEL_FILE = "model.json"
 """In a folder of evaluated predictions: what `iac report` needs to know of the model."""
@@ -144,8 +137,7 @@ def evaluate_predictions(
             edges_mm=settings.thickness_edges_mm,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
-    folders = [predictions, *([dev_predictions] if dev_predictions else [])]
-    guard = registered(model, cohort, series, look, folders, workers)
+    guard = registered(directory, (model.label, model.look_hash), cohort, series, look, (predictions, dev_predictions))
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
@@ -153,65 +145,21 @@ def evaluate_predictions(
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
         **({"test_looks": count_looks(directory)} if look else {}),
+        **with_findings(guard, table, threshold),
     }
-    if guard:
-        guard["findings"] += [*implausible(table), *given_threshold(threshold)]
-        summary["guard"] = guard
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
     remarks = summarise_warnings([warnings for _, warnings in measured])
     write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
     write_external(model, split, predictions)
-    keep_signed(directory, split, cohort.path, cohort.series, look)
+    keep_signed(directory, split, cohort, look, also=(CALIBRATION_FILE,) if calibration else ())
     end_look(look)
     return summary
-
-
-def registered(
-    model: ExternalModel,
-    cohort: Cohort,
-    series: Sequence[Series],
-    look: RecordedLook | None,
-    folders: Sequence[Path],
-    workers: int,
-) -> dict[str, Any]:
-    """Register the scans that thresholds are chosen by, and the look with its test set (`workflows.guard`).
-
-    Args:
-        model: whose predictions they are.
-        cohort: with the labels.
-        series: that are evaluated.
-        look: at the test split, None for another split.
-        folders: of the predictions, and of those of the development split where there are any.
-        workers: processes that read scans whose content is not known yet.
-    """
-    registry = registry_of(cohort.path, cohort.series)
-    developed = cohort.split("dev") if len(folders) > 1 else ()
-    digests = digests_of([*series, *developed], cohort.path, registry.folders, workers)
-    register_use(cohort.path, cohort.series, ((s, digests[s.series_id]) for s in developed))
-    if look is None:
-        return {}
-    judged = judged_set(cohort.path, cohort.series, ((s, digests[s.series_id]) for s in series))
-    which = digest([[path.name, sha256(path)] for path in prediction_files(folders[0])])[:16]
-    register_look(judged, look, "evaluate", which, model.label, model.look_hash)
-    return look_facts(judged, model.directory, which, model.look_hash) | {"look": look.id}
-
-
-def given_threshold(threshold: float | None) -> list[str]:
-    """What is said of a threshold that was not chosen on the development split."""
-    if threshold is None:
-        return []
-    return [f"The threshold {threshold:g} was given by hand: nothing shows that it was not chosen on the test split."]
 
 
 def files_state(folder: Path) -> list[list[Any]]:
     """Names, sizes and times of the predictions in a folder."""
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in prediction_files(folder)]
-
-
-def prediction_files(folder: Path) -> list[Path]:
-    """The predictions in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz", ".npz")))
 
 
 def check_arguments(predictions: Path, threshold: float | None, dev_predictions: Path | None) -> None:

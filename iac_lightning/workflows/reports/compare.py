@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_modules.cohort.registry import registry_of
-from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
 from iac_lightning.evaluation.clinical.analysis import correct, paired_measure, risk_change, slope_difference
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_development
@@ -88,8 +86,7 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
     }
     for name, entry in entries.items():
         table, summary = cohort_table(entry), found[name][1]
-        if taken[name] is not None and summary.get("guard"):
-            register_again(registry_of(table, read_cohort(table).series), taken[name], "compare", summary)
+        register_again(table, taken[name], "compare", summary)
         result["attention"][name] = guard_sentences(entry.directory, summary, split, table)
         end_look(taken[name])
     return dict(plain(result))

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from data_modules.cohort.look import RecordedLook
-from data_modules.cohort.registry import registry_of
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
@@ -161,10 +160,8 @@ def guarded(
     about, found = "", {}
     for name, entry in entries.items():
         summary = models[name].summary
-        if known := summary.get("guard"):
-            registry = registry_of(cohort_table(entry), read_cohort(cohort_table(entry)).series)
-            register_again(registry, taken[name], "report", summary)
-            about = set_sentence(registry, known["test_set"], known["n_images"])
+        if registry := register_again(cohort_table(entry), taken[name], "report", summary):
+            about = set_sentence(registry, summary["guard"])
         if sentences := guard_sentences(entry.directory, summary, split, cohort_table(entry)):
             found[models[name].label] = sentences
     return about, found

@@ -32,6 +32,7 @@ from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.keys import old_cutoffs
 from iac_lightning.sweeps.state import PLAN, reading_plan
+from iac_lightning.workflows.guard import register_again
 from iac_lightning.workflows.reports.evaluated import evaluated_digest, fixed_cutoffs, pretraining_settings
 
 SEED = 0
@@ -178,10 +179,14 @@ def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
         directories = [plan.folder / cell.run for cell in group]
         if plan.split == GUARDED:
             (directory,) = directories  # folds are compared on their development sets
-            settings = config_hash(load_stored(directory / "config.yaml"), "inference", "evaluation")
-            weights = _json(directory / "evaluation" / f"{plan.split}.json").get("checkpoint_sha256")
-            seen = evaluated_digest(directory)
+            config = load_stored(directory / "config.yaml")
+            settings, summary = (
+                config_hash(config, "inference", "evaluation"),
+                _json(directory / "evaluation" / f"{plan.split}.json"),
+            )
+            seen, weights = evaluated_digest(directory), summary.get("checkpoint_sha256")
             taken.append(record_look(directory, "sweep report", plan.split, settings, weights, seen))
+            register_again(Path(config.data.cohort), taken[-1], "sweep report", summary)
         table = table_of(directories, plan.split)
         trainings.append(Training(levels=group[0].levels, seed=group[0].seed, table=table))
     return SweepResult(
