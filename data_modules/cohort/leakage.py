@@ -93,8 +93,8 @@ def hash_patients(patient_ids: Iterable[str], salt: str) -> list[str]:
 def seen_patients(
     patient_ids: Iterable[str],
     salt: str,
-    images: Iterable[str] = (),
-    tuned: tuple[Iterable[str], Iterable[str]] | None = None,
+    images: Iterable[Sequence[str]] = (),
+    tuned: tuple[Iterable[str], Iterable[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint carries about the patients it has learnt from.
 
@@ -105,15 +105,15 @@ def seen_patients(
     Args:
         patient_ids: of those it learns from.
         salt: of the cohort.
-        images: digests of their scans.
-        tuned: patients, and digests of their scans, by which the checkpoint and its thresholds are chosen.
+        images: digests of each of their scans.
+        tuned: patients, and digests of each of their scans, by which the checkpoint and its thresholds are chosen.
     """
-    patients, digests = set(patient_ids), sorted(set(images))
+    patients, known = set(patient_ids), [digests for digests in images if digests]
     record = {
         "salt_id": _salt_id(salt),
         "hashes": sorted(hash_patients(patients, salt)),
         "alike": sorted(hash_patients({_normal(patient) for patient in patients}, salt)),
-        **({"images": digests} if digests else {}),
+        **({"images": sorted({d for digests in known for d in digests}), "n_scans": len(known)} if known else {}),
     }
     return record | ({"tuned": seen_patients(tuned[0], salt, tuned[1])} if tuned else {})
 

@@ -51,8 +51,8 @@ class RunRecord(Callback):
         record = seen_patients(
             data.trained_patients,
             split_salt(self.run.config.data.cohort),
-            (digest for item in data.train_series for digest in item.image_digests),
-            ({item.series.patient_id for item in dev}, (digest for item in dev for digest in item.image_digests)),
+            [item.image_digests for item in data.train_series],
+            ([item.series.patient_id for item in dev], [item.image_digests for item in dev]),
         )
         pl_module.trained_on = [*(r for r in pl_module.trained_on if r != record), record]
         if trainer.is_global_zero:

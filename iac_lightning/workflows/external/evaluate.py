@@ -90,7 +90,8 @@ def evaluate_predictions(
 
     Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
     and for the protocol prior (`external.calibrate`; writes `calibration.json`). Without, the protocol prior is
-    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here.
+    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here. A look at
+    the test split is recorded in the output folder before anything of it is read.
 
     Args:
         predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
@@ -102,8 +103,6 @@ def evaluate_predictions(
         label: name of the model; by default that of the folder.
         workers: processes; each holds one series at a time.
         evaluation: strata of slice thickness; by default the schema's.
-
-    A look at the test split is recorded in the output folder before anything of it is read.
 
     Returns:
         The summary, as in the JSON.
