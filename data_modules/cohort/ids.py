@@ -18,6 +18,7 @@ RESERVED = ("failed.csv", "warnings.csv", "settings.json")
 
 _LISTED_ROWS = 10
 _DECIMAL = re.compile(r"\d+\.0")
+_WITHIN_LETTERS = re.compile(r"(?<=[^\W\d_])_+(?=[^\W\d_])")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -44,13 +45,13 @@ def normal_form(name: str) -> str:
     """What ids that are one in all likelihood have in common.
 
     Ids are alike that differ only in capitals, in zeros before a number, in the width of letters, or in what stands
-    between letters and numbers: `P9`, `p9`, `P009`, `P-9`, `P0_9` and `P9 `; so are `9` and the `9.0` that programs
-    make of it, and `AB9` and `A_B9`. Those whose letters or numbers differ never are: `1_2` and `12` are two patients.
+    between letters and numbers: `P9`, `p9`, `P009`, `P-9` and `P9 `; so are `9` and the `9.0` that programs make of it,
+    and, with an underscore between letters, `AB9` and `A_B9`. Those whose letters or numbers differ never are: `1_2` and `12` are two patients.
     """
     text = unicodedata.normalize("NFKC", name).casefold()
     text = text.removesuffix(".0") if _DECIMAL.fullmatch(text) else text
-    parts = [part.lstrip("0") if part.isdigit() else part for part in re.findall(r"[^\W\d_]+|\d+", text)]
-    return re.sub(r"(?<=\D)-(?=\D)", "", "-".join(part for part in parts if part))
+    parts = re.findall(r"[^\W\d_]+|\d+", _WITHIN_LETTERS.sub("", text))
+    return "-".join((part.lstrip("0") or "0") if part.isdigit() else part for part in parts)
 
 
 def like_ids(records: Records) -> list[str]:

@@ -137,7 +137,8 @@ def merged(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         by_salt.setdefault(record["salt_id"], []).append(record)
     result: list[dict[str, Any]] = []
     for salt_id, group in sorted(by_salt.items()):
-        lists = {name: sorted({v for r in group for v in r[name]}) for name in _LISTS if any(name in r for r in group)}
+        known = [name for name in _LISTS if any(name in record for record in group)]
+        lists = {name: sorted({value for record in group for value in record.get(name, ())}) for name in known}
         tuned = merged(r["tuned"] for r in group if "tuned" in r)
         result.append({"salt_id": salt_id, **lists, **({"tuned": tuned[0]} if tuned else {})})
     return result

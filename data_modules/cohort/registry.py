@@ -71,7 +71,7 @@ class Registry:
     def events(self) -> dict[str, Entry]:
         """All events by key, oldest first."""
         found = [entry for folder in self.folders for path in _files(folder) for entry in _lines(path)[0]]
-        return {e["key"]: e for e in sorted(found, key=lambda e: str(e.get("time", "")), reverse=True)[::-1]}
+        return {e["key"]: e for e in sorted(found, key=lambda e: str(e.get("time", "")))}
 
     def changed_files(self) -> list[Path]:
         """Files of the registry in which a line was changed, or taken out from among others."""

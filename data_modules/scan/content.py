@@ -85,8 +85,9 @@ def _pictures(thumbnails: Sequence[str]) -> NDArray[np.float32]:
 
 def _counts(hu: NDArray[np.int16]) -> NDArray[np.int64]:
     """How many voxels have each HU from `ABOVE_HU` + 1 to the most; more counts as the most."""
-    inside = hu[hu > ABOVE_HU].astype(np.int32)
-    return np.bincount(np.minimum(inside, _MOST_HU) - ABOVE_HU - 1, minlength=_MOST_HU - ABOVE_HU)
+    steps = np.clip(hu, ABOVE_HU, _MOST_HU).ravel().astype(np.intp)
+    steps -= ABOVE_HU
+    return np.bincount(steps, minlength=_MOST_HU - ABOVE_HU + 1)[1:]
 
 
 def _digest(counts: NDArray[np.int64]) -> str:

@@ -152,7 +152,7 @@ def guard_facts(
     judged = judged_set(store.cohort.path, store.cohort.series, ((p.series, p.image_digests) for p in series))
     settings = config_hash(run.config, "inference", "evaluation")
     register_look(judged, look, "evaluate", model.checkpoint_sha256, run.config.name, settings)
-    facts = look_facts(judged, run.directory, model.checkpoint_sha256, settings) | {"look": look.id}
+    facts = look_facts(judged, run.directory, model.checkpoint_sha256, settings)
     seen = open_store(run.config.data).series  # all that is prepared, but for the test split
     facts["findings"] += alike_elsewhere(series, seen)
     return facts

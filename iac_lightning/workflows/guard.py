@@ -276,13 +276,15 @@ def guard_sentences(directory: Path, summary: Mapping[str, Any], split: str, tab
         return sentences
     if (registry := registry_at(table)) is None:
         return [*sentences, *known.get("findings", ())]
-    sentences += _not_as_shown(directory, known, split, registry)
+    sentences += _not_as_shown(directory, split, registry)
     return list(dict.fromkeys([*sentences, *known.get("findings", ()), *findings(registry, known, directory)]))
 
 
-def _not_as_shown(directory: Path, known: Mapping[str, Any], split: str, registry: Registry) -> list[str]:
-    """Whether the table is the one that the registry saw when the look ended."""
-    shown = registry.events().get(f"{known.get('look')}-{SHOWN}")
+def _not_as_shown(directory: Path, split: str, registry: Registry) -> list[str]:
+    """Whether the table is the one that the registry saw when the last evaluation of this directory ended."""
+    events = registry.events()
+    keys = [f"{look['id']}-{SHOWN}" for look in looks(directory)]
+    shown = next((events[key] for key in reversed(keys) if key in events), None)
     if shown is None or shown["sha256"] == sha256(directory / "evaluation" / f"{split}.csv"):
         return []
     return [f"evaluation/{split}.csv is not the table that the registry of the test set saw when it was evaluated."]

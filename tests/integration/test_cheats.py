@@ -267,17 +267,17 @@ def test_a_calibration_edited_by_hand(table: pd.DataFrame, capsys: pytest.Captur
 
 def test_a_threshold_given_by_hand(table: pd.DataFrame) -> None:
     folder = predictions(table, lambda row: RUN / "predictions/test" / f"{row.series_id}_probability.nii.gz")
-    found = evaluate_predictions(folder, TABLE, "test", Path("out"), threshold=0.3)["guard"]["findings"]
+    found = evaluate_predictions(folder, TABLE, "test", Path("out"), threshold=0.3, workers=1)["guard"]["findings"]
     assert "The threshold 0.3 was given by hand: nothing shows that it was not chosen on the test split." in found
 
 
 def test_looks_spread_over_folders_and_names(table: pd.DataFrame) -> None:
     folder = masks(table)
-    for k in range(3):
-        summary = evaluate_predictions(folder, TABLE, "test", Path(f"out{k}"), label=f"model {k}")
-    assert (summary["guard"]["n_looks"], summary["guard"]["n_models"]) == (4, 2)  # the run's own is one
+    for k in range(2):
+        summary = evaluate_predictions(folder, TABLE, "test", Path(f"out{k}"), label=f"model {k}", workers=1)
+    assert (summary["guard"]["n_looks"], summary["guard"]["n_models"]) == (3, 2)  # the run's own is one
     found = "\n".join(summary["guard"]["findings"])
-    assert "2 of 3 looks with this very model are not in its own record" in found
+    assert "1 of 2 looks with this very model are not in its own record" in found
     assert "looked at under other names before" in found
 
 
@@ -327,7 +327,7 @@ def test_labels_changed_after_a_look(table: pd.DataFrame) -> None:
 
 def test_labels_handed_in_as_predictions(table: pd.DataFrame) -> None:
     folder = predictions(table, lambda row: TABLE.parent / row.label)
-    summary = evaluate_predictions(folder, TABLE, "test", Path("out"))
+    summary = evaluate_predictions(folder, TABLE, "test", Path("out"), workers=1)
     assert "predictions with lesions are their labels, voxel for voxel" in "\n".join(summary["guard"]["findings"])
 
 

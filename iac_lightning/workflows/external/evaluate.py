@@ -136,7 +136,8 @@ def evaluate_predictions(
             edges_mm=settings.thickness_edges_mm,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
-    guard = registered(directory, (model.label, model.look_hash), cohort, series, look, (predictions, dev_predictions))
+    names, folders = (model.label, model.look_hash), (predictions, dev_predictions)
+    guard = registered(directory, names, cohort, series, look, folders, workers)
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]

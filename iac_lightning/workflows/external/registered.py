@@ -24,7 +24,7 @@ def registered(
     series: Sequence[Series],
     look: RecordedLook | None,
     folders: tuple[Path, Path | None],
-    workers: int = 2,
+    workers: int,
 ) -> dict[str, Any]:
     """Register the scans that thresholds are chosen by, and the look with its test set (`workflows.guard`).
 
@@ -46,7 +46,7 @@ def registered(
     judged = judged_set(cohort.path, cohort.series, ((s, digests[s.series_id]) for s in series))
     which = digest([[path.name, sha256(path)] for path in prediction_files(folders[0])])[:16]
     register_look(judged, look, "evaluate", which, *model)
-    return look_facts(judged, directory, which, model[1]) | {"look": look.id}
+    return look_facts(judged, directory, which, model[1])
 
 
 def with_findings(guard: Mapping[str, Any], table: pd.DataFrame, threshold: float | None) -> dict[str, Any]:
