@@ -17,7 +17,7 @@ COHORT     := data/phantom/cohort.csv
 BIN        := $(VENV)/bin
 IAC        := $(BIN)/iac
 # A file's tests in one process, which makes what they share once; in the order of folders, long ones (integration) first.
-PYTEST      = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+PYTEST      = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -94,11 +94,11 @@ types: $(VENV)/.dev ## mypy
 docs: $(VENV)/.dev ## the documentation, as pages in site/ (ARGS=serve shows them while you write)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 
-test: $(VENV)/.dev ## all tests but the slow ones, with coverage
+test: $(VENV)/.dev ## all tests but the slow ones
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
-test-all: $(VENV)/.dev ## every test
-	$(PYTEST) $(ARGS)
+test-all: $(VENV)/.dev ## every test, with coverage, which makes them half as long again
+	$(PYTEST) --cov --cov-report=term $(ARGS)
 
 fuzz: $(VENV)/.dev ## damaged inputs of every kind: named, warned about or read rightly (minutes; ARGS="--seed 3 --only dicom:17")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -104,7 +104,8 @@ def throwaway_run(folder: Path, *settings: str) -> Path:
         module.on_save_checkpoint(checkpoint)
         torch.save(checkpoint, path)
         calibration = {"checkpoint_sha256": file_digest(path), "temperature": 1.0, "bias": 0.0}
-        calibration |= {"n_series": 0, "n_patients": 0, "threshold": 0.5, "prior_threshold": 0.5}
-        calibration |= {name: {"used": False} for name in ("thickness", "prior_thickness")}
+        calibration |= {"n_series": 0, "n_patients": 0, "plain_threshold": 0.5, "plain_thickness": {"used": False}}
+        point = {"aim": "balanced", "rule": "protocol", "least_lesion_mm3": 0.0, "threshold": 0.5}
+        calibration["operating_point"] = {**point, "thickness": {"used": False}}
         write_json_atomic(calibration_file(run), calibration)
         return run.directory

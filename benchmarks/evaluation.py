@@ -102,16 +102,16 @@ def seconds_monai(predictions: Sequence[Prediction]) -> float:
 
 
 def monai_figures(prediction: Prediction) -> list[dict[str, float]]:
-    """Dice, `nsd_1mm` and `hd95_mm` by MONAI, plain and after the protocol prior."""
+    """Dice, `nsd_1mm` and `hd95_mm` by MONAI, after the annotation protocol and plain."""
     assert prediction.series.label is not None
     label = np.asarray(nib.load(prediction.series.label).dataobj) > 0
     mask = np.asarray(nib.load(prediction.path).dataobj) >= (prediction.threshold or 1)
     scan = read_series(prediction.series)
-    prior = protocol_prior(Volume(mask, scan.grid), scan.volume).data
+    result = protocol_prior(Volume(mask, scan.grid), scan.volume).data
     target = torch.from_numpy(label)[None, None].float()
     spacing = scan.grid.spacing_mm
     rows = []
-    for predicted in (mask, prior):
+    for predicted in (result, mask):
         p = torch.from_numpy(predicted)[None, None].float()
         surface = {"include_background": True, "spacing": spacing}
         rows.append(

@@ -73,7 +73,7 @@ def invented(
             "label_agatston": np.nan,
         }
     )
-    for prefix, shift in (("", 0.0), ("prior_", 0.02), ("uncalibrated_", -gain)):
+    for prefix, shift in (("", 0.0), ("plain_", -0.02), ("uncalibrated_", -gain)):
         for name in METRICS:
             table[prefix + name] = np.nan
         table[f"{prefix}dice"] = np.where(lesion, dice + shift, 1.0)

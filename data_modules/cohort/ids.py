@@ -44,9 +44,9 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 def normal_form(name: str) -> str:
     """What ids that are one in all likelihood have in common.
 
-    Ids are alike that differ only in capitals, in zeros before a number, in the width of letters, or in what stands
-    between letters and numbers: `P9`, `p9`, `P009`, `P-9` and `P9 `; so are `9` and the `9.0` that programs make of it,
-    and, with an underscore between letters, `AB9` and `A_B9`. Those whose letters or numbers differ never are: `1_2` and `12` are two patients.
+    Ids are alike that differ only in capitals, in zeros before a number, in the width of letters, in underscores within
+    letters, or in what stands between letters and numbers: `P9`, `p9`, `P009`, `P-9` and `P9 `; `AB9` and `A_B9`; `9`
+    and the `9.0` that programs make of it. Those whose letters or numbers differ never are: `1_2` and `12` are two.
     """
     text = unicodedata.normalize("NFKC", name).casefold()
     text = text.removesuffix(".0") if _DECIMAL.fullmatch(text) else text

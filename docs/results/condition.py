@@ -17,9 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from iac_lightning.evaluation.statistics.two_level import patient_sums, percentile_interval, two_level, weighted_means
+from iac_lightning.evaluation.tables.series_table import read_series_table
 
 ARMS = ("nothing", "position", "thickness", "both")
-COLUMNS = {"dice": "plain", "prior_dice": "after the protocol prior"}
+COLUMNS = {"dice": "after the annotation protocol", "plain_dice": "of a threshold alone"}
 EDGES_MM = {"all": (0, np.inf), "≤ 2 mm": (0, 2), "2–4 mm": (2, 4), "> 4 mm": (4, np.inf)}
 
 Floats = NDArray[np.float64]
@@ -30,7 +31,7 @@ def tables(sweep: Path, file: str) -> dict[str, list[pd.DataFrame]]:
     found: dict[str, list[pd.DataFrame]] = {}
     for arm in ARMS:
         paths = sorted(sweep.glob(f"{arm}_seed*/{file}"))
-        read = [pd.read_csv(p).sort_values(["series_id", "slice_thickness_mm"], ignore_index=True) for p in paths]
+        read = [read_series_table(p).sort_values(["series_id", "slice_thickness_mm"], ignore_index=True) for p in paths]
         if read:
             found[arm] = [table[table["has_lesion"].astype(bool)] for table in read]
     return found

@@ -26,6 +26,7 @@ from iac_lightning.evaluation.ablation.recipe_statistics import (
 )
 from iac_lightning.evaluation.ablation.recipes import Candidate, Recipe
 from iac_lightning.evaluation.tables.series_table import read_series_table
+from iac_lightning.evaluation.tables.summary import read_summary
 
 BEGIN, END = "<!-- study: begin {} -->", "<!-- study: end {} -->"
 DRAW = {"seed": 0, "resamples": 10_000}
@@ -58,7 +59,7 @@ CONTROLS = {"mean_tokens": "tokens", "silenced_attention": "attention"}
 Measure = Callable[[Sequence[Recipe]], MeasuredRecipes | None]
 MEASURES: dict[str, Measure] = {
     "Dice": lambda recipes: mean_dice(recipes, **DRAW),
-    "Dice after the protocol prior": lambda recipes: mean_dice(with_prior(recipes), **DRAW),
+    "Dice of a threshold alone": lambda recipes: mean_dice(of_plain_masks(recipes), **DRAW),
     "Dice per mm of slice thickness": lambda recipes: thickness_slopes(recipes, True, **DRAW),
 }
 
@@ -75,9 +76,7 @@ class Arm:
     def __init__(self, name: str, runs: Sequence[Path], split: str) -> None:
         self.name = name
         runs = runs[:1] if name == RULE else runs
-        self.summaries = [
-            json.loads((run / "evaluation" / f"{split}.json").read_text(encoding="utf-8")) for run in runs
-        ]
+        self.summaries = [read_summary(run / "evaluation" / f"{split}.json") for run in runs]
         self.recipe = Recipe(name, {"arm": name}, [candidate(run, split) for run in runs])
 
 
@@ -91,11 +90,11 @@ def candidate(run: Path, split: str) -> Candidate:
     )
 
 
-def with_prior(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """The same trainings, Dice being that after the annotation protocol."""
+def of_plain_masks(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """The same trainings, Dice being that of the masks of a threshold alone."""
 
     def swapped(training: Candidate) -> Candidate:
-        return Candidate(settings=training.settings, table=training.table.assign(dice=training.table["prior_dice"]))
+        return Candidate(settings=training.settings, table=training.table.assign(dice=training.table["plain_dice"]))
 
     return [Recipe(r.family, r.settings, [swapped(t) for t in r.trainings]) for r in recipes]
 
@@ -173,7 +172,7 @@ def contrasts_table(values: Mapping[str, Mapping[str, tuple[MeasuredRecipes, int
         if first is not None and (first.low > 0 or first.high < 0):
             verdict = "above 0" if first.low > 0 else "below 0"
         rows.append([words, *(shown(value, "+") for value in found), verdict])
-    return table(["difference", *values, "Dice"], rows)
+    return table(["difference", *values, "verdict on Dice"], rows)
 
 
 def pretrainings_table(sweep: Path, plan: Mapping[str, Any]) -> list[str]:

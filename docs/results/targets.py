@@ -21,6 +21,7 @@ from data_modules.scan.geometry import Volume
 from data_modules.scan.resampling import resample_probability
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.evaluation.statistics.two_level import patient_sums, percentile_interval, two_level, weighted_means
+from iac_lightning.evaluation.tables.series_table import read_series_table
 
 ARMS = (("occupancy", "common"), ("occupancy", "native"), ("protocol", "common"), ("protocol", "native"))
 EFFECTS = {
@@ -28,7 +29,7 @@ EFFECTS = {
     "native − common": np.array([-0.5, 0.5, -0.5, 0.5]),
 }
 RESTRICT_HU = 100
-COLUMNS = {"dice": "plain", "prior_dice": "after the protocol prior"}
+COLUMNS = {"dice": "after the annotation protocol", "plain_dice": "of a threshold alone"}
 EDGES_MM = {"all": (0, np.inf), "≤ 2 mm": (0, 2), "2–4 mm": (2, 4), "> 4 mm": (4, np.inf)}
 
 
@@ -38,8 +39,10 @@ def tables(sweep: Path) -> dict[tuple[str, str], list[pd.DataFrame]]:
     for cell in json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["cells"]:
         path = sweep / cell["name"] / "evaluation" / "dev.csv"
         if path.is_file():
-            table = pd.read_csv(path).sort_values("series_id", ignore_index=True)
-            arms.setdefault((cell["levels"]["label"], cell["levels"]["loss"]), []).append(table[table["has_lesion"]])
+            table = read_series_table(path).sort_values("series_id", ignore_index=True)
+            arms.setdefault((cell["levels"]["label"], cell["levels"]["loss"]), []).append(
+                table[table["has_lesion"].astype(bool)]
+            )
     return arms
 
 

@@ -202,6 +202,12 @@ class EvaluationConfig:
     """Where strata of slice thickness part; an edge belongs to the thinner one."""
     risk_cutoffs_mm3: tuple[float, float, float] | None = setting(None, RISK_CUTOFFS_MM3)
     """Largest volumes of the risk groups none, low and medium; null: 0, and thirds of the development labels."""
+    operating_point: str = choice("balanced", "dice", "lesion_f1", "sensitivity_at_fp")
+    """What threshold and least lesion volume are chosen for on the development scans. balanced: Dice of every patient,
+    0 for a false alarm on a lesion-free scan; dice, lesion_f1: their mean over the scans with lesions, at whatever
+    price; sensitivity_at_fp: lesions found, with at most `false_components_per_scan`."""
+    false_components_per_scan: float = setting(1.0, NOT_NEGATIVE)
+    """Mean number of false components a scan that `operating_point: sensitivity_at_fp` allows."""
     coverage: float = setting(0.9, SHARE_INSIDE)
     """Share of new patients whose volume a conformal interval shall hold."""
     controls: bool = True

@@ -42,10 +42,10 @@ def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict
     """
     rows = [(label, "dice", summary["dice"]) for label, summary in summaries.items()]
     for label, summary in summaries.items():
-        if "protocol_prior" in summary:
+        if "plain" in summary:
             rows.insert(
                 next(i for i, row in enumerate(rows) if row[0] == label) + 1,
-                (label, "prior_dice", summary["protocol_prior"]["dice"]),
+                (label, "plain_dice", summary["plain"]["dice"]),
             )
     figure, axes = new_axes(9.0, 1.7 + 0.5 * len(rows))
     labels = list(tables)
@@ -55,19 +55,19 @@ def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict
         table = tables[label]
         with_lesion = table[table["has_lesion"].astype(bool)]
         patients = with_lesion.groupby("patient_id")[column].mean().to_numpy()
-        raw = column == "dice"
+        is_result = column == "dice"
         axes.scatter(
             patients,
             y + jitter.uniform(-0.2, 0.2, len(patients)),
             s=22,
             marker=marker_of(k),
-            facecolors=color_of(k) if raw else "none",
+            facecolors=color_of(k) if is_result else "none",
             edgecolors=color_of(k),
             alpha=0.55,
             linewidths=0.9,
         )
         _mean_with_interval(axes, mean, y)
-    axes.set_yticks(range(len(rows)), [f"{r[0]}" if r[1] == "dice" else "+ protocol prior" for r in rows])
+    axes.set_yticks(range(len(rows)), [f"{r[0]}" if r[1] == "dice" else "threshold alone" for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("Dice (1 is perfect)")

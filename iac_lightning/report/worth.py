@@ -20,9 +20,9 @@ WORTH_COLUMNS = {
     "difference": "with − without, over recipes alike in all else (of a pre-training but for the optimiser)",
     "low": "lower end of its 95 % interval over patients and, where recipes were repeated, seeds",
     "high": "upper end of that interval",
-    "prior_difference": "the difference after the protocol prior; empty where it was not measured",
-    "prior_low": "lower end of its interval",
-    "prior_high": "upper end of its interval",
+    "plain_difference": "the difference of the masks of a threshold alone; empty where it was not measured",
+    "plain_low": "lower end of its interval",
+    "plain_high": "upper end of its interval",
     "verdict": "undecided: the interval holds 0, or the patients are too few; of these networks: each recipe was "
     "trained once; else established",
     "n_pairs": "pairs of recipes",
@@ -45,9 +45,9 @@ def worth_sentence(worth: Worth) -> str:
     name = "The transformer" if worth.part == "transformer" else "Pre-training"
     first, second = worth.families
     against = "the same network without it" if second == NO_TRANSFORMER else second
-    prior = f" (after the protocol prior {_shown(worth.prior)})" if worth.prior else ""
+    plain = f" (of a threshold alone {_shown(worth.plain)})" if worth.plain else ""
     pairs = f", mean of {plural(worth.n_pairs, 'pair')}" if worth.n_pairs > 1 else ""
-    return f"{name} is worth {_shown(worth.difference)} Dice{prior}: {_sure(worth)}. {first} against {against}{pairs}."
+    return f"{name} is worth {_shown(worth.difference)} Dice{plain}: {_sure(worth)}. {first} against {against}{pairs}."
 
 
 def worth_rows(worths: Sequence[Worth]) -> list[dict[str, object]]:
@@ -55,7 +55,7 @@ def worth_rows(worths: Sequence[Worth]) -> list[dict[str, object]]:
     empty = (None, None, None)
     rows = []
     for w in worths:
-        values = (w.part, *w.families, *(side.estimate for side in w.sides), *w.difference, *(w.prior or empty))
+        values = (w.part, *w.families, *(side.estimate for side in w.sides), *w.difference, *(w.plain or empty))
         values += (verdict(w), w.n_pairs, w.n_trainings, w.n_scans, w.n_patients)
         rows.append(dict(zip(WORTH_COLUMNS, values, strict=True)))
     return rows
@@ -69,7 +69,7 @@ def worth_table(worths: Sequence[Worth], where: str) -> Table:
             " − ".join(w.families),
             *(number(side.estimate) for side in w.sides),
             _cell(w.difference),
-            _cell(w.prior) if w.prior else "–",
+            _cell(w.plain) if w.plain else "–",
             verdict(w),
             f"{w.n_pairs}, {w.n_trainings}, {w.n_scans}, {w.n_patients}",
         ]
@@ -81,7 +81,7 @@ def worth_table(worths: Sequence[Worth], where: str) -> Table:
         ("Dice with it", ""),
         ("Dice without", ""),
         ("worth", "Dice, 95\u00a0% CI"),
-        ("after the protocol prior", "Dice, 95\u00a0% CI"),
+        ("of a threshold alone", "Dice, 95\u00a0% CI"),
         ("this is", ""),
         ("n", "pairs, trainings, scans, patients"),
     ]

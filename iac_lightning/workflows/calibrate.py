@@ -90,10 +90,9 @@ def calibrate(
     weights, settings and data have already is returned as it is; a killed one goes on with the series that are missing.
 
     Returns:
-        The calibration. Its `record` holds also the mean Dice of both thresholds over scans with lesions (`dice`,
-        `prior_dice`); `ece`, `adaptive_ece`, `brier`, `nll`, each `_before` and `_after`, with `_ci95`;
-        `reliability_before` and `_after`; counts (`n_lesion_voxels_unseen`: labelled where the model says nothing);
-        and which weights and data it belongs to.
+        The calibration. Its `record` holds also what the operating point was chosen among; `ece`, `adaptive_ece`,
+        `brier`, `nll`, each `_before` and `_after`, with `_ci95`; `reliability_before` and `_after`; counts
+        (`n_lesion_voxels_unseen`: labelled where the model says nothing); and which weights and data it belongs to.
 
     Raises:
         UserError: when a development series has no label, or none has a lesion where the model predicts.

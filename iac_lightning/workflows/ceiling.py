@@ -134,13 +134,13 @@ def _table(config: ExperimentConfig, trips: Sequence[Sequence[RoundTrip]], words
     columns = [[trip[k] for trip in trips] for k in range(len(spacings))]
     names = [" × ".join(f"{s:g}" for s in spacing) for spacing in spacings]
     sizes = list(pairwise(SIZES_MM3))
-    numbers = [lost(columns[0], 0.5, *size, prior=False)[1] for size in sizes]
+    numbers = [lost(columns[0], 0.5, *size, protocol=False)[1] for size in sizes]
     heads = [f"{_class_words(*size)} ({n})" for size, n in zip(sizes, numbers, strict=True)]
     rows = [["grid, mm", "voxels", "at 0.5", "best threshold", "after the prior", *heads]]
     for name, column, n in zip(names, columns, voxels, strict=True):
         top = ceiling(column)
         gone = [
-            (lost(column, 0.5, *size, prior=False), lost(column, top.prior_threshold, *size, prior=True))
+            (lost(column, 0.5, *size, protocol=False), lost(column, top.protocol_threshold, *size, protocol=True))
             for size in sizes
         ]
         rows.append(
@@ -149,7 +149,7 @@ def _table(config: ExperimentConfig, trips: Sequence[Sequence[RoundTrip]], words
                 f"{n / voxels[0]:.1f}",
                 f"{top.half:.3f}",
                 f"{top.best:.3f} at {top.best_threshold:g}",
-                f"{top.prior:.3f} at {top.prior_threshold:g}",
+                f"{top.protocol:.3f} at {top.protocol_threshold:g}",
                 *(f"{a / n:.0%} → {b / n:.0%}" if n else "–" for (a, n), (b, _) in gone),
             ]
         )
@@ -160,7 +160,7 @@ def _table(config: ExperimentConfig, trips: Sequence[Sequence[RoundTrip]], words
         if inside:
             tops = [ceiling(column, [column[k] for k in inside]) for column in columns]
             by_thickness.append(
-                [stratum, str(len(inside)), *(f"{t.half:.3f} {t.best:.3f} {t.prior:.3f}" for t in tops)]
+                [stratum, str(len(inside)), *(f"{t.half:.3f} {t.best:.3f} {t.protocol:.3f}" for t in tops)]
             )
     return "\n".join(
         [

@@ -15,7 +15,7 @@ from data_modules.cohort.series import read_series
 from data_modules.files import write_json_atomic
 from data_modules.prepare.sources import digest
 from data_modules.scan.geometry import place
-from iac_lightning.evaluation.calibration.record import APPLIED
+from iac_lightning.evaluation.calibration.record import DECIDING
 from iac_lightning.evaluation.metrics.series import dice
 from iac_lightning.workflows.one_series import EvaluationWork
 
@@ -38,8 +38,7 @@ class ControlWork(EvaluationWork):
     @property
     def key(self) -> dict[str, Any]:
         """What its Dice depends on; the label is among the sources."""
-        applied = digest(self.calibration.facts(APPLIED[:6]))
-        return {**self.raw_key, "calibration": applied, "protocol_prior": self.protocol_prior}
+        return {**self.raw_key, "calibration": digest(self.calibration.facts(DECIDING))}
 
     def known(self) -> dict[str, float] | None:
         """What was measured before; None where nothing was, or of another network, calibration or scan."""
@@ -57,7 +56,7 @@ class ControlWork(EvaluationWork):
 
 
 def control_dice(work: ControlWork) -> dict[str, float] | None:
-    """`dice`, and `prior_dice` where the mask after the annotation protocol is measured; None: ask the network."""
+    """`dice` of the result and `plain_dice` of the mask of a threshold alone; None: ask the network."""
     known = work.known()
     if known is not None:
         return known
@@ -67,9 +66,7 @@ def control_dice(work: ControlWork) -> dict[str, float] | None:
     scan = read_series(work.item.series)
     label = read_label(work.item.series, like=scan, look=work.look)
     probability = work.calibration.apply(place(region, scan.grid, 0.0))
-    mask, protocol_mask = work.calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
-    found = {"dice": dice(mask.data, label.data)}
-    if work.protocol_prior:
-        found["prior_dice"] = dice(protocol_mask.data, label.data)
+    mask, plain = work.calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
+    found = {"dice": dice(mask.data, label.data), "plain_dice": dice(plain.data, label.data)}
     write_json_atomic(work.path, {"dice": found, "key": work.key})
     return found

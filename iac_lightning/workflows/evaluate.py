@@ -108,11 +108,11 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
             table,
             run.config.seed,
             split=split,
-            threshold=calibration.plain.general,
+            threshold=calibration.point.thresholds.general,
             thickness_strata=strata_from_edges(run.config.evaluation.thickness_edges_mm),
             each=helpers.results,
         ),
-        "prior_threshold": calibration.prior.general,
+        "plain_threshold": calibration.plain.general,
         **({"controls": summarise_controls(controlled, controls, run.config.seed)} if controls else {}),
         "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -197,8 +197,8 @@ def what_is_seen(run: Run, splits: Sequence[str], calibration: Calibration, *als
         also: other plain types that decide it.
     """
     cohort, series = select_series(run.config.data, splits)
-    applied = calibration.to_dict()  # an early one has not all of it
-    return digest([sources_digest(series, cohort.path.parent), [applied.get(name) for name in APPLIED], *also])
+    known = [name for name in APPLIED if name in calibration.to_dict()]  # an early one has not all of it
+    return digest([sources_digest(series, cohort.path.parent), calibration.facts(known), *also])
 
 
 def evaluation_work(
@@ -221,7 +221,6 @@ def evaluation_work(
         **vars(series_work(model, item)),
         folder=model.run.directory / "predictions" / split,
         calibration=calibration,
-        protocol_prior=model.run.config.inference.protocol_prior,
         look=look,
     )
 
@@ -230,8 +229,8 @@ def describe_evaluation(summary: dict[str, Any]) -> str:
     """The summary in a few lines, for the terminal."""
     lines = [f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients"]
     for name, values in (
-        ("plain", summary),
-        ("after the protocol prior", summary.get("protocol_prior")),
+        ("at the operating point", summary),
+        ("threshold alone", summary.get("plain")),
         ("uncalibrated, at probability 0.5", summary.get("uncalibrated")),
     ):
         if values:

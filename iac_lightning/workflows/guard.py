@@ -22,8 +22,8 @@ from iac_lightning.runs.signatures import complaint, sign
 LOOK, SET, SHOWN = "look", "test set", "shown"
 """Events of the registry, beside `registry.USE`."""
 
-_MANY_VOXELS = 5
-"""Lesions of fewer voxels than this are found exactly by honest programs too."""
+_SMALL_MM3 = 5.0
+"""Less, a few voxels, is found exactly by honest programs too."""
 _PERFECT = 0.995
 
 
@@ -204,10 +204,10 @@ def _other_uses(images: set[str], events: Iterable[Entry]) -> list[str]:
     ]
 
 
-def implausible(table: pd.DataFrame, voxel_mm3: float = 0.0) -> list[str]:
+def implausible(table: pd.DataFrame) -> list[str]:
     """What is too good to be predicted: masks that are the labels."""
-    columns = [name for name in ("dice", "plain_dice", "prior_dice") if name in table]
-    lesions = table[table["has_lesion"].astype(bool) & (table["label_volume_mm3"] > _MANY_VOXELS * voxel_mm3)]
+    columns = [name for name in ("dice", "plain_dice") if name in table]
+    lesions = table[table["has_lesion"].astype(bool) & (table["label_volume_mm3"] > _SMALL_MM3)]
     if lesions.empty:
         return []
     best = lesions[columns].max(axis=1)

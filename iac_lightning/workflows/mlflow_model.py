@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 ARTIFACT = "model"
 """Folder of the run's artifacts that holds it: `runs:/<run id>/model`."""
-VALUES = ("volume_mm3", "volume_protocol_mm3", "n_lesions", "slice_thickness_mm")
+VALUES = ("volume_mm3", "volume_plain_mm3", "n_lesions", "slice_thickness_mm")
 
 
 class ScanModel:
@@ -46,7 +46,7 @@ class ScanModel:
             params: `template`, a CT template to find the region with, for whole heads.
 
         Returns:
-            A row a scan: `path`, `volume_mm3`, `volume_protocol_mm3`, `n_lesions`, `slice_thickness_mm`, `warnings`
+            A row a scan: `path`, `volume_mm3`, `volume_plain_mm3`, `n_lesions`, `slice_thickness_mm`, `warnings`
             and `error` (empty where there is none).
         """
         template = (params or {}).get("template") or None

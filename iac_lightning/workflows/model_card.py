@@ -17,6 +17,8 @@ from data_modules.errors import UserError
 from data_modules.prepare.store import open_store
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_hash
+from iac_lightning.evaluation.calibration.record import Calibration, describe_point
+from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.models.build import count_parameters
 from iac_lightning.modules.foreign import FILE as FOREIGN
 from iac_lightning.modules.foreign import licence_words
@@ -55,7 +57,7 @@ def model_card(run: Run, model: CalibratedModel) -> str:
         "What it learnt from": training_data(run, model),
         "Whom it saw, and what it was tuned on": whom_it_saw(run, model),
         "How good it was found to be": metrics(run, model),
-        "Calibration": calibration(model.calibration.to_dict()),
+        "Calibration": calibration(model.calibration),
         "How to use it": USE + (FOREIGN_LICENCE if foreign_encoder(run) else LICENCE),
         "Made with": versions(run, model),
     }
@@ -235,18 +237,18 @@ def metrics(run: Run, model: CalibratedModel) -> str:
     parts = []
     for split in ("test", "dev"):
         path = run.directory / "evaluation" / f"{split}.json"
-        summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        summary = read_summary(path) if path.exists() else {}
         if summary.get("checkpoint_sha256") != model.checkpoint_sha256:
             parts.append(f"The {split} split was not evaluated with these weights.")
             continue
-        prior = summary.get("protocol_prior")
+        plain = summary.get("plain")
         rows = [
             f"| {split}: {summary['n_series']} scans of {summary['n_patients']} patients, {summary['n_with_lesion']} "
-            "with lesions | plain mask | after the annotation protocol |",
+            "with lesions | at the operating point | threshold alone |",
             "|---|---|---|",
         ]
         rows += [
-            f"| {words} | {estimate(summary[key])} | {estimate(prior[key]) if prior else '–'} |"
+            f"| {words} | {estimate(summary[key])} | {estimate(plain[key]) if plain else '–'} |"
             for key, words in METRICS.items()
             if key in summary
         ]
@@ -265,12 +267,13 @@ def test_looks(directory: Path) -> int | None:
     return len(looks(folders[0])) if folders else None
 
 
-def calibration(record: Mapping[str, Any]) -> str:
-    """Errors before and after, and the thresholds."""
+def calibration(calibrated: Calibration) -> str:
+    """Errors before and after, and how masks are cut."""
+    record = calibrated.to_dict()
     rows = [
         f"Temperature {record['temperature']:.3f} and bias {record['bias']:+.3f}, fitted to {record['n_series']} "
-        f"development scans of {record['n_patients']} patients. Thresholds of calibrated probability: "
-        f"{record['threshold']:g}, and {record['prior_threshold']:g} before the annotation protocol.",
+        f"development scans of {record['n_patients']} patients. Operating point ({calibrated.point.aim}): "
+        f"{describe_point(calibrated.point)}. A threshold alone: {record['plain_threshold']:g}.",
     ]
     known = [key for key in CALIBRATION if f"{key}_before" in record]
     if known:

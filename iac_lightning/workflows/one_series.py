@@ -24,7 +24,13 @@ from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, thr
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
 from iac_lightning.modules.development import native_probability
-from iac_lightning.workflows.prediction_files import is_saved, saved_prediction, write_prediction
+from iac_lightning.workflows.prediction_files import (
+    MASK_ENDING,
+    PLAIN_MASK_ENDING,
+    is_saved,
+    saved_prediction,
+    write_prediction,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +67,11 @@ class EvaluationWork(SeriesWork):
     Attributes:
         folder: where its maps are kept.
         calibration: what is applied.
-        protocol_prior: whether the mask after the annotation protocol is measured too.
         look: needed for the test split.
     """
 
     folder: Path
     calibration: Calibration
-    protocol_prior: bool
     look: RecordedLook | None = None
 
     @property
@@ -128,7 +132,7 @@ def development_scores(work: SeriesWork, scaling: Scaling) -> ThresholdScores | 
 
 
 def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
-    """Write one series' probability and mask on the scan's own grid, and measure the mask there: its row of the table.
+    """Write one series' probability and masks on the scan's own grid, and measure them there: its row of the table.
 
     None: what is saved is damaged, and the network was not asked.
     """
@@ -138,14 +142,15 @@ def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
     if probability is None:
         return None
     label = read_label(series, like=scan, look=work.look)
-    mask, protocol_mask = calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
-    write_nifti(mask, work.folder / f"{series.series_id}_mask.nii.gz")
+    mask, plain = calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
+    write_nifti(mask, work.folder / f"{series.series_id}{MASK_ENDING}")
+    write_nifti(plain, work.folder / f"{series.series_id}{PLAIN_MASK_ENDING}")
     return series_row(
         series.series_id,
         series.patient_id,
         work.item.slice_thickness_mm,
         series_metrics(mask, label, scan),
-        series_metrics(protocol_mask, label, scan) if work.protocol_prior else None,
+        series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(calibration.uncalibrated_mask(probability), label, scan),
     )

@@ -24,22 +24,26 @@ from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.output_folder import RESULT_FILE, output_folder, publish
 from iac_lightning.workflows.trained import CalibratedModel
 
-OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", RESULT_FILE)
+OUTPUTS = ("mask.nii.gz", "mask_plain.nii.gz", "probability.nii.gz", "overlay.png", RESULT_FILE)
 SCAN_FILE = "scan.nii.gz"
 """Written too where the scan is a folder of DICOM: what to lay the others on."""
+
+_BEFORE = "mask_protocol.nii.gz"  # what the result was called once, beside a plain mask.nii.gz
 
 RESULT = {
     "volume_mm3": "volume of `mask.nii.gz`",
     "n_lesions": "its 26-connected components",
     "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`; of a sheared file, of the "
     "slices moved onto a right-angled grid, as they lie in the patient",
-    "volume_protocol_mm3": "volume of `mask_protocol.nii.gz`",
+    "volume_plain_mm3": "volume of `mask_plain.nii.gz`",
     "slice_thickness_mm": "of the region of interest; decides the threshold",
     "spacing_mm": "voxel size of the scan along its axes; of a sheared file, of the right-angled grid",
     "roi_center_lps_mm": "centre of the region of interest, in DICOM's coordinates",
     "roi_size_mm": "size of the region of interest",
-    "threshold": "of the calibrated probability, for the plain mask",
-    "prior_threshold": "the same for the mask after the annotation protocol",
+    "threshold": "of the calibrated probability, for `mask.nii.gz`",
+    "rule": "that its voxels meet: `protocol`, the annotation protocol, or `none`",
+    "least_lesion_mm3": "smaller components were dropped from it",
+    "plain_threshold": "the threshold of `mask_plain.nii.gz`",
     "calibration": "`temperature` and `bias` that were applied, and the `n_series` and `n_patients` they come from",
     "registration": "`similarity` to the template and `template_to_scan_ras`; null without a template",
     "run": "name of the run that the model comes from",
@@ -59,8 +63,8 @@ class Segmentation:
         scan: as it was read.
         region: its region of interest, on the scan's own voxels.
         probability: calibrated, on the grid of the region, as the masks are.
-        mask: at the threshold of the plain mask.
-        protocol: the mask after the annotation protocol: ≥ 130 HU, no single voxels.
+        mask: the result, at the operating point: after the annotation protocol (≥ 130 HU, no single voxels).
+        plain: what a threshold alone gives.
         result: what `result.json` holds.
     """
 
@@ -68,7 +72,7 @@ class Segmentation:
     region: Scan
     probability: Volume
     mask: Volume
-    protocol: Volume
+    plain: Volume
     result: dict[str, Any]
 
 
@@ -82,9 +86,9 @@ def predict(
 ) -> dict[str, Any]:
     """Segment the intracranial arterial calcification of one scan, into files.
 
-    Writes `mask.nii.gz`, `probability.nii.gz` (calibrated), `mask_protocol.nii.gz` (the mask after the annotation
-    protocol: ≥ 130 HU, no single voxels), `result.json` and `overlay.png` into `out`. All three lie on the voxels of
-    the input file, also where its slices slide against each other (each slice is then moved back by whole pixels: no
+    Writes `mask.nii.gz` (after the annotation protocol: ≥ 130 HU, no single voxels), `probability.nii.gz` (calibrated),
+    `mask_plain.nii.gz` (of a threshold alone), `result.json` and `overlay.png` into `out`. All three lie on the voxels
+    of the input file, also where its slices slide against each other (each slice is then moved back by whole pixels: no
     voxel is lost, none is blended); for a folder of DICOM, on those of `scan.nii.gz`, which is written beside them.
 
     Args:
@@ -105,11 +109,11 @@ def predict(
             touched then).
     """
     is_folder = source.is_dir()
-    names, optional = ((*OUTPUTS, SCAN_FILE), ()) if is_folder else (OUTPUTS, (SCAN_FILE,))
+    names, optional = ((*OUTPUTS, SCAN_FILE), (_BEFORE,)) if is_folder else (OUTPUTS, (SCAN_FILE, _BEFORE))
     with output_folder(out, names, optional, source) as staging:
         segmentation = segment(source, model, template, series, slice_thickness_mm)
         scan, result = segmentation.scan, segmentation.result
-        maps = {"probability": (segmentation.probability, 0.0), "mask_protocol": (segmentation.protocol, False)}
+        maps = {"probability": (segmentation.probability, 0.0), "mask_plain": (segmentation.plain, False)}
         like = None if scan.file_grid is None else source
         for name, (volume, outside) in (maps | {"mask": (segmentation.mask, False)}).items():
             write_nifti(to_file_grid(place(volume, scan.grid, outside), scan), staging / f"{name}.nii.gz", like)
@@ -141,16 +145,18 @@ def segment(
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
     probability = calibration.apply(raw)
-    mask, protocol = calibration.masks(probability, region.volume, region.slice_thickness_mm)
+    mask, plain = calibration.masks(probability, region.volume, region.slice_thickness_mm)
     result = {
         **measure_lesions(mask, region),
-        "volume_protocol_mm3": float(protocol.data.sum() * protocol.grid.voxel_volume_mm3),
+        "volume_plain_mm3": float(plain.data.sum() * plain.grid.voxel_volume_mm3),
         "slice_thickness_mm": region.slice_thickness_mm,
         "spacing_mm": list(scan.grid.spacing_mm),
         "roi_center_lps_mm": list(lps_from_ras(region.grid.center_ras_mm)),
         "roi_size_mm": list(region.grid.size_mm),
-        "threshold": calibration.threshold(region.slice_thickness_mm),
-        "prior_threshold": calibration.threshold(region.slice_thickness_mm, prior=True),
+        "threshold": calibration.point.thresholds.at(region.slice_thickness_mm),
+        "rule": calibration.point.rule,
+        "least_lesion_mm3": calibration.point.least_lesion_mm3,
+        "plain_threshold": calibration.plain.at(region.slice_thickness_mm),
         "calibration": calibration.facts(("temperature", "bias", "n_series", "n_patients")),
         "registration": registration_facts(registration),
         "run": model.config.name,
@@ -158,7 +164,7 @@ def segment(
         "warnings": [*region.warnings, *([remark] if remark else [])],
         "note": "Research software: not a medical device.",
     }
-    return Segmentation(scan, region, probability, mask, protocol, result)
+    return Segmentation(scan, region, probability, mask, plain, result)
 
 
 def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> tuple[Scan, Registration | None]:

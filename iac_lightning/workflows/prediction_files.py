@@ -11,6 +11,12 @@ from data_modules.files import on_disk, write_json_atomic
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_probability, write_nifti
 
+MASK_ENDING = "_mask.nii.gz"
+"""Of the file of a series' mask that is the result: at the operating point, after the annotation protocol."""
+
+PLAIN_MASK_ENDING = "_mask_plain.nii.gz"
+"""Of the file of the mask of a threshold alone."""
+
 
 def write_prediction(probability: Volume, path: Path, key: dict[str, Any]) -> None:
     """Write a probability map (`….nii.gz`), and beside it (`….json`) what it depends on."""

@@ -17,6 +17,7 @@ from data_modules.files import remove_leftovers, replacing
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from iac_lightning.config.stored import config_hash
+from iac_lightning.evaluation.calibration.record import DECIDING
 from iac_lightning.evaluation.clinical.stress import compare_stress, comparison_table, summarise_stress
 from iac_lightning.evaluation.metrics.ceiling import BOUND, CEILING
 from iac_lightning.evaluation.tables.series_table import write_series_table
@@ -140,7 +141,7 @@ def stress_run(
         },
         **summarise_stress(table, thicknesses_mm, run.config.seed),
         "failed": failed,
-        "calibration": calibration.facts(("temperature", "bias", "threshold", "thickness")),
+        "calibration": calibration.facts(DECIDING),
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
     }

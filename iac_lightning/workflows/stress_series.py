@@ -24,7 +24,7 @@ from iac_lightning.evaluation.tables.series_table import COLUMNS, NAMES, series_
 from iac_lightning.inference import predict_scan
 from iac_lightning.workflows.trained import TrainedModel, digest, network_for, prediction_key
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the code re-images or measures differently, so that old rows are not taken for new ones."""
 
 TRUTH = (
@@ -59,6 +59,7 @@ def stress_series(
     settings = {
         **prediction_key(model, item),
         "calibration": calibration.facts(("temperature", "bias")),
+        "cut": [calibration.point.rule, calibration.point.least_lesion_mm3],
         "true_volume_mm3": item.series.true_volume_mm3,
         "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
     }
@@ -66,7 +67,7 @@ def stress_series(
         settings["native_thickness_mm"] = own_mm
 
     def key(thickness_mm: float) -> str:
-        thresholds = [calibration.threshold(thickness_mm, prior) for prior in (False, True)]
+        thresholds = [cut.at(thickness_mm) for cut in (calibration.point.thresholds, calibration.plain)]
         ratio = 0.0 if thickness_mm == own_mm else spacing_ratio  # the native version has its own distance
         return digest({**settings, "thresholds": thresholds, "thickness_mm": thickness_mm, "spacing_ratio": ratio})
 
@@ -142,11 +143,10 @@ def measure_version(
     thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
     raw = place(predict_scan(network_for(model, item), scan, region, config, model.device), scan.grid, 0.0)
-    mask, protocol_mask = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
-    metrics = against_thin(mask, label, scan, thin)
-    prior = against_thin(protocol_mask, label, scan, thin) if config.inference.protocol_prior else None
+    masks = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
+    metrics, plain = (against_thin(mask, label, scan, thin) for mask in masks)
     ceiling = protocol_label(label, scan.volume)
-    row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, prior, series.true_volume_mm3)
+    row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, plain, series.true_volume_mm3)
     return {
         **row,
         "native_thickness_mm": float(item.slice_thickness_mm),

@@ -20,7 +20,7 @@ from tests.fuzz.judging import Maker, Trial, Wanted, spoken
 
 Generator = np.random.Generator
 
-OUTPUTS = ("mask.nii.gz", "mask_protocol.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
+OUTPUTS = ("mask.nii.gz", "mask_plain.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
 MEASURED = ("volume_mm3", "n_lesions", "lesions", "volume_protocol_mm3", "slice_thickness_mm")
 
 

@@ -208,23 +208,30 @@ BAD_CALIBRATIONS: tuple[tuple[str, Any], ...] = (
     ("bias", float("nan")),
     ("bias", 1e9),
     ("bias", []),
-    ("threshold", 2),
-    ("threshold", -0.1),
-    ("threshold", float("nan")),
-    ("threshold", True),
-    ("prior_threshold", 1.5),
-    ("prior_threshold", "half"),
-    ("thickness", None),
-    ("thickness", []),
-    ("thickness", {"used": True}),
-    ("prior_thickness", {}),
+    ("plain_threshold", 2),
+    ("plain_threshold", -0.1),
+    ("plain_threshold", float("nan")),
+    ("plain_threshold", True),
+    ("plain_threshold", "half"),
+    ("plain_thickness", None),
+    ("plain_thickness", []),
+    ("plain_thickness", {"used": True}),
+    ("operating_point", None),
+    ("operating_point", []),
+    ("operating_point.threshold", 1.5),
+    ("operating_point.thickness", {}),
+    ("operating_point.rule", "bright"),
+    ("operating_point.aim", 7),
+    ("operating_point.least_lesion_mm3", float("nan")),
+    ("operating_point.least_lesion_mm3", -1),
 )
 
 
 def bad_calibration(rng: Generator) -> dict[str, Any]:
     known = json.loads((templates.original(RUN) / "calibration.json").read_text())
     key, value = BAD_CALIBRATIONS[rng.integers(len(BAD_CALIBRATIONS))]
-    return dict(known | {key: value})
+    section, _, name = key.rpartition(".")
+    return dict(known | ({section: known[section] | {name: value}} if section else {key: value}))
 
 
 def calibration_damaged(rng: Generator, folder: Path) -> Trial:
@@ -233,7 +240,7 @@ def calibration_damaged(rng: Generator, folder: Path) -> Trial:
     texts = ["", "{", "[]", "null", "{}", "7"]
     path.write_text(json.dumps(bad_calibration(rng)) if rng.random() < 0.7 else texts[rng.integers(len(texts))])
     return Trial(
-        lambda: load_calibrated(load_run(run)).calibration.threshold(4.0),
+        lambda: load_calibrated(load_run(run)).calibration.point.thresholds.at(4.0),
         lambda value: "taken",
         Wanted.REFUSAL,
         warnings=lambda _: (),
@@ -263,8 +270,9 @@ def bundle_trial(bundle: Path, wanted: Wanted = Wanted.HONESTY, mark: Path | Non
     def read() -> Any:
         os.environ["FUZZ_SECRET"] = SECRET
         model = load_bundle(bundle)
-        thresholds = [model.calibration.threshold(4.0, prior) for prior in (False, True)]
-        return model, (model.calibration.temperature, model.calibration.bias, *thresholds)
+        known = model.calibration
+        point = known.point.thresholds.at(4.0), known.point.least_lesion_mm3
+        return model, (known.temperature, known.bias, known.plain.at(4.0), *point)
 
     def differs(both: Any) -> str:
         model, found = both
@@ -272,7 +280,7 @@ def bundle_trial(bundle: Path, wanted: Wanted = Wanted.HONESTY, mark: Path | Non
             return "foreign code was run"
         if SECRET in repr(model.config) + repr(model.calibration) + repr(model.trained_on):
             return "a variable of the environment stands in it"
-        if found != (1.3, 0.2, 0.3, 0.4):
+        if found != (1.3, 0.2, 0.3, 0.4, 2.0):
             return f"another calibration: {found}"
         data = model.config.data
         if (data.window_hu, data.grid.spacing_mm) != ((-200.0, 1000.0), (1.0, 1.0, 2.0)):

@@ -28,8 +28,9 @@ def make(folder: Path) -> None:
     path = run / "checkpoints" / "best.ckpt"
     AtomicCheckpointIO().save_checkpoint(torch.load(path, weights_only=True), path)  # as a training writes it
     calibration = json.loads((run / "calibration.json").read_text())
-    known: dict[str, Any] = {"temperature": 1.3, "bias": 0.2, "threshold": 0.3, "prior_threshold": 0.4}
-    known |= {"checkpoint_sha256": file_digest(path)}
+    known: dict[str, Any] = {"temperature": 1.3, "bias": 0.2, "plain_threshold": 0.3}
+    known["operating_point"] = calibration["operating_point"] | {"threshold": 0.4, "least_lesion_mm3": 2.0}
+    known["checkpoint_sha256"] = file_digest(path)
     (run / "calibration.json").write_text(json.dumps(calibration | known))
     export_bundle(load_run(run), folder / "bundle")
     data = folder / "data"

@@ -259,10 +259,10 @@ def test_a_threshold_tuned_where_test_and_dev_are_swapped(table: pd.DataFrame) -
 def test_a_calibration_edited_by_hand(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     path = RUN / "calibration.json"
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps(whole | {"threshold": 0.9}))
+    path.write_text(json.dumps(whole | {"temperature": 9.0}))
     assert judge() == []
     assert "calibration.json was changed after it was written; it is made again" in capsys.readouterr().out
-    assert json.loads(path.read_text())["threshold"] == whole["threshold"]
+    assert json.loads(path.read_text())["temperature"] == whole["temperature"]
 
 
 def test_a_threshold_given_by_hand(table: pd.DataFrame) -> None:

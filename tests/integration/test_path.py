@@ -75,15 +75,18 @@ def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: P
     for row in table.to_dict("records"):
         stem = runs / "cnn/predictions/test" / row["series_id"]
         probability = nib.load(f"{stem}_probability.nii.gz")
-        mask = np.asarray(nib.load(f"{stem}_mask.nii.gz").dataobj) > 0
+        mask, plain = (np.asarray(nib.load(f"{stem}_{name}.nii.gz").dataobj) > 0 for name in ("mask", "mask_plain"))
         image = nib.load(series[row["series_id"]].image)
         label = np.asarray(nib.load(series[row["series_id"]].label).dataobj) > 0
         assert probability.shape == image.shape
         np.testing.assert_allclose(probability.affine, image.affine, atol=1e-5)
-        np.testing.assert_array_equal(np.asarray(probability.dataobj) >= np.float32(summary["threshold"]), mask)
+        np.testing.assert_array_equal(np.asarray(probability.dataobj) >= np.float32(summary["plain_threshold"]), plain)
         total = mask.sum() + label.sum()
         assert row["dice"] == pytest.approx(2 * (mask & label).sum() / total if total else 1)
         voxel = abs(np.linalg.det(image.affine[:3, :3]))
+        assert row["plain_volume_mm3"] == pytest.approx(
+            plain.sum() * abs(np.linalg.det(image.affine[:3, :3])), rel=1e-4
+        )
         assert row["volume_mm3"] == pytest.approx(mask.sum() * voxel, rel=1e-4)
         assert row["label_volume_mm3"] == pytest.approx(label.sum() * voxel, rel=1e-4)
     lesions = table[table["has_lesion"]]
@@ -93,13 +96,15 @@ def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: P
 def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:
     calibration = json.loads((runs / "cnn/calibration.json").read_text())
     summary = json.loads((runs / "cnn/evaluation/test.json").read_text())
-    assert summary["calibration"].items() <= {"file": "calibration.json", **calibration}.items()
-    assert summary["threshold"] == calibration["threshold"]
+    applied = summary["calibration"]
+    point = applied.pop("operating_point")
+    assert applied.items() <= {"file": "calibration.json", **calibration}.items()
+    assert point.items() <= calibration["operating_point"].items()
+    assert (summary["threshold"], summary["plain_threshold"]) == (point["threshold"], calibration["plain_threshold"])
     assert summary["checkpoint_sha256"] == calibration["checkpoint_sha256"]
     assert main(["evaluate", str(runs / "cnn"), "--split", "dev"]) == 0
     table = pd.read_csv(runs / "cnn/evaluation/dev.csv")
-    assert calibration["dice"] == pytest.approx(table.loc[table["has_lesion"], "dice"].mean())
-    assert calibration["prior_dice"] == pytest.approx(table.loc[table["has_lesion"], "prior_dice"].mean())
+    assert calibration["plain_score"] == pytest.approx(table.loc[table["has_lesion"], "plain_dice"].mean())
     squares = []
     for series in read_cohort(phantom_cohort).split("dev"):
         stem = runs / "cnn/predictions/dev" / series.series_id
@@ -125,12 +130,12 @@ def test_a_vit_is_evaluated_under_its_controls_within_one_look(runs: Path) -> No
     controlled = pd.read_csv(runs / "vit_mae/evaluation/test_controls.csv")
     summary = json.loads((runs / "vit_mae/evaluation/test.json").read_text())
     assert list(controlled.columns) == list(COLUMNS)
-    for column in ("series_id", "dice", "prior_dice"):
+    for column in ("series_id", "dice", "plain_dice"):
         assert controlled[column].tolist() == table[column].tolist()
     lesions = controlled[controlled["has_lesion"]]
     assert list(summary["controls"]) == ["mean_tokens", "silenced_attention"]
     for control, found in summary["controls"].items():
-        for values, column in ((found, "dice"), (found["protocol_prior"], "prior_dice")):
+        for values, column in ((found, "dice"), (found["plain"], "plain_dice")):
             under = lesions[f"{control}_{column}"].mean()
             assert values["dice"]["mean"] == pytest.approx(under)
             assert values["difference"]["mean"] == pytest.approx(lesions[column].mean() - under)

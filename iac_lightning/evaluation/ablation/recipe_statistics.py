@@ -76,7 +76,10 @@ def mean_dice(recipes: Sequence[Recipe], column: str = "dice", **draw: int) -> M
 
 
 def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> MeasuredRecipes | None:
-    """Least-squares slopes of Dice per mm, of simulated thicknesses within patients; None without two thicknesses."""
+    """Least-squares slopes of Dice per mm, of simulated thicknesses within patients; None without two thicknesses.
+
+    Its two variants: the slopes, and the mean Dice of the same scans.
+    """
     tables, unique = _tables(recipes, "stress" if stressed else "table")
     kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
     x = tables[0]["slice_thickness_mm"].to_numpy(dtype=float)[kept]
@@ -84,6 +87,7 @@ def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> 
         return None
     y = np.array([t["dice"].to_numpy(dtype=float)[kept] for t in tables])
     patients = as_text(tables[0]["patient_id"])[kept]
+    dice = patient_sums(y, patients)[0]
     if stressed:  # what thicker slices do to the same head: deviations from each patient's means
         x, y = (v - _patient_means(v, patients) for v in (x, y))
     (sx, sxx), counts = patient_sums(np.stack([x, x**2]), patients)
@@ -93,7 +97,8 @@ def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> 
         n, mean, square = weights @ counts, weights @ sx, weights @ sxx
         spread = square - mean**2 / n
         covariance = weights @ sxy.T - (mean / n)[:, None] * (weights @ sy.T)
-        return ratio(covariance, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])[..., None]
+        slope = ratio(covariance, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])
+        return np.stack([slope, (weights @ dice.T) / n[:, None]], axis=-1)
 
     return _measured(unique, slopes, int(kept.sum()), len(counts), **draw)
 
@@ -150,3 +155,19 @@ def contrast_of(measured: MeasuredRecipes, weights: NDArray[np.float64]) -> Valu
     """A contrast of recipes from their weights `[n_recipes]`."""
     resampled = measured.draws.resampled[:, :, 0] @ weights
     return Value(float(measured.draws.estimate[:, 0] @ weights), *percentile_interval(resampled))
+
+
+def relative_slopes(measured: MeasuredRecipes, first: NDArray[np.float64], second: NDArray[np.float64]) -> Value:
+    """Difference of two contrasts of `thickness_slopes`, each as a share of its own mean Dice.
+
+    Weights `[n_recipes]` of each sum to the unit of the shares (100: per cent).
+    """
+
+    def difference(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        slopes, level = values[..., 0], np.maximum(values[..., 1], 0)
+        return ratio(slopes @ first, level @ first / first.sum()) - ratio(
+            slopes @ second, level @ second / second.sum()
+        )
+
+    draws = measured.draws
+    return Value(float(difference(draws.estimate[None])[0]), *percentile_interval(difference(draws.resampled)))

@@ -44,7 +44,7 @@ class Worth:
         families: with the part, and without it.
         difference: with − without, with its 95 % interval over patients and, where recipes were repeated, seeds.
         sides: mean Dice with the part, and without it.
-        prior: the difference after the protocol prior; None where a table has it not.
+        plain: the difference of the masks of a threshold alone; None where a table has it not.
         n_pairs: recipes that differ in the part alone, over which the difference is averaged.
         n_trainings: networks behind it.
         n_scans: scans with lesions.
@@ -56,7 +56,7 @@ class Worth:
     families: tuple[str, str]
     difference: Value
     sides: tuple[Value, Value]
-    prior: Value | None
+    plain: Value | None
     n_pairs: int
     n_trainings: int
     n_scans: int
@@ -105,13 +105,13 @@ def _worth(
 
     means, difference = measured("dice")
     first, second = pair_weights(means, pairs)
-    with_prior = all("prior_dice" in training.table for recipe in recipes for training in recipe.trainings)
+    with_plain = all("plain_dice" in training.table for recipe in recipes for training in recipe.trainings)
     return Worth(
         part=part,
         families=families,
         difference=difference,
         sides=(contrast_of(means, first), contrast_of(means, second)),
-        prior=measured("prior_dice")[1] if with_prior else None,
+        plain=measured("plain_dice")[1] if with_plain else None,
         n_pairs=len(pairs),
         n_trainings=sum(len(recipe.trainings) for recipe in means.recipes),
         n_scans=means.n_scans,

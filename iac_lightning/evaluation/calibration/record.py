@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
+from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES, OperatingPoint
 from iac_lightning.evaluation.calibration.quality import QUALITIES
 from iac_lightning.evaluation.calibration.scaling import TEMPERATURES, apply, calibrated_half
 from iac_lightning.evaluation.calibration.thresholds import Thresholds
-from iac_lightning.evaluation.metrics.lesions import protocol_prior
 
 APPLIED = (
     "temperature",
     "bias",
-    "threshold",
-    "prior_threshold",
-    "thickness",
-    "prior_thickness",
+    "operating_point",
+    "plain_threshold",
+    "plain_thickness",
     "checkpoint_sha256",
     "depends_on",
     "n_series",
@@ -28,7 +27,10 @@ APPLIED = (
 )
 """What an evaluation says of the calibration that it applied."""
 
-_NEEDED = APPLIED[:6]
+DECIDING = APPLIED[:5]
+"""Those that decide probabilities and masks."""
+
+_POINT = ("aim", "rule", "least_lesion_mm3", "threshold", "thickness")
 _ROUNDING = 1e-9  # a temperature at a limit is one over one over it
 
 LARGEST_BIAS = 1000.0
@@ -38,11 +40,22 @@ DESCRIBED = (
     "n_series",
     "n_patients",
     *(f"{name}_{when}" for name in QUALITIES for when in ("before", "after")),
-    "dice",
-    "prior_dice",
+    "plain_score",
     "warnings",
 )
-"""What `describe_calibration` tells beside the first six of `APPLIED`."""
+"""What `describe_calibration` tells beside `DECIDING`."""
+
+
+class Masks(NamedTuple):
+    """What is cut out of the probabilities of one scan.
+
+    Attributes:
+        mask: the result: at the operating point, after the annotation protocol.
+        plain: what a threshold alone gives.
+    """
+
+    mask: Volume
+    plain: Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +65,16 @@ class Calibration:
     Attributes:
         temperature: of the logits (`scaling.Scaling`).
         bias: of the logits.
-        plain: where calibrated probabilities are cut.
-        prior: where they are cut before the annotation protocol is applied.
+        point: how the mask that is the result is cut.
+        plain: where calibrated probabilities are cut for the mask of a threshold alone.
         record: all that `calibration.json` holds, in its order: also how it was fitted, and which weights and data it
             belongs to.
     """
 
     temperature: float
     bias: float
+    point: OperatingPoint
     plain: Thresholds
-    prior: Thresholds
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -69,7 +82,7 @@ class Calibration:
         """From what `calibration.json` holds, or an evaluation's summary of it.
 
         Args:
-            record: with the first six of `APPLIED` at least.
+            record: with `DECIDING` at least; one of before operating points is taken for what it did.
             source: where it was read, for the error.
 
         Raises:
@@ -80,17 +93,20 @@ class Calibration:
         )
         if not isinstance(record, Mapping):
             raise UserError(f"{source}: not a calibration: {type(record).__name__}, expected an object. {again}")
-        if missing := [name for name in _NEEDED if name not in record]:
+        record = _renewed(record)
+        if missing := list(_missing(record)):
             raise UserError(
                 f"{source}: a calibration without {', '.join(missing)}: cut off, or of an early version. {again}"
             )
         if wrong := list(_wrong_values(record)):
             raise UserError(f"{source}: not a calibration: {'; '.join(wrong)}. {again}")
-        plain, prior = (
-            Thresholds(general=record[f"{prefix}threshold"], by_thickness=record[f"{prefix}thickness"])
-            for prefix in ("", "prior_")
+        return cls(
+            temperature=record["temperature"],
+            bias=record["bias"],
+            point=OperatingPoint.from_dict(record["operating_point"]),
+            plain=Thresholds(general=record["plain_threshold"], by_thickness=record["plain_thickness"]),
+            record=record,
         )
-        return cls(temperature=record["temperature"], bias=record["bias"], plain=plain, prior=prior, record=record)
 
     def to_dict(self) -> dict[str, Any]:
         """What `calibration.json` holds; `from_dict` and back gives the same bytes."""
@@ -98,34 +114,24 @@ class Calibration:
             **self.record,  # keys that follow keep their place in it
             "temperature": self.temperature,
             "bias": self.bias,
-            "threshold": self.plain.general,
-            "thickness": self.plain.by_thickness,
-            "prior_threshold": self.prior.general,
-            "prior_thickness": self.prior.by_thickness,
+            "operating_point": {**self.record.get("operating_point", {}), **self.point.to_dict()},
+            "plain_threshold": self.plain.general,
+            "plain_thickness": self.plain.by_thickness,
         }
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
-        """Some of what `calibration.json` holds, in this order."""
-        everything = self.to_dict()
+        """Some of what `calibration.json` holds, in this order; of the operating point what decides masks."""
+        everything = {**self.to_dict(), "operating_point": self.point.to_dict()}
         return {name: everything[name] for name in names}
 
     def apply(self, probability: Volume) -> Volume:
         """Calibrated probabilities of uncalibrated ones; where the model says nothing (0), nothing."""
         return probability.with_data(apply(probability.data, self.temperature, self.bias))
 
-    def threshold(self, slice_thickness_mm: float, prior: bool = False) -> float:
-        """The threshold of calibrated probability for a scan.
+    def masks(self, probability: Volume, hu: Volume, slice_thickness_mm: float) -> Masks:
+        """The result of one scan, and what a threshold alone gives.
 
-        Args:
-            slice_thickness_mm: of the scan.
-            prior: for the mask that the annotation protocol is applied to.
-        """
-        return (self.prior if prior else self.plain).at(slice_thickness_mm)
-
-    def masks(self, probability: Volume, hu: Volume, slice_thickness_mm: float) -> tuple[Volume, Volume]:
-        """The plain mask, and the one after the annotation protocol (≥ 130 HU, no single voxels).
-
-        Each is cut at a threshold of its own, so the second need not lie within the first.
+        Each is cut at a threshold of its own, so the first need not lie within the second.
 
         Args:
             probability: calibrated, `[X, Y, Z]` on native voxels.
@@ -135,11 +141,10 @@ class Calibration:
         Raises:
             UserError: when the grids differ.
         """
-        plain, bright = (
-            probability.with_data(probability.data >= self.threshold(slice_thickness_mm, prior))
-            for prior in (False, True)
+        return Masks(
+            mask=self.point.mask(probability, hu, slice_thickness_mm),
+            plain=probability.with_data(probability.data >= self.plain.at(slice_thickness_mm)),
         )
-        return plain, protocol_prior(bright, hu)
 
     def uncalibrated_mask(self, probability: Volume) -> Volume:
         """The mask of the network as it was trained, at an uncalibrated probability of 0.5.
@@ -150,28 +155,67 @@ class Calibration:
         return probability.with_data(probability.data >= calibrated_half(self.temperature, self.bias))
 
 
+def _renewed(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A calibration of before operating points in the form of now: Dice of the scans with lesions was its aim."""
+    if "operating_point" in record or "prior_threshold" not in record:
+        return record
+    moved = {"threshold": "plain_threshold", "thickness": "plain_thickness", "dice": "plain_score"}
+    point = {"aim": "dice", "rule": "protocol", "least_lesion_mm3": 0.0}
+    point |= {name: record[f"prior_{name}"] for name in ("threshold", "thickness") if f"prior_{name}" in record}
+    kept = {moved.get(name, name): value for name, value in record.items() if not name.startswith("prior_")}
+    return {**kept, "operating_point": point}
+
+
+def _missing(record: Mapping[str, Any]) -> Iterator[str]:
+    """What of `DECIDING` a calibration lacks."""
+    yield from (name for name in DECIDING if name not in record)
+    point = record.get("operating_point", {})
+    if isinstance(point, Mapping) and "operating_point" in record:
+        yield from (f"operating_point.{name}" for name in _POINT if name not in point)
+
+
 def _wrong_values(record: Mapping[str, Any]) -> Iterator[str]:
-    """What of the first six of `APPLIED` no calibration has, in words."""
+    """What of `DECIDING` no calibration has, in words."""
     low, high = (limit * (1 + sign * _ROUNDING) for limit, sign in zip(TEMPERATURES, (-1, 1), strict=True))
     if not _is_number(record["temperature"]) or not low <= record["temperature"] <= high:
         yield f"temperature {record['temperature']!r}, expected {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
     if not _is_number(record["bias"]) or abs(record["bias"]) > LARGEST_BIAS:
         yield f"bias {record['bias']!r}, expected -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}"
-    for prefix in ("", "prior_"):
-        if not _is_threshold(record[f"{prefix}threshold"]):
-            yield f"{prefix}threshold {record[f'{prefix}threshold']!r}, expected a number between 0 and 1"
-        by_thickness = record[f"{prefix}thickness"]
-        used = by_thickness.get("used") if isinstance(by_thickness, Mapping) else None
-        strata = by_thickness.get("strata", None if used else []) if isinstance(used, bool) else None
-        if not isinstance(strata, (list, tuple)):
-            yield f"{prefix}thickness without used (true or false) and strata (a list)"
-            continue
-        for k, stratum in enumerate(strata):
-            if not isinstance(stratum, Mapping) or not _is_stratum(stratum):
-                yield (
-                    f"{prefix}thickness.strata[{k}], expected above_mm below up_to_mm (or null) and a threshold "
-                    "between 0 and 1 (or null)"
-                )
+    yield from _wrong_thresholds("plain_", record)
+    point = record["operating_point"]
+    if not isinstance(point, Mapping):
+        yield f"operating_point {point!r}, expected an object"
+        return
+    for name, known in (("aim", AIMS), ("rule", RULES)):
+        if not isinstance(point[name], str) or point[name] not in known:
+            yield f"operating_point.{name} {point[name]!r}, expected {', '.join(known)}"
+    if not _is_number(point["least_lesion_mm3"]) or point["least_lesion_mm3"] < 0:
+        yield f"operating_point.least_lesion_mm3 {point['least_lesion_mm3']!r}, expected a number of 0 or more"
+    yield from _wrong_thresholds("operating_point.", point)
+
+
+def _wrong_thresholds(where: str, known: Mapping[str, Any]) -> Iterator[str]:
+    """What no pair of threshold and thresholds by thickness has.
+
+    Args:
+        where: what stands before the names, in the record (`plain_`) or in words (`operating_point.`).
+        known: holds them.
+    """
+    prefix = where if where.endswith("_") else ""
+    threshold, by_thickness = known[f"{prefix}threshold"], known[f"{prefix}thickness"]
+    if not _is_threshold(threshold):
+        yield f"{where}threshold {threshold!r}, expected a number between 0 and 1"
+    used = by_thickness.get("used") if isinstance(by_thickness, Mapping) else None
+    strata = by_thickness.get("strata", None if used else []) if isinstance(used, bool) else None
+    if not isinstance(strata, (list, tuple)):
+        yield f"{where}thickness without used (true or false) and strata (a list)"
+        return
+    for k, stratum in enumerate(strata):
+        if not isinstance(stratum, Mapping) or not _is_stratum(stratum):
+            yield (
+                f"{where}thickness.strata[{k}], expected above_mm below up_to_mm (or null) and a threshold "
+                "between 0 and 1 (or null)"
+            )
 
 
 def _is_stratum(stratum: Mapping[str, Any]) -> bool:
@@ -199,6 +243,7 @@ def reliability(record: Mapping[str, Any], when: str) -> dict[str, Any]:
 def describe_calibration(calibration: Calibration) -> str:
     """The calibration in a few lines, for the terminal."""
     record = calibration.to_dict()
+    point = record["operating_point"]
     lines = [
         f"temperature {record['temperature']:.3f}, bias {record['bias']:+.3f} "
         f"({record['n_series']} development scans of {record['n_patients']} patients)",
@@ -206,9 +251,17 @@ def describe_calibration(calibration: Calibration) -> str:
             f"  {name}: {record[f'{name}_before']:.3g} before, {record[f'{name}_after']:.3g} after"
             for name in QUALITIES
         ),
-        f"  threshold {record['threshold']:g} (mean Dice {record['dice']:.3f}), "
-        f"with the protocol prior {record['prior_threshold']:g} ({record['prior_dice']:.3f})",
-        f"  by slice thickness: {record['thickness'].get('why', 'not tried')}",
+        f"  operating point ({point['aim']}): {describe_point(calibration.point)}",
+        f"  by slice thickness: {point['thickness'].get('why', 'not tried')}",
+        f"  threshold alone: {record['plain_threshold']:g}",
         *(f"  warning: {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)
+
+
+def describe_point(point: OperatingPoint) -> str:
+    """How masks are cut, in words."""
+    words = [f"probability ≥ {point.thresholds.general:g}", RULES[point.rule]]
+    if point.least_lesion_mm3:
+        words.append(f"lesions of {point.least_lesion_mm3:g} mm³ or more")
+    return "; ".join(words)

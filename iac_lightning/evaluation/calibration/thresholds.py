@@ -112,20 +112,35 @@ def choose_thresholds(
         strata: of slice thickness, which may have a threshold of their own.
 
     Returns:
-        What goes into `calibration.json`: `threshold`, `dice` (its mean) and `thickness`, the same with `prior_` before
-        the name, `n_with_lesion`, `n_lesion_voxels_unseen`.
+        What goes into `calibration.json`: `operating_point`, `plain_threshold`, `plain_thickness`, `plain_score`,
+        `n_with_lesion`, `n_lesion_voxels_unseen`.
 
     Raises:
         UserError: when no scan has a lesion.
     """
     lesions = [s.has_lesion for s in scores]
     thickness_mm = [s.slice_thickness_mm for s in scores]
-    result: dict[str, Any] = {}
-    for prefix, dice in (("", [s.dice for s in scores]), ("prior_", [s.prior_dice for s in scores])):
+    found: dict[str, Any] = {}
+    for name, dice in (("plain", [s.dice for s in scores]), ("point", [s.prior_dice for s in scores])):
         matrix = np.array(dice)
-        result[f"{prefix}threshold"], result[f"{prefix}dice"] = choose_threshold(matrix, CALIBRATED_GRID, lesions)
-        result[f"{prefix}thickness"] = thresholds_by_thickness(matrix, lesions, patients, thickness_mm, seed, strata)
-    return {**result, "n_with_lesion": sum(lesions), "n_lesion_voxels_unseen": sum(s.n_unseen for s in scores)}
+        threshold, mean = choose_threshold(matrix, CALIBRATED_GRID, lesions)
+        found[name] = threshold, mean, thresholds_by_thickness(matrix, lesions, patients, thickness_mm, seed, strata)
+    threshold, _, by_thickness = found["point"]
+    plain_threshold, plain_score, plain_thickness = found["plain"]
+    return {
+        "operating_point": {
+            "aim": "dice",
+            "rule": "protocol",
+            "least_lesion_mm3": 0.0,
+            "threshold": threshold,
+            "thickness": by_thickness,
+        },
+        "plain_threshold": plain_threshold,
+        "plain_thickness": plain_thickness,
+        "plain_score": plain_score,
+        "n_with_lesion": sum(lesions),
+        "n_lesion_voxels_unseen": sum(s.n_unseen for s in scores),
+    }
 
 
 def thresholds_by_thickness(

@@ -22,18 +22,18 @@ class RoundTrip:
     Attributes:
         slice_thickness_mm: of the scan.
         dice: `[len(RAW_GRID)]` on the scan's own voxels, of the plain mask at each threshold.
-        prior_dice: likewise, of the mask after the annotation protocol.
+        protocol_dice: likewise, of the mask after the annotation protocol.
         lesion_mm3: `[n]` volume of each lesion.
         reach: `[n]` the largest probability that any voxel of a lesion has at the end: above it the lesion is lost.
-        prior_reach: likewise, after the annotation protocol.
+        protocol_reach: likewise, after the annotation protocol.
     """
 
     slice_thickness_mm: float
     dice: NDArray[np.float64]
-    prior_dice: NDArray[np.float64]
+    protocol_dice: NDArray[np.float64]
     lesion_mm3: NDArray[np.float64]
     reach: NDArray[np.float64]
-    prior_reach: NDArray[np.float64]
+    protocol_reach: NDArray[np.float64]
 
 
 def round_trip(label: Volume, hu: Volume, common: Grid, slice_thickness_mm: float) -> RoundTrip:
@@ -50,14 +50,14 @@ def round_trip(label: Volume, hu: Volume, common: Grid, slice_thickness_mm: floa
     back = resample_probability(resample_occupancy(label, common), label.grid)
     ids, n = components(label.data)
     numbers = np.arange(1, n + 1)
-    prior = protocol_prior_probability(back, hu)
+    protocol = protocol_prior_probability(back, hu)
     return RoundTrip(
         slice_thickness_mm=slice_thickness_mm,
         dice=dice_at_thresholds(back, label),
-        prior_dice=dice_at_thresholds(back, label, hu=hu),
+        protocol_dice=dice_at_thresholds(back, label, hu=hu),
         lesion_mm3=np.bincount(ids.ravel())[1:].astype(np.float64) * label.grid.voxel_volume_mm3,
         reach=np.asarray(ndimage.maximum(back.data, ids, numbers), dtype=np.float64),
-        prior_reach=np.asarray(ndimage.maximum(prior.data, ids, numbers), dtype=np.float64),
+        protocol_reach=np.asarray(ndimage.maximum(protocol.data, ids, numbers), dtype=np.float64),
     )
 
 
@@ -68,16 +68,16 @@ class Ceiling:
     Attributes:
         half: plain, at a probability of 0.5.
         best: plain, at the one threshold that suits these scans best.
-        prior: after the annotation protocol, at its own best threshold.
+        protocol: after the annotation protocol, at its own best threshold.
         best_threshold: of `best`.
-        prior_threshold: of `prior`.
+        protocol_threshold: of `protocol`.
     """
 
     half: float
     best: float
-    prior: float
+    protocol: float
     best_threshold: float
-    prior_threshold: float
+    protocol_threshold: float
 
 
 _HALF = int(np.argmin(np.abs(RAW_GRID - 0.5)))
@@ -91,18 +91,20 @@ def ceiling(trips: Sequence[RoundTrip], of: Sequence[RoundTrip] | None = None) -
         of: those of them that the mean is over; None: all.
     """
     means, thresholds = [], []
-    for name in ("dice", "prior_dice"):
+    for name in ("dice", "protocol_dice"):
         matrix = np.array([getattr(trip, name) for trip in trips])
         threshold, _ = choose_threshold(matrix, RAW_GRID, np.ones(len(trips), dtype=bool))
         mean = np.mean([getattr(trip, name) for trip in of or trips], axis=0)
         thresholds.append(threshold)
         means.append((float(mean[_HALF]), float(mean[np.argmin(np.abs(RAW_GRID - threshold))])))
-    (half, best), (_, prior) = means
-    return Ceiling(half=half, best=best, prior=prior, best_threshold=thresholds[0], prior_threshold=thresholds[1])
+    (half, best), (_, protocol) = means
+    return Ceiling(
+        half=half, best=best, protocol=protocol, best_threshold=thresholds[0], protocol_threshold=thresholds[1]
+    )
 
 
 def lost(
-    trips: Sequence[RoundTrip], threshold: float, above_mm3: float, up_to_mm3: float, *, prior: bool
+    trips: Sequence[RoundTrip], threshold: float, above_mm3: float, up_to_mm3: float, *, protocol: bool
 ) -> tuple[int, int]:
     """How many lesions leave no voxel at all, and of how many.
 
@@ -111,9 +113,9 @@ def lost(
         threshold: that the mask is cut at.
         above_mm3: volume that a lesion has more of.
         up_to_mm3: and at most.
-        prior: after the annotation protocol.
+        protocol: after the annotation protocol.
     """
     volume = np.concatenate([trip.lesion_mm3 for trip in trips])
-    reach = np.concatenate([trip.prior_reach if prior else trip.reach for trip in trips])
+    reach = np.concatenate([trip.protocol_reach if protocol else trip.reach for trip in trips])
     chosen = (volume > above_mm3) & (volume <= up_to_mm3)
     return int(np.count_nonzero(reach[chosen] < threshold)), int(np.count_nonzero(chosen))

@@ -144,6 +144,29 @@ def protocol_prior(mask: Volume, hu: Volume, minimum_hu: float = MINIMUM_HU) -> 
     return mask.with_data(kept)
 
 
+def least_voxels(least_mm3: float, voxel_mm3: float) -> int:
+    """Voxels that a lesion of at least `least_mm3` has; 1 where every lesion counts."""
+    return max(1, int(np.ceil(least_mm3 / voxel_mm3 - 1e-6)))  # spacings are stored in single precision
+
+
+def without_small_lesions(mask: Volume, least_mm3: float) -> Volume:
+    """A mask `[X, Y, Z]` without its 26-connected components of less than `least_mm3`, as booleans.
+
+    Raises:
+        ValueError: when `mask` is not boolean or integer.
+    """
+    kept = as_mask(mask.data)
+    fewest = least_voxels(least_mm3, mask.grid.voxel_volume_mm3)
+    box = bounding_box(kept)
+    if fewest > 1 and box is not None:
+        ids, n = components(kept[box])
+        large = np.bincount(ids.ravel(), minlength=n + 1) >= fewest
+        large[0] = False
+        kept = kept.copy()
+        kept[box] = large[ids]
+    return mask.with_data(kept)
+
+
 def protocol_prior_probability(probability: Volume, hu: Volume, minimum_hu: float = MINIMUM_HU) -> Volume:
     """A probability map q so that `q >= t` is `protocol_prior(probability >= t, hu)`, for every t > 0 at once.
 

@@ -16,7 +16,7 @@ from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDiffe
 from iac_lightning.evaluation.tables.model_result import ModelResult
 
 COLUMNS = {
-    "variant": "plain, or protocol prior",
+    "variant": "result, or plain: of a threshold alone",
     "first": "label of the first model",
     "second": "label of the second model",
     "difference": "mean Dice of the first − that of the second, over the scans with lesions",
@@ -78,7 +78,7 @@ def compare(
 
     Args:
         models: name to result; the order decides who is named first.
-        column: such as ``dice`` or ``prior_dice``.
+        column: such as ``dice`` or ``plain_dice``.
         seed: of the bootstrap.
         reference: compare every other model with this one, the other named first; else all pairs.
 
@@ -123,10 +123,10 @@ def check_same_series(models: Mapping[str, ModelResult]) -> None:
             )
 
 
-def comparison_rows(plain: Sequence[Comparison], prior: Sequence[Comparison]) -> pd.DataFrame:
+def comparison_rows(results: Sequence[Comparison], plain: Sequence[Comparison]) -> pd.DataFrame:
     """One row a pair and variant, with full precision."""
     rows = []
-    for variant, comparisons in (("plain", plain), ("protocol prior", prior)):
+    for variant, comparisons in (("result", results), ("plain", plain)):
         for c in comparisons:
             paired, d = c.paired, c.paired.difference
             estimate = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)

@@ -25,7 +25,7 @@ _SCAN = {
     "slice_thickness_mm": "how thick a slab one slice averages",
     "has_lesion": "whether the label holds a voxel",
 }
-_VARIANTS = {"dice": "Dice", "prior_dice": "Dice after the protocol prior"}
+_VARIANTS = {"dice": "Dice", "plain_dice": "Dice of the mask of a threshold alone"}
 _MEANINGS = {
     "": "of the network as it is",
     "mean_tokens_": "with every token replaced by the mean of its crop's tokens",
@@ -51,7 +51,7 @@ def control_table(
     Args:
         table: from `series_table`.
         series: names, in the order of `found`.
-        found: control to `dice` (and `prior_dice`) of each series.
+        found: control to `dice` and `plain_dice` of each series.
     """
     own = table[[*_SCAN, *(name for name in _VARIANTS if name in table)]]
     for control, rows in found.items():
@@ -74,7 +74,7 @@ def summarise_controls(
     Returns:
         Control to `dice` (mean under the control) and `difference` (mean of the network as it is − under the control:
         what it takes away is worth that), each with its 95 % interval over patients, and `wilcoxon_p` over patients;
-        the same after the protocol prior under `protocol_prior`, where the table has it.
+        the same of the mask of a threshold alone under `plain`, where the table has it.
     """
     rows = controlled[controlled["has_lesion"].astype(bool)]
     patients = as_text(rows["patient_id"])
@@ -86,7 +86,7 @@ def summarise_controls(
     return {
         control: {
             **variant(control, "dice"),
-            **({"protocol_prior": variant(control, "prior_dice")} if "prior_dice" in controlled else {}),
+            **({"plain": variant(control, "plain_dice")} if "plain_dice" in controlled else {}),
         }
         for control in controls
     }

@@ -50,7 +50,7 @@ def values(table: pd.DataFrame, name: str, prefix: str = "") -> NDArray[np.float
     Args:
         table: from `series_table`.
         name: key of `MEASURES`.
-        prefix: "prior_" for the prediction after the protocol prior.
+        prefix: "plain_" for the mask of a threshold alone.
     """
     absolute = name.startswith("absolute_")
     column = table[prefix + name.removeprefix("absolute_")].to_numpy(dtype=float)

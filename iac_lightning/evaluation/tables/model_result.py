@@ -20,8 +20,9 @@ _MEANS = {
 MODEL_COLUMNS = {
     "run": "name of the run",
     "model": "its label in the report",
-    "variant": "plain, or protocol prior (≥ 130 HU, no single voxels)",
-    "threshold": "of the calibrated probability, chosen on the development split",
+    "variant": "result: at the operating point, after the annotation protocol (≥ 130 HU, no single voxels); or plain: "
+    "of a threshold alone",
+    "threshold": "of the probability that its mask is cut at; empty where masks were given",
     **{
         column: meaning
         for name, words in _MEANS.items()
@@ -54,8 +55,8 @@ class ModelResult:
         label: how the reader knows it.
         table: from `series_table`.
         summary: from `summarise`.
-        threshold: decision threshold of the plain prediction; None where masks were given.
-        prior_threshold: threshold of the prediction with the protocol prior.
+        threshold: of the mask that is the result; None where masks were given.
+        plain_threshold: of the mask of a threshold alone.
         parameters: number of trained weights.
         train_seconds: wall time of its training.
         looks: how often the test split was looked at (`n`, `n_configs`, `n_weights`); None on other splits.
@@ -68,7 +69,7 @@ class ModelResult:
     table: pd.DataFrame
     summary: dict[str, Any]
     threshold: float | None
-    prior_threshold: float | None = None
+    plain_threshold: float | None = None
     parameters: int | None = None
     train_seconds: float | None = None
     looks: Mapping[str, int] | None = None
@@ -77,15 +78,15 @@ class ModelResult:
 
 
 def variants(model: ModelResult) -> list[tuple[str, dict[str, Any], float | None]]:
-    """Name, summary and threshold of the plain prediction and, where computed, of that after the protocol prior."""
-    both: list[tuple[str, dict[str, Any], float | None]] = [("plain", model.summary, model.threshold)]
-    if "protocol_prior" in model.summary:
-        both.append(("protocol prior", model.summary["protocol_prior"], model.prior_threshold))
+    """Name, summary and threshold of the result and, where measured, of the mask of a threshold alone."""
+    both: list[tuple[str, dict[str, Any], float | None]] = [("result", model.summary, model.threshold)]
+    if "plain" in model.summary:
+        both.append(("plain", model.summary["plain"], model.plain_threshold))
     return both
 
 
 def model_rows(models: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
-    """With full precision: one row for the plain prediction, one with the protocol prior where it was computed."""
+    """With full precision: one row for the result, one for the mask of a threshold alone."""
     rows = []
     for name, model in models.items():
         summary = model.summary

@@ -34,8 +34,9 @@ METRICS = {
     "n_predicted_hit": "those that hit",
     "n_small_lesions_hit": "small components of the label that are hit",
 }
-"""Columns that depend on the prediction, and what they hold; after the protocol prior they appear as `prior_…`, of the
-uncalibrated network at probability 0.5 as `uncalibrated_…`."""
+"""Columns that depend on the prediction, and what they hold: of the mask at the operating point, after the annotation
+protocol; of the mask of a threshold alone they appear as `plain_…`, of the uncalibrated network at probability 0.5 as
+`uncalibrated_…`."""
 
 COLUMNS = {
     "series_id": "name of the series in the cohort",
@@ -60,7 +61,7 @@ def series_row(
     patient_id: str,
     slice_thickness_mm: float,
     metrics: SeriesMetrics,
-    prior: SeriesMetrics | None = None,
+    plain: SeriesMetrics | None = None,
     true_volume_mm3: float | None = None,
     uncalibrated: SeriesMetrics | None = None,
 ) -> dict[str, Any]:
@@ -70,8 +71,8 @@ def series_row(
         series_id: name of the series in the cohort.
         patient_id: whose it is.
         slice_thickness_mm: for the strata.
-        metrics: values of the plain prediction.
-        prior: values after `protocol_prior`; becomes `prior_…` columns.
+        metrics: values of the mask that is the result.
+        plain: values of the mask of a threshold alone; becomes `plain_…` columns.
         true_volume_mm3: volume known from the phantom, which no label shows exactly.
         uncalibrated: values of the network as trained, at probability 0.5; becomes `uncalibrated_…` columns.
     """
@@ -84,7 +85,7 @@ def series_row(
         **_with_errors(metrics, true_volume),
     }
     row = {column: row[column] for column in COLUMNS}
-    for prefix, other in (("prior_", prior), ("uncalibrated_", uncalibrated)):
+    for prefix, other in (("plain_", plain), ("uncalibrated_", uncalibrated)):
         if other is not None:
             values = _with_errors(other, true_volume)
             row |= {prefix + name: values[name] for name in METRICS}
@@ -117,11 +118,19 @@ def series_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def read_series_table(path: Path) -> pd.DataFrame:
     """Read what `write_series_table` wrote; names stay text, whatever they spell.
 
+    Columns of before operating points get their names of now: `prior_…`, after the annotation protocol, was the result,
+    and what stood beside it was plain.
+
     Raises:
         UserError: when it is no such table, columns are missing, or cells hold no number.
     """
     numbers = [column for column in COLUMNS if column not in NAMES]
-    return read_typed(path, NAMES, numbers, "table of series", "write it again by evaluating the run")
+    table = read_typed(path, NAMES, numbers, "table of series", "write it again by evaluating the run")
+    if "prior_dice" not in table:
+        return table
+    renamed = {name: f"plain_{name}" for name in METRICS} | {f"prior_{name}": name for name in METRICS}
+    table = table.rename(columns=renamed)
+    return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
 
 
 def write_series_table(table: pd.DataFrame, path: Path) -> None:

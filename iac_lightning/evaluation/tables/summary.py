@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,29 @@ from iac_lightning.evaluation.tables.measures import MEASURES, values
 ICC_RESAMPLES = 2_000
 """Most resamples of an interval of an agreement coefficient, which costs more than that of a mean."""
 
+SECTIONS = {"plain_": "plain", "uncalibrated_": "uncalibrated"}
+"""Beginnings of columns, and where the summary holds what is made of them."""
+
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write a summary as JSON; undefined values are null."""
     write_json_atomic(path, summary)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of an evaluation; one of before operating points in the form of now.
+
+    What was measured after the annotation protocol stood under `protocol_prior` then, and is the result now.
+    """
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "prior_threshold" not in summary:
+        return summary
+    summary["plain_threshold"], summary["threshold"] = summary["threshold"], summary.pop("prior_threshold")
+    for section in (summary, *summary.get("controls", {}).values()):
+        if result := section.pop("protocol_prior", None):
+            section["plain"] = {name: section[name] for name in result}
+            section.update(result)
+    return summary
 
 
 def summarise(
@@ -62,9 +82,9 @@ def summarise(
         `volume_error`, `agatston` (ICC(2,1) and errors of the scores), `thickness` (by stratum: Dice, under `metrics`
         the mean of every measure of `measures.MEASURES`, and ICC(2,1) of the volumes). A mean is
         `{"mean", "ci95": [low, high], "n", "n_patients"}`, a coefficient `{"value", "ci95", "n", "n_patients"}`,
-        whatever is undefined is None. Values after the protocol prior stand under `protocol_prior` in the same form
-        when the table has them, those of the uncalibrated network under `uncalibrated`; agreement with the volumes that
-        a phantom knows, under `true_volume`.
+        whatever is undefined is None. Values of the mask of a threshold alone stand under `plain` in the same form when
+        the table has them, those of the uncalibrated network under `uncalibrated`; agreement with the volumes that a
+        phantom knows, under `true_volume`.
 
     Raises:
         UserError: when the table is empty.
@@ -72,10 +92,9 @@ def summarise(
     if table.empty:
         raise UserError("the table of series is empty; there is nothing to summarise")
     with_lesion = table["has_lesion"].astype(bool)
-    sections = {"": "", "prior_": "protocol_prior", "uncalibrated_": "uncalibrated"}
-    prefixes = [prefix for prefix in sections if f"{prefix}dice" in table]
+    prefixes = ["", *(prefix for prefix in SECTIONS if f"{prefix}dice" in table)]
     of_mask = partial(_variant, table, seed=seed, resamples=resamples, thickness_strata=thickness_strata)
-    plain, *others = each(of_mask, prefixes)
+    result, *others = each(of_mask, prefixes)
     return {
         "split": split,
         "threshold": threshold,
@@ -86,8 +105,8 @@ def summarise(
         "n_with_lesion": int(with_lesion.sum()),
         "n_lesion_free": int((~with_lesion).sum()),
         "thickness_edges_mm": edges_of(thickness_strata),
-        **plain,
-        **dict(zip([sections[prefix] for prefix in prefixes[1:]], others, strict=True)),
+        **result,
+        **dict(zip([SECTIONS[prefix] for prefix in prefixes[1:]], others, strict=True)),
     }
 
 
@@ -135,7 +154,7 @@ def by_thickness(
 
     Args:
         table: from `series_table`.
-        prefix: "prior_" for the prediction after the protocol prior.
+        prefix: "plain_" for the mask of a threshold alone.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         strata: of slice thickness.

@@ -36,7 +36,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     rows: list[list[TableCell]] = []
     for label, c in calibrated.items():
         rows.append([label, "", "", "", *(_quality(c, key, "before") for key in QUALITIES)])
-        settings = (f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['threshold']:.2g}")
+        settings = (f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['operating_point']['threshold']:.2g}")
         rows.append(["+ after calibration", *settings, *(_quality(c, key, "after") for key in QUALITIES)])
     left_out = [model.label for model in models.values() if not model.calibration]
     warnings = [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]

@@ -22,7 +22,7 @@ def charts(
             "dice",
             "Dice of each model",
             "A point is a patient (mean over the patient's scans with lesions); the black bar is the mean over scans, "
-            "its line the 95\u00a0% interval over patients. Hollow points: after the protocol prior.",
+            "its line the 95\u00a0% interval over patients. Hollow points: masks of a threshold alone.",
             dice_figure(tables, summaries, lesions),
             lesions,
         )

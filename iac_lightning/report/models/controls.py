@@ -102,10 +102,10 @@ def _controls_table(controlled: Sequence[ModelResult], source: str) -> Table:
     for model in controlled:
         controls = model.summary["controls"]
         for variant, values, _ in variants(model):
-            plain = variant == "plain"
-            row: list[TableCell] = [model.label if plain else "+ protocol prior", cell(values["dice"])]
+            is_result = variant == "result"
+            row: list[TableCell] = [model.label if is_result else "threshold alone", cell(values["dice"])]
             for control in WORDS:
-                found = controls.get(control) if plain else controls.get(control, {}).get("protocol_prior")
+                found = controls.get(control) if is_result else controls.get(control, {}).get("plain")
                 row += [cell(found["dice"]), cell(found["difference"], sign=True)] if found else ["–", "–"]
             rows.append(row)
     return Table(

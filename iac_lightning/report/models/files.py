@@ -41,18 +41,18 @@ def write_files(
 
 
 def write_numbers(
-    out_dir: Path, models: Mapping[str, ModelResult], plain: Sequence[Comparison], prior: Sequence[Comparison]
+    out_dir: Path, models: Mapping[str, ModelResult], results: Sequence[Comparison], plain: Sequence[Comparison]
 ) -> None:
     """Write `models.csv` and `comparisons.csv`.
 
     Args:
         out_dir: folder of the page.
         models: name to result.
-        plain: comparisons of the plain predictions.
-        prior: comparisons after the protocol prior.
+        results: comparisons of the masks that are the result.
+        plain: comparisons of the masks of a threshold alone.
     """
     write_text_atomic(out_dir / "models.csv", pd.DataFrame(model_rows(models)).to_csv(index=False))
-    write_text_atomic(out_dir / "comparisons.csv", comparison_rows(plain, prior).to_csv(index=False))
+    write_text_atomic(out_dir / "comparisons.csv", comparison_rows(results, plain).to_csv(index=False))
 
 
 def report_files(out_dir: Path) -> list[Path]:

@@ -51,8 +51,8 @@ def write_report(
     if len(set(labels)) < len(labels):
         raise UserError(f"two models carry the same label ({', '.join(labels)}); give each its own")
     comparisons = compare(models, "dice", context.seed, context.reference)
-    every_prior = all("protocol_prior" in model.summary for model in models.values())
-    prior = compare(models, "prior_dice", context.seed, context.reference) if every_prior else []
+    every_plain = all("plain" in model.summary for model in models.values())
+    plain = compare(models, "plain_dice", context.seed, context.reference) if every_plain else []
     thickness = not any(section.title == "Slice thickness" for section in sections)
     everything = sample(models, context)
     shown_charts = [
@@ -60,7 +60,7 @@ def write_report(
         *(replace(f, source=f.source or everything) for f in context.figures),
     ]
     tables = model_tables(models, context)
-    pairs = [comparison_table(some, models, context, prior=some is prior) for some in (comparisons, prior) if some]
+    pairs = [comparison_table(some, models, context, plain=some is plain) for some in (comparisons, plain) if some]
     glance = glance_table(models, context)
     examples = [
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])
@@ -80,7 +80,7 @@ def write_report(
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
         everything=everything,
     )
-    write_numbers(out_dir, models, comparisons, prior)
+    write_numbers(out_dir, models, comparisons, plain)
     write_files(
         out_dir,
         page,

@@ -59,7 +59,7 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
         for variant, values, threshold in variants(model):
             rows.append(
                 [
-                    model.label if variant == "plain" else "+ protocol prior",
+                    model.label if variant == "result" else "threshold alone",
                     number(threshold, 2),
                     *(
                         cell(values[key])
@@ -89,30 +89,31 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
             "All figures are computed on each scan's own voxel grid. Thresholds were chosen on the development split. "
             "Means: Dice, sensitivity, lesion F1 and surface Dice over the "
             f"{first['n_with_lesion']} scans with lesions; PPV over the scans with a prediction. "
-            "A lesion is a 26-connected component, hit at any overlap. Protocol prior: only "
-            "voxels of at least 130 HU count and single voxels are dropped, as the annotators did; own threshold."
+            "A lesion is a 26-connected component, hit at any overlap. A model's own line: at its operating point, "
+            "after the annotation protocol (only voxels of at least 130 HU, no single voxels). Threshold alone: neither "
+            "protocol nor least lesion, at a threshold of its own."
         ),
         source=sample(models, context),
     )
 
 
 def _table_behind(models: Mapping[str, ModelResult], context: ReportContext) -> Table:
-    """Further values, training and looks; the model's own stand in the line of its plain prediction."""
+    """Further values, training and looks; the model's own stand in the line of its result."""
     looked = any(model.looks is not None for model in models.values())
     rows: list[Sequence[TableCell]] = []
     for model in models.values():
         weights = f"{model.parameters:,}" if model.parameters is not None else "–"
         about = [weights, duration(model.train_seconds), *([_looks(model.looks)] if looked else []), model.name]
         for variant, values, _ in variants(model):
-            plain = variant == "plain"
+            is_result = variant == "result"
             rows.append(
                 [
-                    model.label if plain else "+ protocol prior",
+                    model.label if is_result else "threshold alone",
                     cell(values["dice_all"]),
                     str(values["n_both_empty"]),
                     cell(values["hd95_mm"], 2),
                     number(values["volume_error"]["bias_mm3"], 1),
-                    *(about if plain else [""] * len(about)),
+                    *(about if is_result else [""] * len(about)),
                 ]
             )
     legend = "Both empty: neither label nor prediction holds a voxel. Volume bias: mean of predicted − labelled."
@@ -142,7 +143,7 @@ def _table_behind(models: Mapping[str, ModelResult], context: ReportContext) -> 
 
 
 def comparison_table(
-    comparisons: Sequence[Comparison], models: Mapping[str, ModelResult], context: ReportContext, *, prior: bool
+    comparisons: Sequence[Comparison], models: Mapping[str, ModelResult], context: ReportContext, *, plain: bool
 ) -> Table:
     """Paired differences in Dice of one variant of the predictions."""
     rows: list[Sequence[TableCell]] = []
@@ -159,8 +160,8 @@ def comparison_table(
             ]
         )
     return Table(
-        name="comparisons_prior" if prior else "comparisons",
-        title="After the protocol prior" if prior else "",
+        name="comparisons_plain" if plain else "comparisons",
+        title="Masks of a threshold alone" if plain else "",
         header=[
             ("first − second", ""),
             ("difference in Dice", "95\u00a0% CI over patients"),

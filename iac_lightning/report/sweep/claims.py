@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from iac_lightning.evaluation.ablation.claims import MIN_PATIENTS, NOT_TESTED, Claim, Lack
+from iac_lightning.evaluation.ablation.claims import MIN_PATIENTS, NOT_TESTED, UNDECIDED, Claim, Lack
 from iac_lightning.evaluation.ablation.recipe_statistics import Value
 from iac_lightning.evaluation.ablation.recipes import CNN, MAE_VIT
 from iac_lightning.report.page import Table
@@ -105,6 +105,8 @@ def remark(claim: Claim) -> str:
         parts.append("one seed a cell: the interval covers patients only")
     if claim.too_few_patients:
         parts.append(f"{claim.n_patients} patients are too few to decide (at least {MIN_PATIENTS})")
+    if claim.verdict == UNDECIDED and claim.relative and (claim.value.low > 0 or claim.value.high < 0):
+        parts.append("little Dice has little to lose: in % of its own Dice per mm no difference is told")
     return "; ".join(parts)
 
 
@@ -145,7 +147,8 @@ def _ahead(claim: Claim) -> str:
 
 def _slopes(claim: Claim) -> str:
     vit, cnn = (_words(value, 2) for value in _sides(claim))
-    return f"ViT {vit}, CNN {cnn}; difference {_words(claim.value, 2)} points per mm"
+    relative = f"; of its own Dice {_words(claim.relative, 1)} % per mm" if claim.relative else ""
+    return f"ViT {vit}, CNN {cnn}; difference {_words(claim.value, 2)} points per mm{relative}"
 
 
 def _misclassified(claim: Claim) -> str:

@@ -88,10 +88,10 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
-    Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and thresholds, plain
-    and for the protocol prior (`external.calibrate`; writes `calibration.json`). Without, the protocol prior is
-    applied to the predicted mask. Whether the model has learnt from these patients cannot be checked here. A look at
-    the test split is recorded in the output folder before anything of it is read.
+    Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and operating point
+    (`external.calibrate`; writes `calibration.json`). Without, the annotation protocol is applied to the predicted
+    mask. Whether the model has learnt from these patients cannot be checked here. A look at the test split is recorded
+    in the output folder before anything of it is read.
 
     Args:
         predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
@@ -117,17 +117,18 @@ def evaluate_predictions(
     directory = Path(out).absolute() if out else predictions
     settings = evaluation or EvaluationConfig()
     model = ExternalModel(directory, label or predictions.name, {}, cohort.path, threshold, settings)
+    folders = (predictions, Path(dev_predictions).absolute() if dev_predictions else None)
     look = None
     if split == GUARDED:
-        folders = [predictions, *([Path(dev_predictions).absolute()] if dev_predictions else [])]
-        seen = digest([sources_digest(cohort.split("dev", split), cohort.path.parent), *map(files_state, folders)])
+        states = [files_state(folder) for folder in folders if folder]
+        seen = digest([sources_digest(cohort.split("dev", split), cohort.path.parent), *states])
         look = record_look(directory, "evaluate", split, model.look_hash, None, seen)
     chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
-    if dev_predictions is not None:
+    if folders[1] is not None:
         calibration = calibrate_predictions(
-            Path(dev_predictions).absolute(),
+            folders[1],
             labelled_series(cohort, "dev"),
             directory,
             label=model.label,
@@ -136,8 +137,7 @@ def evaluate_predictions(
             edges_mm=settings.thickness_edges_mm,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
-    names, folders = (model.label, model.look_hash), (predictions, dev_predictions)
-    guard = registered(directory, names, cohort, series, look, folders, workers)
+    guard = registered(directory, (model.label, model.look_hash), cohort, series, look, folders, workers)
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
@@ -194,17 +194,17 @@ def summarise_predictions(
         calibration: that was applied.
     """
     used = sorted({p.threshold for p in predictions if p.threshold is not None})
-    general = calibration.plain.general if calibration else used[0] if used else None
+    given = used[0] if used else None
     return {
         "run": model.label,
         **summarise(
             table,
             SEED,
             split=split,
-            threshold=general,
+            threshold=calibration.point.thresholds.general if calibration else given,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
         ),
-        "prior_threshold": calibration.prior.general if calibration else general,
+        "plain_threshold": calibration.plain.general if calibration else given,
         "predictions": {
             "folder": str(predictions[0].path.parent),
             "n_masks": sum(p.threshold is None for p in predictions),
@@ -306,7 +306,7 @@ def describe_predictions(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['run']}, {summary['split']}: {summary['n_series']} scans of {summary['n_patients']} patients ({at})"
     ]
-    for name, values in (("plain", summary), ("after the protocol prior", summary["protocol_prior"])):
+    for name, values in (("after the annotation protocol", summary), ("threshold alone", summary["plain"])):
         parts = (f"{k} {estimate(values[k])}" for k in ("dice", "nsd_1mm", "lesion_f1", "volume_icc"))
         lines.append(f"  {name}: {'; '.join(parts)}")
         lines.append(

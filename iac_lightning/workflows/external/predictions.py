@@ -3,7 +3,8 @@
 Names that are understood, for a series (or nnU-Net case) `S`; `.nii`, `.nrrd`, `.mha` and capitals are taken as well:
 
 - `S.nii.gz`: a mask where the file holds whole numbers, else a probability map;
-- `S_mask.nii.gz`, `S_probability.nii.gz`, or both, as `iac` writes them;
+- `S_mask.nii.gz`, `S_probability.nii.gz`, or both, as `iac` writes them (`S_mask_plain.nii.gz` beside them is left
+  aside);
 - `S.nii.gz` with `S.npz`, as nnU-Net writes them with `--save_probabilities`: `probabilities` `[classes, z, y, x]`.
 
 Nothing here imports torch: it runs in worker processes.
@@ -123,6 +124,8 @@ def _files_by_series(folder: Path, names: set[str]) -> tuple[dict[str, dict[str,
         if path.name.startswith(".") or not (is_npz or has_suffix(path, (*NIFTI_SUFFIXES, *ITK_SUFFIXES))):
             continue
         stem = path.name[:-4] if is_npz else image_stem(path)
+        if not is_npz and stem.removesuffix("_mask_plain") in names - {stem}:
+            continue
         candidates = {"npz" if is_npz else "plain": stem}
         if not is_npz:
             candidates |= {k: stem.removesuffix(f"_{k}") for k in ("mask", "probability") if stem.endswith(f"_{k}")}
@@ -213,7 +216,7 @@ def _npz_shape(path: Path) -> tuple[int, ...]:
 
 
 def read_prediction(prediction: Prediction, scan: Scan) -> Volume:
-    """The predicted mask, bool, on the scan's grid.
+    """The mask that is the result, after the annotation protocol: bool, on the scan's grid.
 
     Raises:
         UserError: when it cannot be read, does not fit, or nnU-Net's probabilities contradict its mask.
@@ -222,23 +225,23 @@ def read_prediction(prediction: Prediction, scan: Scan) -> Volume:
 
 
 def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volume | None]:
-    """The predicted mask, the one after the annotation protocol, and the uncalibrated one, on the scan's grid.
+    """The mask that is the result, after the annotation protocol; the plain one; the uncalibrated one.
 
-    A calibrated model has a threshold for each of the first two; only such a model has the third, at a probability of
-    `EXTERNAL_CUT`.
+    All on the scan's grid. A calibrated model has a threshold for each of the first two; only such a model has the
+    third, at a probability of `EXTERNAL_CUT`.
 
     Raises:
         UserError: as `read_prediction`.
     """
     if prediction.threshold is None:
         mask = read_mask(prediction.path, like=scan)
-        return mask, protocol_prior(mask, scan.volume), None
+        return protocol_prior(mask, scan.volume), mask, None
     raw, calibration = read_probabilities(prediction, scan), prediction.calibration
     if calibration is None:
         mask = raw.with_data(raw.data >= prediction.threshold)
-        return mask, protocol_prior(mask, scan.volume), None
-    mask, protocol_mask = calibration.masks(calibration.apply(raw), scan.volume, scan.slice_thickness_mm)
-    return mask, protocol_mask, raw.with_data(raw.data >= EXTERNAL_CUT)
+        return protocol_prior(mask, scan.volume), mask, None
+    mask, plain = calibration.masks(calibration.apply(raw), scan.volume, scan.slice_thickness_mm)
+    return mask, plain, raw.with_data(raw.data >= EXTERNAL_CUT)
 
 
 def read_probabilities(prediction: Prediction, scan: Scan) -> Volume:
@@ -292,7 +295,7 @@ def measure_prediction(
         scan = read_series(series)
         label = read_label(series, like=scan, look=look)
         check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
-        mask, protocol_mask, uncalibrated = read_masks(prediction, scan)
+        mask, plain, uncalibrated = read_masks(prediction, scan)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -302,7 +305,7 @@ def measure_prediction(
         series.patient_id,
         scan.slice_thickness_mm,
         series_metrics(mask, label, scan),
-        series_metrics(protocol_mask, label, scan),
+        series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
     )

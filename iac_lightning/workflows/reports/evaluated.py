@@ -17,11 +17,11 @@ from data_modules.prepare.sources import digest
 from iac_lightning.config.model_schema import resolved_vit
 from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
-from iac_lightning.config.stored import NO_VALUES, config_hash, decisive_settings
+from iac_lightning.config.stored import NO_VALUES, OF_CALIBRATION, config_hash, decisive_settings
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import by_thickness
+from iac_lightning.evaluation.tables.summary import SECTIONS, by_thickness, read_summary
 from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
@@ -47,6 +47,11 @@ def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
         raise UserError(
             f"{', '.join(foreign)}: predictions exist already, so that only settings of evaluation can change, such as "
             "evaluation.thickness_edges_mm=[1,3]"
+        )
+    if chosen := [override for override in overrides if override.partition("=")[0] in OF_CALIBRATION]:
+        raise UserError(
+            f"{', '.join(chosen)}: the masks of {shown_path(path)} are cut already. Evaluate it again with this, which "
+            "calibrates again: iac evaluate …"
         )
     return load_external(path, overrides) if is_external(path) else runs.load_run(path, overrides)
 
@@ -80,7 +85,8 @@ def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
         UserError: naming the settings that differ.
     """
     all_settings = [evaluation_settings(entry) for entry in entries]
-    deciding = [f.name for f in fields(EvaluationConfig) if f"evaluation.{f.name}" not in NO_VALUES]
+    not_compared = (*NO_VALUES, *OF_CALIBRATION)
+    deciding = [f.name for f in fields(EvaluationConfig) if f"evaluation.{f.name}" not in not_compared]
     differing = [name for name in deciding if len({getattr(s, name) for s in all_settings}) > 1]
     if differing:
         given = " ".join(f"evaluation.{name}=…" for name in differing)
@@ -142,14 +148,14 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
     """
     require_look((split,), look, "evaluation")
     path = entry.directory / "evaluation" / f"{split}.json"
-    table, summary = read_series_table(path.with_suffix(".csv")), json.loads(path.read_text(encoding="utf-8"))
+    table, summary = read_series_table(path.with_suffix(".csv")), read_summary(path)
     edges = list(evaluation_settings(entry).thickness_edges_mm)
     if summary.get("thickness_edges_mm") != edges:
         strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])
         summary |= {"thickness_edges_mm": edges, "thickness": by_thickness(table, "", *draws, strata)}
-        for variant, prefix in (("protocol_prior", "prior_"), ("uncalibrated", "uncalibrated_")):
-            if variant in summary:
-                summary[variant]["thickness"] = by_thickness(table, prefix, *draws, strata)
+        for prefix, section in SECTIONS.items():
+            if section in summary:
+                summary[section]["thickness"] = by_thickness(table, prefix, *draws, strata)
     return table, summary
 
 

@@ -16,7 +16,7 @@ from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
-from data_modules.scan.nifti import read_mask
+from data_modules.scan.nifti import read_mask, read_probability
 from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.tables.model_result import ModelResult
@@ -29,9 +29,10 @@ from iac_lightning.modules.probe import describe_pretraining
 from iac_lightning.report.page import ExtraFigure, Overlay
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
-from iac_lightning.workflows.calibrate import read_calibration
+from iac_lightning.workflows.calibrate import calibration_file, read_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import EXTERNAL_CUT, find_predictions, read_prediction
+from iac_lightning.workflows.prediction_files import MASK_ENDING, PLAIN_MASK_ENDING
 from iac_lightning.workflows.reports.evaluated import Entry, evaluate_command, evaluation
 
 
@@ -51,7 +52,7 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
         table=table,
         summary=summary,
         threshold=summary["threshold"],
-        prior_threshold=summary["prior_threshold"],
+        plain_threshold=summary["plain_threshold"],
         parameters=run.finished.get("parameters"),
         train_seconds=sum(row.get("seconds", 0) for row in read_history(run.directory / "logs" / "history.jsonl")),
         looks=count_looks(run.directory) if look else None,
@@ -64,7 +65,7 @@ def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] 
     """The calibration that an evaluation applied; None where the run has another one by now."""
     known, applied = read_calibration(run), summary.get("calibration") or {}
     same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", "temperature"))
-    return known if known and same else None
+    return Calibration.from_dict(known, calibration_file(run)).to_dict() if known and same else None
 
 
 def external_result(model: ExternalModel, split: str, look: RecordedLook | None) -> ModelResult:
@@ -76,7 +77,7 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
         table=table,
         summary=summary,
         threshold=summary["threshold"],
-        prior_threshold=summary["prior_threshold"],
+        plain_threshold=summary["plain_threshold"],
         looks=count_looks(model.directory) if look else None,
     )
 
@@ -95,8 +96,8 @@ def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | 
     examples = []
     for kind, series_id in example_series(model.table).items():
         item = series[series_id]
-        scan = read_series(item)
         row = model.table[model.table["series_id"] == series_id].iloc[0]
+        scan = replace(read_series(item), slice_thickness_mm=float(row["slice_thickness_mm"]))
         dice = float(row["dice"])
         figure = overlay_figure(
             scan.volume,
@@ -110,22 +111,27 @@ def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | 
 
 
 def predicted_mask(entry: Entry, summary: Mapping[str, Any], split: str, series: Series, scan: Scan) -> Volume:
-    """What an evaluated model predicted.
+    """The result of an evaluated model: its mask after the annotation protocol.
 
     Args:
         entry: the model.
         summary: of the evaluation, with its calibration.
         split: which evaluation.
         series: whose prediction.
-        scan: of the series.
+        scan: of the series, of the slice thickness that decided.
 
     Raises:
         UserError: when the prediction of another program is gone.
     """
-    if isinstance(entry, Run):
-        return read_mask(entry.directory / "predictions" / split / f"{series.series_id}_mask.nii.gz", like=scan.grid)
-    applied = summary["calibration"]
+    applied = summary.get("calibration")
     calibration = Calibration.from_dict(applied, f"evaluation/{split}.json") if applied else None
+    if isinstance(entry, Run):
+        stem = entry.directory / "predictions" / split / series.series_id
+        if calibration is None or Path(f"{stem}{PLAIN_MASK_ENDING}").exists():
+            return read_mask(Path(f"{stem}{MASK_ENDING}"), like=scan.grid)
+        # evaluated before operating points, when the result was measured and not written
+        probability = read_probability(Path(f"{stem}_probability.nii.gz"), like=scan.grid)
+        return calibration.masks(probability, scan.volume, scan.slice_thickness_mm).mask
     threshold = EXTERNAL_CUT if calibration else entry.threshold
     predictions, problems = find_predictions(entry.predictions[split], [series], threshold)
     if not predictions:

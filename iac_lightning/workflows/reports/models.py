@@ -15,7 +15,7 @@ from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.config.stored import decisive_settings
+from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.ablation.worth import worths
 from iac_lightning.evaluation.clinical.analysis import analyse, shortage
@@ -23,6 +23,7 @@ from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import read_series_table
+from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
@@ -59,7 +60,7 @@ from iac_lightning.workflows.reports.model_results import (
     training_curves,
 )
 
-SAME_MODEL = ("checkpoint_sha256", "threshold", "prior_threshold", "calibration")
+SAME_MODEL = ("checkpoint_sha256", "threshold", "plain_threshold", "calibration")
 """What the evaluations of a model on two splits share, unless it has changed in between."""
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
@@ -265,7 +266,7 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
     changed = {
         f.name: getattr(settings, f.name)
         for f in fields(settings)
-        if getattr(settings, f.name) != getattr(default, f.name)
+        if getattr(settings, f.name) != getattr(default, f.name) and f"evaluation.{f.name}" not in OF_CALIBRATION
     }
     return " ".join(
         [
@@ -325,7 +326,7 @@ def has_development(folder: Path, split: str) -> bool:
     """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
     if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
         return False
-    dev, other = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("dev", split))
+    dev, other = (read_summary(folder / f"{name}.json") for name in ("dev", split))
     return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 

@@ -27,7 +27,7 @@ def test_monai_finds_the_same_figures(tmp_path: Path) -> None:
             measured = measure_prediction(prediction)
             assert not isinstance(measured, str)
             row, _ = measured
-            for prefix, peer in zip(("", "prior_"), monai_figures(prediction), strict=True):
+            for prefix, peer in zip(("", "plain_"), monai_figures(prediction), strict=True):
                 for name, value in peer.items():
                     if not isnan(value):  # of empty masks, where conventions differ
                         assert row[prefix + name] == pytest.approx(value, rel=1e-4), (prediction.path, prefix, name)

@@ -14,7 +14,7 @@ from tests.synthetic_stress import WANTED, table_of
 QUALITY = {"vit": 0.8, "scratch": 0.62, "cnn": 0.79}
 
 
-def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bool = True) -> pd.DataFrame:
+def invented_table(quality: float, seed: int, patients: int = 24, with_plain: bool = True) -> pd.DataFrame:
     """Figures nobody measured: Dice around `quality`, worse on thick slices; every fifth patient has no lesion."""
     shared, own = np.random.default_rng([1]), np.random.default_rng([2, seed])
     rows = []
@@ -59,7 +59,7 @@ def invented_table(quality: float, seed: int, patients: int = 24, with_prior: bo
                     f"p{p:03d}",
                     thickness,
                     metrics(0.0),
-                    metrics(0.05) if with_prior else None,
+                    metrics(0.05) if with_plain else None,
                     label + 1 if has_lesion else 0.0,
                 )
             )
@@ -82,7 +82,7 @@ def model_results(make_table):
             table=table,
             summary=summarise(table, 0, resamples=200),
             threshold=0.4,
-            prior_threshold=0.3,
+            plain_threshold=0.3,
             parameters=1234567,
             train_seconds=400,
             looks={"n": 3 + k, "n_configs": 2, "n_weights": 1},

@@ -281,6 +281,13 @@ def test_every_experiment_file_loads():
             assert from_dict(config_dict(config)) == config
 
 
+def test_the_aim_of_the_operating_point():
+    config = load_experiment(None, ["name=a"])
+    assert (config.evaluation.operating_point, config.evaluation.false_components_per_scan) == ("balanced", 1.0)
+    assert "balanced, dice, lesion_f1, sensitivity_at_fp" in only("evaluation.operating_point=best")
+    assert only("evaluation.false_components_per_scan=-1").endswith("expected a number from 0 to 1000000000")
+
+
 def test_a_list_of_any_length(tmp_path):
     path = write(
         tmp_path / "a.yaml", "name: a\nevaluation: {thickness_edges_mm: [1, 2.5, 5], risk_cutoffs_mm3: [0, 9, 90]}\n"

@@ -44,6 +44,7 @@ def test_runs_of_before_keep_what_they_did(tmp_path):
         assert (augmentation.profile_roundness, augmentation.profile_widening) == ((0, 0), (1, 1))
         assert config.loss.restrict_on == "common"
         assert config.trainer.matmul_precision == "highest"
+        assert config.evaluation.operating_point == "dice"
     assert load_stored(path, ["loss.restrict_on=native"]).loss.restrict_on == "native"
     now = load_experiment(path)
     assert now.trainer.matmul_precision == "high"

@@ -16,7 +16,7 @@ ONE = Worth(
     families=(SCRATCH_VIT, NO_TRANSFORMER),
     difference=Value(0.031, -0.01, 0.07),
     sides=(Value(0.6, 0.5, 0.7), Value(0.569, 0.5, 0.6)),
-    prior=Value(0.02, 0.001, 0.04),
+    plain=Value(0.02, 0.001, 0.04),
     n_pairs=1,
     n_trainings=2,
     n_scans=30,
@@ -28,13 +28,13 @@ SURE = Value(0.031, 0.01, 0.07)
 
 def test_an_interval_with_zero_is_undecided() -> None:
     assert worth_sentence(ONE) == (
-        "The transformer is worth +0.031 [−0.010; +0.070] Dice (after the protocol prior +0.020 [+0.001; +0.040]): "
+        "The transformer is worth +0.031 [−0.010; +0.070] Dice (of a threshold alone +0.020 [+0.001; +0.040]): "
         "undecided, and each was trained once. ViT, from scratch against the same network without it."
     )
 
 
 def test_one_seed_establishes_nothing_beyond_its_networks() -> None:
-    once, often = replace(ONE, difference=SURE), replace(ONE, difference=SURE, one_seed=False, prior=None, n_pairs=2)
+    once, often = replace(ONE, difference=SURE), replace(ONE, difference=SURE, one_seed=False, plain=None, n_pairs=2)
     assert "more than chance of patients, for networks that were trained once each" in worth_sentence(once)
     assert "established" not in worth_sentence(once)
     assert worth_sentence(often) == (
@@ -53,9 +53,9 @@ def test_pretraining_names_what_it_was_compared_with() -> None:
 def test_rows_of_the_files() -> None:
     (row,) = worth_rows([replace(ONE, difference=SURE)])
     assert list(row) == list(WORTH_COLUMNS)
-    assert (row["with"], row["dice_without"], row["low"], row["prior_high"]) == (SCRATCH_VIT, 0.569, 0.01, 0.04)
+    assert (row["with"], row["dice_without"], row["low"], row["plain_high"]) == (SCRATCH_VIT, 0.569, 0.01, 0.04)
     assert row["verdict"] == "of these networks"
-    assert worth_rows([replace(ONE, prior=None)])[0]["prior_difference"] is None
+    assert worth_rows([replace(ONE, plain=None)])[0]["plain_difference"] is None
     table = worth_table([ONE], "30 scans")
     assert table.rows[0][4] == ("+0.031", "−0.010; +0.070")
     assert table.rows[0][6] == "undecided"

@@ -51,6 +51,7 @@ def recipes_of(sweep: str) -> list[Recipe]:
         ("sweeps/patch_size_x_upsampling_cpu", 3, 0),
         ("study/study", 1, 1),
         ("study/study_cpu", 1, 1),
+        ("study/study_cpu_hour", 1, 1),
     ],
 )
 def test_arms_are_alike_but_for_what_they_judge(sweep: str, transformers: int, pretrainings: int) -> None:

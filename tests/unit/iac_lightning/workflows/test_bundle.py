@@ -217,7 +217,7 @@ def with_value(content: Any, key: str, value: Any) -> Any:
         (SETTINGS, "checkpoint_sha256", ["x"], "not of the same weights"),
         ("calibration.json", "temperature", 0, "temperature 0"),
         ("calibration.json", "temperature", -1.0, "temperature -1.0"),
-        ("calibration.json", "threshold", 2, "threshold 2"),
+        ("calibration.json", "plain_threshold", 2, "threshold 2"),
         ("calibration.json", "checkpoint_sha256", "0" * 16, "not of the same weights"),
     ],
 )

@@ -107,7 +107,7 @@ def test_every_figure_follows_from_the_saved_files(done, phantom_cohort: Path):
         labels.append(y[p > 0])
         unseen += (y & (p == 0)).sum()
         if y.any():
-            mask = q >= np.float32(found["threshold"])
+            mask = q >= np.float32(found["plain_threshold"])
             dice.append(2 * (mask & y).sum() / (mask.sum() + y.sum()))
     label = np.concatenate(labels)
     for when, parts in (("before", before), ("after", after)):
@@ -126,7 +126,7 @@ def test_every_figure_follows_from_the_saved_files(done, phantom_cohort: Path):
         assert found[f"brier_{when}"] == pytest.approx(np.mean((exact - label) ** 2), rel=1e-6)
         nll = -np.mean(np.where(label, np.log(exact), np.log1p(-exact)))
         assert found[f"nll_{when}"] == pytest.approx(nll, rel=1e-6)
-    assert found["dice"] == pytest.approx(np.mean(dice), rel=1e-6)
+    assert found["plain_score"] == pytest.approx(np.mean(dice), rel=1e-6)
     assert found["n_with_lesion"] == len(dice)
     assert found["n_lesion_voxels_unseen"] == unseen
     assert found["n_fit_voxels"] == min(500_000, found["n_voxels"])
@@ -134,8 +134,8 @@ def test_every_figure_follows_from_the_saved_files(done, phantom_cohort: Path):
     assert (found["split"], found["n_series"], found["n_patients"]) == ("dev", 3, 3)
     assert "100 HU and more" in found["domain"]
     calibration = Calibration.from_dict(found)
-    assert calibration.threshold(1.0) == found["threshold"]
-    assert calibration.threshold(1.0, prior=True) == found["prior_threshold"]
+    assert calibration.plain.at(1.0) == found["plain_threshold"]
+    assert calibration.point.thresholds.at(1.0) == found["operating_point"]["threshold"]
     assert f"temperature {found['temperature']:.3f}" in describe_calibration(calibration)
     assert (trained.run.directory / "figures/reliability.png").stat().st_size > 10_000
     leftovers = [path.name for path in trained.run.directory.iterdir()]
@@ -153,8 +153,8 @@ def test_logits_times_three_are_divided_back(done, phantom_cohort: Path, store: 
         assert thrice[f"{name}_after"] < once[f"{name}_before_ci95"][1]
     for name in ("brier", "nll"):
         assert thrice[f"{name}_after"] == pytest.approx(once[f"{name}_before"], rel=0.01)
-    assert thrice["threshold"] == pytest.approx(once["threshold"], abs=0.03)
-    assert thrice["dice"] == pytest.approx(once["dice"], rel=0.01)
+    assert thrice["plain_threshold"] == pytest.approx(once["plain_threshold"], abs=0.03)
+    assert thrice["plain_score"] == pytest.approx(once["plain_score"], rel=0.01)
 
 
 def test_a_killed_calibration_predicts_only_what_is_missing(

@@ -33,10 +33,15 @@ CALIBRATION = Calibration.from_dict(
     {
         "temperature": 2.0,  # 0.9 becomes 0.525
         "bias": -1.0,
-        "threshold": 0.5,
-        "thickness": NO_STRATA,
-        "prior_threshold": 0.3,
-        "prior_thickness": NO_STRATA,
+        "plain_threshold": 0.5,
+        "plain_thickness": NO_STRATA,
+        "operating_point": {
+            "aim": "dice",
+            "rule": "protocol",
+            "least_lesion_mm3": 0.0,
+            "threshold": 0.3,
+            "thickness": NO_STRATA,
+        },
     }
 )
 
@@ -83,8 +88,8 @@ def measured(model: TrainedModel, *works: ControlWork) -> list[dict[str, float]]
 
 def test_dice_by_hand_and_as_of_the_network_itself(model: TrainedModel) -> None:
     (found,) = measured(model, work(model))
-    assert found["dice"] == pytest.approx(2 * 3 / (4 + 3))
-    assert found["prior_dice"] == pytest.approx(2 * 2 / (3 + 3))  # the dark voxel is gone
+    assert found["dice"] == pytest.approx(2 * 2 / (3 + 3))  # the dark voxel is gone
+    assert found["plain_dice"] == pytest.approx(2 * 3 / (4 + 3))
     (own,) = on_host(model, [evaluation_work(model, series_item(), "dev", CALIBRATION)], evaluate_series, ALONE)
     assert {name: own[name] for name in found} == found
 
@@ -102,9 +107,9 @@ def test_what_was_measured_is_kept_and_the_network_asked_for_the_rest(
 
 def test_another_threshold_or_network_is_measured_again(model: TrainedModel, predicted: list[str]) -> None:
     measured(model, work(model))
-    higher = Calibration.from_dict({**CALIBRATION.to_dict(), "threshold": 0.6})
+    higher = Calibration.from_dict({**CALIBRATION.to_dict(), "plain_threshold": 0.6})
     (found,) = measured(model, work(model, calibration=higher))
-    assert found["dice"] == 0
+    assert found["plain_dice"] == 0
     measured(replace(model, checkpoint_sha256="02"), work(replace(model, checkpoint_sha256="02")))
     assert predicted == ["a1"] * 3
 

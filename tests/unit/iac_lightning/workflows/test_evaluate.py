@@ -33,10 +33,15 @@ CALIBRATION = Calibration.from_dict(
     {
         "temperature": 2.0,  # 0.6 becomes 0.310, 0.9 becomes 0.525, 0.5 becomes 0.269
         "bias": -1.0,
-        "threshold": 0.5,
-        "thickness": NO_STRATA,
-        "prior_threshold": 0.3,
-        "prior_thickness": NO_STRATA,
+        "plain_threshold": 0.5,
+        "plain_thickness": NO_STRATA,
+        "operating_point": {
+            "aim": "dice",
+            "rule": "protocol",
+            "least_lesion_mm3": 0.0,
+            "threshold": 0.3,
+            "thickness": NO_STRATA,
+        },
     }
 )
 
@@ -89,19 +94,21 @@ def probability(work: EvaluationWork) -> Volume | None:
 
 def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
     found = measured(model, item)
-    assert found["dice"] == pytest.approx(2 * 1 / (3 + 3))  # the sure ones: two dark, one of the label
-    assert found["prior_dice"] == pytest.approx(2 * 2 / (2 + 3))  # the bright pair, from 0.3 on
+    assert found["dice"] == pytest.approx(2 * 2 / (2 + 3))  # the bright pair, from 0.3 on
+    assert found["plain_dice"] == pytest.approx(2 * 1 / (3 + 3))  # the sure ones: two dark, one of the label
     assert found["uncalibrated_dice"] == pytest.approx(2 * 3 / (6 + 3))  # all that the network holds for likely
-    assert found["volume_mm3"] == pytest.approx(3 * 0.5)
-    mask = read_mask(model.run.directory / "predictions/dev/a1_mask.nii.gz", like=GRID)
-    assert mask.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert found["volume_mm3"] == pytest.approx(2 * 0.5)
+    folder = model.run.directory / "predictions/dev"
+    masks = [
+        read_mask(folder / f"a1_{name}.nii.gz", like=GRID).data.ravel().tolist() for name in ("mask", "mask_plain")
+    ]
+    assert masks == [[1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 1, 0, 0]]
 
 
-def test_without_the_protocol_there_is_no_value_of_it(model: TrainedModel, item: Any) -> None:
-    model.run.config.inference.protocol_prior = False
-    found = measured(model, item)
-    assert "prior_dice" not in found
-    assert found["dice"] == pytest.approx(1 / 3)
+def test_small_components_are_dropped_from_the_result_alone(model: TrainedModel, item: Any) -> None:
+    point = CALIBRATION.to_dict()["operating_point"] | {"least_lesion_mm3": 1.1}  # the pair has 1 mm³
+    found = measured(model, item, calibration=Calibration.from_dict(CALIBRATION.to_dict() | {"operating_point": point}))
+    assert (found["volume_mm3"], found["plain_volume_mm3"]) == (0, 1.5)
 
 
 def test_the_network_is_asked_once_and_again_for_another_calibration(
@@ -162,7 +169,7 @@ def test_described_for_the_terminal() -> None:
     names = ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc")
     summary: dict[str, Any] = {"run": "cnn", "split": "dev", "n_series": 3, "n_patients": 2}
     summary |= {**dict.fromkeys(names, value), "uncalibrated": dict.fromkeys(names, lower)}
-    head, plain, uncalibrated = describe_evaluation(summary).splitlines()
+    head, result, uncalibrated = describe_evaluation(summary).splitlines()
     assert head == "cnn, dev: 3 scans of 2 patients"
-    assert plain.startswith("  plain: dice 0.500 [0.400; 0.600]; sensitivity 0.500")
+    assert result.startswith("  at the operating point: dice 0.500 [0.400; 0.600]; sensitivity 0.500")
     assert uncalibrated.startswith("  uncalibrated, at probability 0.5: dice 0.250 [0.200; 0.300]")

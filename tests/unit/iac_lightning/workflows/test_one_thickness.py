@@ -5,6 +5,7 @@ The whole scan's median is 7 mm, the region's 4 mm, and the table says 9 mm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,13 @@ def calibration(model: TrainedModel, item: PreparedSeries, tmp_path_factory: pyt
         {"above_mm": 8.0, "up_to_mm": None, "threshold": most},
     ]
     by_thickness = {"used": True, "strata": strata}
-    return Calibration.from_dict({**plain, "thickness": by_thickness, "prior_thickness": by_thickness})
+    return by_strata(plain, by_thickness)
+
+
+def by_strata(record: Mapping[str, Any], by_thickness: dict[str, Any]) -> Calibration:
+    """A calibration that cuts both masks by slice thickness."""
+    point = {**record["operating_point"], "thickness": by_thickness}
+    return Calibration.from_dict({**record, "operating_point": point, "plain_thickness": by_thickness})
 
 
 def calibrated_model(model: TrainedModel, calibration: Calibration) -> CalibratedModel:
@@ -112,7 +119,7 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
     (own,) = stress_series(model, item, calibration, [], 1.0, tmp_path).to_dict("records")
     assert own["slice_thickness_mm"] == own["native_thickness_mm"] == 4.0
     assert own["volume_mm3"] == pytest.approx(row["volume_mm3"], rel=1e-3)
-    assert own["prior_dice"] == pytest.approx(row["prior_dice"], rel=1e-3)
+    assert own["plain_dice"] == pytest.approx(row["plain_dice"], rel=1e-3)
 
 
 def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
@@ -135,16 +142,15 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     strata = [
         dict(s, threshold=t) for s, t in zip(calibration.plain.by_thickness["strata"], (0.2, 0.5, 0.8), strict=True)
     ]
-    by_thickness = {key: {"used": True, "strata": strata} for key in ("thickness", "prior_thickness")}
-    own = Calibration.from_dict({**calibration.record, **by_thickness})
+    own = by_strata(calibration.record, {"used": True, "strata": strata})
     prediction = Prediction(item.series, tmp_path / "a1_probability.nii.gz", 0.5, calibration=own)
     measured = measure_prediction(prediction)
     assert not isinstance(measured, str), measured
     row, warnings = measured
     assert any("9 mm, the file 7 mm" in w for w in warnings)
     assert row["slice_thickness_mm"] == 7.0
-    mask = read_masks(prediction, scan)[0].data
-    assert row["volume_mm3"] == pytest.approx(mask.sum() * scan.grid.voxel_volume_mm3)
+    mask = read_masks(prediction, scan)[1].data
+    assert row["plain_volume_mm3"] == pytest.approx(mask.sum() * scan.grid.voxel_volume_mm3)
     assert abs(mask.sum() / (p > 0).sum() - 0.5) < 0.05
     (scores,) = external_calibration.score_predictions([prediction], Scaling(temperature=1.0, bias=0.0), workers=1)
     assert scores.slice_thickness_mm == 7.0

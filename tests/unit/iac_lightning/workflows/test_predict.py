@@ -189,8 +189,9 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibratedMod
     monkeypatch.setattr(workflow, "predict_scan", raw_probability)
     config = ExperimentConfig(name="a")
     config.data.grid.roi_mm = (20.0, 16.0, 36.0)
-    calibration = {"temperature": 2.0, "bias": -1.0, "threshold": 0.5, "prior_threshold": 0.3}
-    calibration |= {"thickness": {"used": False}, "prior_thickness": {"used": False}, "n_series": 9, "n_patients": 7}
+    point = {"aim": "balanced", "rule": "protocol", "least_lesion_mm3": 0.0, "threshold": 0.3}
+    calibration = {"temperature": 2.0, "bias": -1.0, "operating_point": {**point, "thickness": {"used": False}}}
+    calibration |= {"plain_threshold": 0.5, "plain_thickness": {"used": False}, "n_series": 9, "n_patients": 7}
     return CalibratedModel(
         config, torch.nn.Identity(), torch.device("cpu"), "0123", [], Calibration.from_dict(calibration)
     )
@@ -202,38 +203,44 @@ def test_the_probability_is_calibrated_before_it_is_cut(calibrated: CalibratedMo
     for place, logit in ((NEAR, np.log(0.6 / 0.4)), (SURE, np.log(9)), (HALF, 0.0)):
         np.testing.assert_allclose(found[place], 1 / (1 + np.exp(1 - logit / 2)), rtol=1e-4)
     assert (found > 0).sum() == 11  # nothing where the network says nothing
-    mask = read_mask(tmp_path / "out/mask.nii.gz").data  # raw 0.6 lies above 0.5, calibrated 0.31 does not
-    np.testing.assert_array_equal(mask, masks_of(SURE, DARK, ALONE))
-    assert result["volume_mm3"] == pytest.approx(5 * 3)
-    assert (result["n_lesions"], result["threshold"]) == (3, 0.5)
+    plain = read_mask(tmp_path / "out/mask_plain.nii.gz").data  # raw 0.6 lies above 0.5, calibrated 0.31 does not
+    np.testing.assert_array_equal(plain, masks_of(SURE, DARK, ALONE))
+    assert result["volume_plain_mm3"] == pytest.approx(5 * 3)
+    assert result["plain_threshold"] == 0.5
     assert result["calibration"] == {"temperature": 2.0, "bias": -1.0, "n_series": 9, "n_patients": 7}
 
 
-def test_the_protocols_mask_has_a_threshold_of_its_own(calibrated: CalibratedModel, tmp_path: Path) -> None:
+def test_the_mask_is_cut_at_the_operating_point(calibrated: CalibratedModel, tmp_path: Path) -> None:
     result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
-    protocol = read_mask(tmp_path / "out/mask_protocol.nii.gz").data  # 0.31 is enough; darker or alone is not
-    np.testing.assert_array_equal(protocol, masks_of(NEAR, FAR, SURE))
-    assert result["volume_protocol_mm3"] == pytest.approx(6 * 3)
-    assert result["prior_threshold"] == 0.3
+    mask = read_mask(tmp_path / "out/mask.nii.gz").data  # 0.31 is enough; darker or alone is not
+    np.testing.assert_array_equal(mask, masks_of(NEAR, FAR, SURE))
+    assert result["volume_mm3"] == pytest.approx(6 * 3)
+    assert (result["n_lesions"], result["threshold"], result["rule"]) == (3, 0.3, "protocol")
+    point = replace(calibrated.calibration.point, least_lesion_mm3=7.0)  # each of the three has 6 mm³
+    stricter = replace(calibrated, calibration=replace(calibrated.calibration, point=point))
+    result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", stricter, slice_thickness_mm=3.0)
+    assert (result["volume_mm3"], result["least_lesion_mm3"]) == (0, 7.0)
+    assert not read_mask(tmp_path / "out/mask.nii.gz").data.any()
 
 
 @pytest.mark.parametrize(
-    ("thickness_mm", "cut", "prior_cut", "n_voxels", "n_protocol"), [(3.0, 0.2, 0.6, 11, 0), (5.0, 0.5, 0.2, 5, 8)]
+    ("thickness_mm", "plain_cut", "cut", "n_plain", "n_voxels"), [(3.0, 0.2, 0.6, 11, 0), (5.0, 0.5, 0.2, 5, 8)]
 )
 def test_both_masks_follow_the_thresholds_of_the_scans_slice_thickness(
-    calibrated: CalibratedModel, tmp_path: Path, thickness_mm: float, cut: float, prior_cut: float, n_voxels: int,
-    n_protocol: int,
+    calibrated: CalibratedModel, tmp_path: Path, thickness_mm: float, plain_cut: float, cut: float, n_plain: int,
+    n_voxels: int,
 ) -> None:  # fmt: skip
     def strata(thin: float | None, thick: float | None) -> dict[str, Any]:
         limits = ((0.0, 4.0, thin), (4.0, None, thick))
         return {"used": True, "strata": [{"above_mm": a, "up_to_mm": b, "threshold": t} for a, b, t in limits]}
 
-    record = {**calibrated.calibration.record, "thickness": strata(0.2, None), "prior_thickness": strata(0.6, 0.2)}
+    record = {**calibrated.calibration.record, "plain_thickness": strata(0.2, None)}
+    record["operating_point"] = {**record["operating_point"], "thickness": strata(0.6, 0.2)}
     model = replace(calibrated, calibration=Calibration.from_dict(record))
     result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", model, slice_thickness_mm=thickness_mm)
-    assert (result["threshold"], result["prior_threshold"]) == (cut, prior_cut)
+    assert (result["threshold"], result["plain_threshold"]) == (cut, plain_cut)
     assert read_mask(tmp_path / "out/mask.nii.gz").data.sum() == n_voxels
-    assert read_mask(tmp_path / "out/mask_protocol.nii.gz").data.sum() == n_protocol
+    assert read_mask(tmp_path / "out/mask_plain.nii.gz").data.sum() == n_plain
 
 
 def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp_path: Path) -> None:
@@ -243,17 +250,19 @@ def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp
     assert sorted(p.name for p in out.iterdir()) == sorted(OUTPUTS)
     lesions = result.pop("lesions")
     assert sorted(result.pop("files")) == sorted(OUTPUTS)
-    assert [lesion["max_hu"] for lesion in lesions] == [300, 129, 300]
+    assert [lesion["max_hu"] for lesion in lesions] == [300, 300, 300]
     assert result == {
-        "volume_mm3": pytest.approx(15),
+        "volume_mm3": pytest.approx(18),
         "n_lesions": 3,
-        "volume_protocol_mm3": pytest.approx(18),
+        "volume_plain_mm3": pytest.approx(15),
         "slice_thickness_mm": 2.5,
         "spacing_mm": [1.0, 1.0, 3.0],
         "roi_center_lps_mm": pytest.approx([-9.5, -7.5, 16.5]),
         "roi_size_mm": [20.0, 16.0, 36.0],
-        "threshold": 0.5,
-        "prior_threshold": 0.3,
+        "threshold": 0.3,
+        "rule": "protocol",
+        "least_lesion_mm3": 0.0,
+        "plain_threshold": 0.5,
         "calibration": {"temperature": 2.0, "bias": -1.0, "n_series": 9, "n_patients": 7},
         "registration": None,
         "run": "a",
@@ -288,10 +297,10 @@ def test_maps_cover_the_whole_scan_and_hold_nothing_outside_the_region(
     scan = read_scan(tmp_path / "scan.nii.gz", slice_thickness_mm=3.0)
     inside = np.zeros(SHAPE, dtype=bool)
     inside[5:15, 3:13, 3:9] = True
+    plain = read_mask(tmp_path / "out/mask_plain.nii.gz", like=scan.grid).data
+    np.testing.assert_array_equal(plain, masks_of(SURE, DARK))  # the single voxel lies outside
     mask = read_mask(tmp_path / "out/mask.nii.gz", like=scan.grid).data
-    np.testing.assert_array_equal(mask, masks_of(SURE, DARK))  # the single voxel lies outside
-    protocol = read_mask(tmp_path / "out/mask_protocol.nii.gz", like=scan.grid).data
-    np.testing.assert_array_equal(protocol, masks_of(SURE))  # the others lost their neighbour at the region's edge
+    np.testing.assert_array_equal(mask, masks_of(SURE))  # the others lost their neighbour at the region's edge
     probability = read_probability(tmp_path / "out/probability.nii.gz", like=scan.grid).data
     assert (probability[~inside] == 0).all()
     assert (probability[inside] > 0).sum() == 6
@@ -308,9 +317,9 @@ def test_the_picture_shows_the_mask_on_the_region(
 
     monkeypatch.setattr(workflow, "overlay_figure", draw)
     predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
-    assert shown["title"] == "15 mm³ in 3 lesions; 3 mm slices; model a"
+    assert shown["title"] == "18 mm³ in 3 lesions; 3 mm slices; model a"
     assert shown["label"] is None
-    assert shown["prediction"].data.sum() == 5
+    assert shown["prediction"].data.sum() == 6
     assert shown["probability"].data.max() == pytest.approx(0.525, abs=0.001)
     assert shown["volume"].data.max() == 300
     width, height = matplotlib.image.imread(tmp_path / "out/overlay.png").shape[1::-1]
@@ -362,7 +371,7 @@ def test_maps_of_a_sheared_file_lie_on_its_own_voxels(
     calibrated.config.data.grid.roi_mm = (40.0, 40.0, 60.0)
     result = predict(tmp_path / "sheared.nii.gz", tmp_path / "out", calibrated)
     scan_image = nib.load(tmp_path / "sheared.nii.gz")
-    for name in ("mask", "mask_protocol", "probability"):
+    for name in ("mask", "mask_plain", "probability"):
         image = nib.load(tmp_path / f"out/{name}.nii.gz")
         assert image.shape == SHAPE
         np.testing.assert_allclose(image.affine, affine, atol=1e-6)
@@ -370,7 +379,8 @@ def test_maps_of_a_sheared_file_lie_on_its_own_voxels(
         np.testing.assert_array_equal(image.get_qform(), scan_image.get_qform())
     mask = np.asanyarray(nib.load(tmp_path / "out/mask.nii.gz").dataobj) > 0
     probability = np.asanyarray(nib.load(tmp_path / "out/probability.nii.gz").dataobj)
-    np.testing.assert_array_equal(mask, probability >= result["threshold"])
+    plain = np.asanyarray(nib.load(tmp_path / "out/mask_plain.nii.gz").dataobj) > 0
+    np.testing.assert_array_equal(plain, probability >= result["plain_threshold"])
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
     assert result["volume_mm3"] == pytest.approx(mask.sum() * voxel_mm3)  # the volume of the mask that is written
     assert 2 * (mask & (hu > 470)).sum() > 0.85 * (mask.sum() + (hu > 470).sum())

@@ -46,16 +46,21 @@ CALIBRATION: dict[str, Any] = {
     "checkpoint_sha256": "0" * 16,
     "temperature": 2.0,
     "bias": 0.25,
-    "threshold": 0.5,
-    "prior_threshold": 0.4,
-    "thickness": {
+    "operating_point": {
+        "aim": "dice",
+        "rule": "protocol",
+        "least_lesion_mm3": 0.0,
+        "threshold": 0.4,
+        "thickness": {"used": False, "strata": []},
+    },
+    "plain_threshold": 0.5,
+    "plain_thickness": {
         "used": True,
         "strata": [
             {"above_mm": 0.0, "up_to_mm": 6.0, "threshold": 0.5},
             {"above_mm": 6.0, "up_to_mm": None, "threshold": 0.3},
         ],
     },
-    "prior_thickness": {"used": False, "strata": []},
 }
 
 
@@ -112,7 +117,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     model, _ = done
     table = rows_of(model).set_index("series_id")
     own = table[table["is_native"]]
-    assert [c for c in own.columns if not c.startswith("prior_")] == [*list(COLUMNS)[1:], *STRESS_COLUMNS]
+    assert [c for c in own.columns if not c.startswith("plain_")] == [*list(COLUMNS)[1:], *STRESS_COLUMNS]
     assert [look["what"] for look in looks(model.run.directory)] == ["stress"]
     look = record_look(model.run.directory, "evaluate", "test", "", None)
     store = prepare_cohort(model.run.config.data, ("test",), look=look)
@@ -123,7 +128,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column
-        assert {"dice", "prior_dice", "agatston", "volume_mm3", "hd95_mm"} <= set(own.columns) & set(row)
+        assert {"dice", "plain_dice", "agatston", "volume_mm3", "hd95_mm"} <= set(own.columns) & set(row)
     assert (own["volume_mm3"] > 0).all()
     assert own["slice_thickness_mm"].tolist() == own["native_thickness_mm"].tolist()
 
@@ -239,7 +244,7 @@ def test_a_killed_run_computes_only_what_is_missing(
     # another threshold of the stratum above 6 mm
     seen.clear()
     calibration = json.loads(json.dumps(CALIBRATION))
-    calibration["thickness"]["strata"][1]["threshold"] = 0.6
+    calibration["plain_thickness"]["strata"][1]["threshold"] = 0.6
     (folder / "calibration.json").write_text(json.dumps(calibration))
     run_stress([model], monkeypatch, WANTED)
     assert set(seen) == {8.0}

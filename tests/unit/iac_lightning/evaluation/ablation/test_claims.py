@@ -165,6 +165,30 @@ def test_simulated_thicknesses_are_taken_within_patients():
     assert not assess_claims(found, **DRAW)[3].simulated
 
 
+def test_little_dice_has_little_to_lose():
+    rng = np.random.default_rng([2])
+
+    def thick(vit: tuple[float, float], cnn: tuple[float, float]):
+        """The claim where Dice at 1 mm and what it loses per mm are these."""
+        found = []
+        for experiment, (dice, loss) in ((VIT, vit), (CNN, cnn)):
+            c = candidate(experiment)
+            first = c.table.groupby("patient_id").head(1)
+            versions = [first.assign(slice_thickness_mm=t, dice=dice - loss * (t - 1)) for t in (1.0, 3.0, 5.0)]
+            stress = pd.concat(versions, ignore_index=True)
+            stress["dice"] += rng.normal(0, 0.002, len(stress))
+            found.append(replace(c, stress=stress))
+        return assess_claims(found, **DRAW)[3]
+
+    weak = thick((0.1, 0.01), (0.4, 0.04))  # a quarter of the Dice, a quarter of the loss
+    assert weak.value.low > 0
+    assert weak.relative.estimate == pytest.approx(0, abs=1)
+    assert weak.verdict == UNDECIDED
+    flat = thick((0.4, 0.01), (0.4, 0.04))  # 1 of .38 against 4 of .32 points
+    assert flat.relative.estimate == pytest.approx(100 * (-0.01 / 0.38 + 0.04 / 0.32), abs=1)
+    assert flat.verdict == SUPPORTED
+
+
 def test_risk_needs_cutoffs_or_a_development_split():
     cells = [candidate(VIT, dev=False), candidate(CNN, dev=False)]
     assert assess_claims(cells, **DRAW)[4].lack == Lack("development")

@@ -30,7 +30,7 @@ def test_one_training_each_gives_the_paired_difference_over_patients() -> None:
     vit, flat = candidate(SCRATCH, mean=0.66), candidate(SCRATCH, "model.vit.depth=0", mean=0.6)
     (found,) = worths([flat, vit], **DRAW)
     assert (found.part, found.families) == ("transformer", (SCRATCH_VIT, NO_TRANSFORMER))
-    for value, column in ((found.difference, "dice"), (found.prior, "prior_dice")):
+    for value, column in ((found.difference, "dice"), (found.plain, "plain_dice")):
         difference = (lesions(vit)[column] - lesions(flat)[column]).to_numpy()
         expected = mean_ci(difference, lesions(vit)["patient_id"], **DRAW)
         np.testing.assert_allclose(value, [expected.estimate, expected.low, expected.high])
@@ -66,10 +66,10 @@ def test_pretraining_of_vit_and_cnn_each_by_itself() -> None:
     assert worths(arms[1:3], **DRAW) == []
 
 
-def test_without_the_protocol_prior_there_is_no_value_of_it() -> None:
+def test_without_plain_masks_there_is_no_value_of_them() -> None:
     vit, flat = candidate(SCRATCH), candidate(SCRATCH, "model.vit.depth=0")
-    (found,) = worths([vit, Candidate(settings=flat.settings, table=flat.table.drop(columns="prior_dice"))], **DRAW)
-    assert found.prior is None
+    (found,) = worths([vit, Candidate(settings=flat.settings, table=flat.table.drop(columns="plain_dice"))], **DRAW)
+    assert found.plain is None
 
 
 def test_an_interval_that_holds_zero_or_of_few_patients_decides_nothing() -> None:

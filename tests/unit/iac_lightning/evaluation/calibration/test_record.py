@@ -25,6 +25,7 @@ THICK_IS_OWN = {
         {"above_mm": 4.0, "up_to_mm": None, "threshold": 0.2},
     ],
 }
+ONE_FOR_ALL: dict[str, Any] = {"used": False, "why": "one threshold for all", "strata": []}
 RECORD: dict[str, Any] = {
     "temperature": 2.0,
     "bias": -1,
@@ -34,12 +35,16 @@ RECORD: dict[str, Any] = {
     "warnings": ["the bones are old"],
     "reliability_before": [{"bin": [0, 0.1]}],
     "reliability_after": [],
-    "threshold": 0.5,
-    "dice": 0.75,
-    "thickness": THICK_IS_OWN,
-    "prior_threshold": 0.3,
-    "prior_dice": 0.8,
-    "prior_thickness": {"used": False, "why": "one threshold for all", "strata": []},
+    "operating_point": {
+        "aim": "balanced",
+        "rule": "protocol",
+        "least_lesion_mm3": 0.0,
+        "threshold": 0.3,
+        "thickness": ONE_FOR_ALL,
+        "alternatives": ["a table"],
+    },
+    "plain_threshold": 0.5,
+    "plain_thickness": THICK_IS_OWN,
     "checkpoint_sha256": "0123",
     "depends_on": "4567",
 }
@@ -49,6 +54,11 @@ sigmoid(2.197 / 2 − 1) = 0.525."""
 RAW = [0.6, 0.6, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.5]
 HU = [200, 200, 200, 129, 129, 200, 200, 200, 130]
 """A row of voxels: two unsure neighbours, two sure ones that are dark, a sure one alone, and one as likely as not."""
+
+
+def with_point(**changed: Any) -> dict[str, Any]:
+    """The record with another operating point."""
+    return RECORD | {"operating_point": RECORD["operating_point"] | changed}
 
 
 def row(values: list[Any], dtype: type) -> Volume:
@@ -72,33 +82,45 @@ def test_apply_by_hand(calibration: Calibration):
 def test_masks_by_hand(calibration: Calibration):
     """At 0.5 the sure ones; under the protocol at 0.3 the unsure pair too, but nothing dark and nothing alone."""
     probability = calibration.apply(row(RAW, np.float32))
-    plain, protocol = calibration.masks(probability, row(HU, np.int16), 2.0)
+    protocol, plain = calibration.masks(probability, row(HU, np.int16), 2.0)
     assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
     assert plain.data.dtype == protocol.data.dtype == np.bool_
 
 
-def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Calibration):
-    assert [calibration.threshold(mm) for mm in (1.0, 4.0, 4.01)] == [0.5, 0.5, 0.2]
-    assert [calibration.threshold(mm, prior=True) for mm in (1.0, 4.0, 4.01)] == [0.3] * 3
+def test_rule_and_least_lesion_by_hand(calibration: Calibration):
+    """At 0.3 all but the last: two pairs and a single voxel, each voxel of 0.5 mm³."""
     probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
-    plain, protocol = calibration.masks(probability, hu, 5.0)
+    for rule, least_mm3, expected in (
+        ("none", 0.0, [1, 1, 0, 1, 1, 0, 1, 0, 0]),
+        ("none", 0.5, [1, 1, 0, 1, 1, 0, 1, 0, 0]),
+        ("none", 0.6, [1, 1, 0, 1, 1, 0, 0, 0, 0]),
+        ("protocol", 1.0, [1, 1, 0, 0, 0, 0, 0, 0, 0]),
+        ("protocol", 1.1, [0] * 9),
+    ):
+        cut = Calibration.from_dict(with_point(rule=rule, least_lesion_mm3=least_mm3))
+        assert cut.masks(probability, hu, 2.0).mask.data.ravel().tolist() == expected, (rule, least_mm3)
+
+
+def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Calibration):
+    assert [calibration.plain.at(mm) for mm in (1.0, 4.0, 4.01)] == [0.5, 0.5, 0.2]
+    assert [calibration.point.thresholds.at(mm) for mm in (1.0, 4.0, 4.01)] == [0.3] * 3
+    probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
+    protocol, plain = calibration.masks(probability, hu, 5.0)
     assert plain.data.ravel().tolist() == [1, 1, 0, 1, 1, 0, 1, 0, 1]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
-    other = Calibration.from_dict(RECORD | {"thickness": RECORD["prior_thickness"], "prior_thickness": THICK_IS_OWN})
-    plain, protocol = other.masks(probability, hu, 5.0)
+    other = Calibration.from_dict(with_point(thickness=THICK_IS_OWN) | {"plain_thickness": ONE_FOR_ALL})
+    protocol, plain = other.masks(probability, hu, 5.0)
     assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]  # at 0.2 the last voxel stays alone
-    strict = replace(other, prior=replace(other.prior, general=0.9))
-    assert not strict.masks(probability, hu, 2.0)[1].data.any()
-    assert strict.masks(probability, hu, 5.0)[1].data.sum() == 2
+    strict = Calibration.from_dict(with_point(threshold=0.9, thickness=THICK_IS_OWN))
+    assert not strict.masks(probability, hu, 2.0).mask.data.any()
+    assert strict.masks(probability, hu, 5.0).mask.data.sum() == 2
 
 
-def test_a_probability_at_its_threshold_belongs_to_the_mask(calibration: Calibration):
-    quarters = replace(
-        calibration, plain=replace(calibration.plain, general=0.75), prior=replace(calibration.prior, general=0.5)
-    )
-    plain, protocol = quarters.masks(row([0.75, 0.74, 0.0, 0.5, 0.5], np.float32), row([200] * 5, np.int16), 2.0)
+def test_a_probability_at_its_threshold_belongs_to_the_mask():
+    quarters = Calibration.from_dict(with_point(threshold=0.5) | {"plain_threshold": 0.75})
+    protocol, plain = quarters.masks(row([0.75, 0.74, 0.0, 0.5, 0.5], np.float32), row([200] * 5, np.int16), 2.0)
     assert plain.data.ravel().tolist() == [1, 0, 0, 0, 0]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 1, 1]
 
@@ -120,14 +142,15 @@ def test_there_and_back_gives_the_same_bytes():
 
 
 def test_what_is_changed_is_written_in_its_place(calibration: Calibration):
-    changed = replace(calibration, bias=0.5, prior=replace(calibration.prior, general=0.4)).to_dict()
+    changed = replace(calibration, bias=0.5, point=replace(calibration.point, least_lesion_mm3=2.0)).to_dict()
     assert list(changed) == list(RECORD)
-    assert changed == RECORD | {"bias": 0.5, "prior_threshold": 0.4}
+    assert changed == with_point(least_lesion_mm3=2.0) | {"bias": 0.5}
 
 
 def test_facts_are_given_in_the_order_they_are_asked_for(calibration: Calibration):
     assert list(calibration.facts(("n_patients", "bias")).items()) == [("n_patients", 7), ("bias", -1)]
-    assert calibration.facts(APPLIED) == {name: RECORD[name] for name in APPLIED}
+    deciding = {name: value for name, value in RECORD["operating_point"].items() if name != "alternatives"}
+    assert calibration.facts(APPLIED) == {name: RECORD[name] for name in APPLIED} | {"operating_point": deciding}
     with pytest.raises(KeyError):
         calibration.facts(("nobody",))
 
@@ -137,8 +160,10 @@ def test_it_travels_to_worker_processes(calibration: Calibration):
 
 
 def test_a_file_without_its_numbers_is_refused_by_name():
-    broken = {name: value for name, value in RECORD.items() if name not in ("bias", "prior_thickness")}
-    with pytest.raises(UserError, match=r"runs/a/calibration\.json: .* without bias, prior_thickness.*iac calibrate"):
+    broken = {name: value for name, value in RECORD.items() if name not in ("bias", "plain_thickness")}
+    broken["operating_point"] = {"aim": "dice", "rule": "none", "least_lesion_mm3": 1, "threshold": 0.5}
+    told = "without bias, plain_thickness, operating_point.thickness: .*iac calibrate"
+    with pytest.raises(UserError, match=rf"runs/a/calibration\.json: .* {told}"):
         Calibration.from_dict(broken, "runs/a/calibration.json")
     with pytest.raises(UserError, match=r"^calibration\.json: "):
         Calibration.from_dict(broken)
@@ -162,8 +187,9 @@ def test_described_for_the_terminal(calibration: Calibration):
         "  adaptive_ece: 0.125 before, 0.125 after",
         "  brier: 0.125 before, 0.125 after",
         "  nll: 0.125 before, 0.125 after",
-        "  threshold 0.5 (mean Dice 0.750), with the protocol prior 0.3 (0.800)",
-        "  by slice thickness: thresholds by stratum",
+        "  operating point (balanced): probability ≥ 0.3; at least 130 HU, no single voxels",
+        "  by slice thickness: one threshold for all",
+        "  threshold alone: 0.5",
         "  warning: the bones are old",
     ]
 
@@ -178,26 +204,39 @@ def test_described_for_the_terminal(calibration: Calibration):
         ({"temperature": 20.1}, "temperature 20.1"),
         ({"bias": float("inf")}, "bias inf"),
         ({"bias": None}, "bias None"),
-        ({"threshold": 2}, "threshold 2, expected a number between 0 and 1"),
-        ({"threshold": 0.0}, "threshold 0.0"),
-        ({"threshold": True}, "threshold True"),
-        ({"prior_threshold": -0.5}, "prior_threshold -0.5"),
-        ({"thickness": []}, "thickness without used"),
-        ({"prior_thickness": {"used": True}}, "prior_thickness without used .* and strata"),
+        ({"plain_threshold": 2}, "plain_threshold 2, expected a number between 0 and 1"),
+        ({"plain_threshold": 0.0}, "plain_threshold 0.0"),
+        ({"plain_threshold": True}, "plain_threshold True"),
+        (with_point(threshold=-0.5), r"operating_point\.threshold -0.5"),
+        (with_point(rule="bright"), r"operating_point\.rule 'bright', expected protocol, none"),
+        (with_point(aim=None), r"operating_point\.aim None, expected balanced, dice"),
+        (with_point(least_lesion_mm3=-1), r"operating_point\.least_lesion_mm3 -1, expected a number of 0 or more"),
+        ({"operating_point": 0.5}, "operating_point 0.5, expected an object"),
+        ({"plain_thickness": []}, "plain_thickness without used"),
+        (with_point(thickness={"used": True}), r"operating_point\.thickness without used .* and strata"),
         (
-            {"thickness": {"used": True, "strata": [{"above_mm": 0, "up_to_mm": 4, "threshold": 2}]}},
-            r"thickness\.strata\[0\]",
+            {"plain_thickness": {"used": True, "strata": [{"above_mm": 0, "up_to_mm": 4, "threshold": 2}]}},
+            r"plain_thickness\.strata\[0\]",
         ),
         (
-            {"thickness": {"used": True, "strata": [{"above_mm": 4, "up_to_mm": 1, "threshold": 0.2}]}},
-            r"thickness\.strata\[0\]",
+            {"plain_thickness": {"used": True, "strata": [{"above_mm": 4, "up_to_mm": 1, "threshold": 0.2}]}},
+            r"plain_thickness\.strata\[0\]",
         ),
-        ({"thickness": {"used": True, "strata": [{"threshold": 0.2}]}}, r"thickness\.strata\[0\]"),
+        ({"plain_thickness": {"used": True, "strata": [{"threshold": 0.2}]}}, r"plain_thickness\.strata\[0\]"),
     ],
 )
 def test_values_that_no_calibration_has_are_refused(changed: dict[str, Any], told: str):
     with pytest.raises(UserError, match=rf"a\.json: not a calibration: {told}.*iac calibrate"):
         Calibration.from_dict(RECORD | changed, "a.json")
+
+
+def test_a_calibration_of_before_operating_points_is_read_as_what_it_did(calibration: Calibration):
+    old = {name: value for name, value in RECORD.items() if name not in APPLIED[2:5]}
+    old |= {"threshold": 0.5, "thickness": THICK_IS_OWN, "prior_threshold": 0.3, "prior_thickness": ONE_FOR_ALL}
+    found = Calibration.from_dict(old)
+    assert found.point == replace(calibration.point, aim="dice")
+    assert found.plain == calibration.plain
+    assert Calibration.from_dict(found.to_dict()) == found
 
 
 def test_temperatures_at_their_limits_are_fine():

@@ -179,18 +179,17 @@ def scored(best: float, prior_best: float, thickness_mm: float, has_lesion: bool
 def test_both_masks_get_the_threshold_of_their_own_best_mean_dice():
     scores = [scored(0.4, 0.2, 1.0), scored(0.4, 0.2, 3.0), scored(0.9, 0.9, 1.0, has_lesion=False)]
     chosen = choose_thresholds(scores, ["a", "b", "c"], 0, strata_from_edges([2.0]))
-    assert (chosen["threshold"], chosen["prior_threshold"]) == (0.4, 0.2)
-    assert (chosen["dice"], chosen["prior_dice"]) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert (chosen["plain_threshold"], chosen["operating_point"]["threshold"]) == (0.4, 0.2)
+    assert chosen["plain_score"] == pytest.approx(0.9)
     assert (chosen["n_with_lesion"], chosen["n_lesion_voxels_unseen"]) == (2, 3)
-    for name in ("thickness", "prior_thickness"):
-        assert [(s["stratum"], s["n_patients"]) for s in chosen[name]["strata"]] == [("≤ 2 mm", 1), ("> 2 mm", 1)]
-    assert list(chosen)[:3] == ["threshold", "dice", "thickness"]  # as calibration.json has them
+    for found in (chosen["plain_thickness"], chosen["operating_point"]["thickness"]):
+        assert [(s["stratum"], s["n_patients"]) for s in found["strata"]] == [("≤ 2 mm", 1), ("> 2 mm", 1)]
 
 
 def test_the_strata_of_each_mask_are_its_own():
     """Thick slices want another threshold for the plain mask, but not under the protocol."""
     scores = [scored(0.3, 0.5, 1.0) if k % 2 else scored(0.7, 0.5, 5.0) for k in range(40)]
     chosen = choose_thresholds(scores, [f"p{k // 2}" for k in range(40)], 0, strata_from_edges([2.0]))
-    assert chosen["thickness"]["used"]
-    assert [s["threshold"] for s in chosen["thickness"]["strata"]] == [0.3, 0.7]
-    assert not chosen["prior_thickness"]["used"]
+    assert chosen["plain_thickness"]["used"]
+    assert [s["threshold"] for s in chosen["plain_thickness"]["strata"]] == [0.3, 0.7]
+    assert not chosen["operating_point"]["thickness"]["used"]

@@ -39,13 +39,13 @@ def test_one_voxel_by_hand() -> None:
     assert first.reach.tolist() == [0.5]
     assert second.reach.tolist() == [0.375]
     # the protocol drops single voxels: from 0.375 on there is but one
-    assert first.prior_reach.tolist() == second.prior_reach.tolist() == [0.375]
-    assert at(first.prior_dice, 0.5) == 0
-    assert at(first.prior_dice, 0.36) == pytest.approx(2 / 3)
+    assert first.protocol_reach.tolist() == second.protocol_reach.tolist() == [0.375]
+    assert at(first.protocol_dice, 0.5) == 0
+    assert at(first.protocol_dice, 0.36) == pytest.approx(2 / 3)
 
 
-def test_what_is_dark_is_not_reached_after_the_prior() -> None:
-    assert trip(0, hu=129.0).prior_reach.tolist() == [0]
+def test_what_is_dark_is_not_reached_after_the_protocol() -> None:
+    assert trip(0, hu=129.0).protocol_reach.tolist() == [0]
 
 
 def test_the_scans_own_grid_loses_nothing() -> None:
@@ -56,7 +56,7 @@ def test_the_scans_own_grid_loses_nothing() -> None:
     assert back.dice.tolist() == [1] * len(RAW_GRID)
     assert back.lesion_mm3.tolist() == [1, 0.5]
     assert back.reach.tolist() == [1, 1]
-    assert back.prior_reach.tolist() == [1, 0]  # the single voxel
+    assert back.protocol_reach.tolist() == [1, 0]  # the single voxel
 
 
 def test_the_best_threshold_serves_all_scans() -> None:
@@ -64,16 +64,16 @@ def test_the_best_threshold_serves_all_scans() -> None:
     assert top.half == 0.5
     assert top.best == pytest.approx(2 / 3)
     assert 0.125 < top.best_threshold <= 0.375
-    assert top.prior == pytest.approx(2 / 3)
-    assert 0.125 < top.prior_threshold <= 0.375
+    assert top.protocol == pytest.approx(2 / 3)
+    assert 0.125 < top.protocol_threshold <= 0.375
     assert ceiling([trip(0), trip(1)], [trip(0)]).half == 1
     assert ceiling([trip(0), trip(1)], [trip(0)]).best == pytest.approx(2 / 3)  # by the threshold of both
 
 
 def test_lost_lesions_are_counted_by_volume() -> None:
     trips = [trip(0), trip(1)]
-    assert lost(trips, 0.5, 0, 5, prior=False) == (1, 2)
-    assert lost(trips, 0.5, 0, 5, prior=True) == (2, 2)
-    assert lost(trips, 0.3, 0, 5, prior=True) == (0, 2)
-    assert lost(trips, 0.5, 0, 0.9, prior=False) == (0, 0)
-    assert lost(trips, 0.5, 1, 5, prior=False) == (0, 0)  # an edge belongs to the smaller class
+    assert lost(trips, 0.5, 0, 5, protocol=False) == (1, 2)
+    assert lost(trips, 0.5, 0, 5, protocol=True) == (2, 2)
+    assert lost(trips, 0.3, 0, 5, protocol=True) == (0, 2)
+    assert lost(trips, 0.5, 0, 0.9, protocol=False) == (0, 0)
+    assert lost(trips, 0.5, 1, 5, protocol=False) == (0, 0)  # an edge belongs to the smaller class

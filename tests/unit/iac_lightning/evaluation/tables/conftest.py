@@ -24,5 +24,5 @@ def table() -> pd.DataFrame:
         ("c1", "c", 6.0, mask(3), mask(0)),
         ("c2", "c", 6.1, mask(0), mask(0)),
     ]
-    prior = series_metrics(mask(0), mask(0))
-    return series_table([series_row(s, p, t, series_metrics(x, y), prior, 1.0) for s, p, t, x, y in pairs])
+    plain = series_metrics(mask(0), mask(0))
+    return series_table([series_row(s, p, t, series_metrics(x, y), plain, 1.0) for s, p, t, x, y in pairs])

@@ -14,13 +14,13 @@ TABLE = pd.DataFrame(
         "slice_thickness_mm": [1.0, 2.0, 3.0, 4.0],
         "has_lesion": [True, True, True, False],
         "dice": [0.5, 0.75, 0.875, 0.0],
-        "prior_dice": [0.75, 0.75, 1.0, 1.0],
+        "plain_dice": [0.75, 0.75, 1.0, 1.0],
         "volume_mm3": [1.0, 2.0, 3.0, 4.0],
     }
 )
 FOUND = {  # in the order of NAMES
-    "mean_tokens": [{"dice": d, "prior_dice": p} for d, p in ((0.875, 0.5), (0.5, 0.5), (0.75, 0.5), (0.9, 0.0))],
-    "silenced_attention": [{"dice": d, "prior_dice": 0.75} for d in (0.625, 0.25, 0.5, 0.0)],
+    "mean_tokens": [{"dice": d, "plain_dice": p} for d, p in ((0.875, 0.5), (0.5, 0.5), (0.75, 0.5), (0.9, 0.0))],
+    "silenced_attention": [{"dice": d, "plain_dice": 0.75} for d in (0.625, 0.25, 0.5, 0.0)],
 }
 
 
@@ -44,17 +44,17 @@ def test_what_is_lost_is_what_it_was_worth() -> None:
         "n_patients": 2,
     }  # lesion-free: not counted
     assert tokens["wilcoxon_p"] == 1
-    assert tokens["protocol_prior"]["difference"]["mean"] == pytest.approx((0.25 + 0.25 + 0.5) / 3)
-    assert tokens["protocol_prior"]["difference"]["ci95"] == pytest.approx([0.25, 0.5])
+    assert tokens["plain"]["difference"]["mean"] == pytest.approx((0.25 + 0.25 + 0.5) / 3)
+    assert tokens["plain"]["difference"]["ci95"] == pytest.approx([0.25, 0.5])
     assert attention["difference"]["mean"] == pytest.approx(0.25)
     assert attention["difference"]["ci95"] == pytest.approx([0.25, 0.25])
 
 
-def test_without_the_protocol_prior_there_is_nothing_of_it() -> None:
+def test_without_plain_masks_there_is_nothing_of_them() -> None:
     found = {"mean_tokens": [{"dice": row["dice"]} for row in FOUND["mean_tokens"]]}
-    table = control_table(TABLE.drop(columns="prior_dice"), NAMES, found)
-    assert not [name for name in table if "prior" in str(name)]
-    assert "protocol_prior" not in summarise_controls(table, ["mean_tokens"], seed=0, resamples=10)["mean_tokens"]
+    table = control_table(TABLE.drop(columns="plain_dice"), NAMES, found)
+    assert not [name for name in table if "plain" in str(name)]
+    assert "plain" not in summarise_controls(table, ["mean_tokens"], seed=0, resamples=10)["mean_tokens"]
 
 
 def test_without_lesions_nothing_is_known() -> None:

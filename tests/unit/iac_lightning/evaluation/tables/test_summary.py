@@ -51,7 +51,7 @@ def test_errors_surfaces_and_scores(table):
     rows = table.set_index("series_id")
     assert rows["volume_error_mm3"].tolist() == [0.0, 0.0, 6.0, 0.0]
     assert rows["true_volume_error_mm3"].tolist() == [3.0, 7.0, 5.0, -1.0]
-    assert rows["prior_true_volume_error_mm3"].tolist() == [-1.0] * 4
+    assert rows["plain_true_volume_error_mm3"].tolist() == [-1.0] * 4
     assert np.isinf(rows.loc["c1", "hd95_mm"])
     assert np.isnan(rows.loc["c2", "hd95_mm"])
     found = summarise(table, seed=0, resamples=50)
@@ -59,7 +59,7 @@ def test_errors_surfaces_and_scores(table):
     assert (found["hd95_mm"]["n"], found["n_hd95_infinite"]) == (2, 1)
     assert (found["nsd_1mm"]["mean"], found["nsd_1mm"]["n"]) == (1.0, 2)
     assert "agatston" not in found  # no scans
-    scored = table.assign(agatston=[1.0, 4.0, 2.0, 0.0], label_agatston=[1.0, 2.0, 0.0, 0.0], prior_agatston=0.0)
+    scored = table.assign(agatston=[1.0, 4.0, 2.0, 0.0], label_agatston=[1.0, 2.0, 0.0, 0.0], plain_agatston=0.0)
     score = summarise(scored, seed=0, resamples=50)["agatston"]
     assert (score["bias"], score["median_absolute"]) == (1.0, 1.0)
     assert score["icc"]["value"] == pytest.approx(icc_2_1(np.array([[1, 1], [4, 2], [2, 0], [0, 0.0]])))
@@ -99,16 +99,16 @@ def test_masks_are_summarised_in_other_processes_alike():
     with Helpers(2, "evaluation.workers") as helpers:
         found = summarise(frame, seed=0, resamples=50, each=helpers.results)
     assert json.dumps(found) == json.dumps(summarise(frame, seed=0, resamples=50))
-    assert list(found)[-2:] == ["protocol_prior", "uncalibrated"]
+    assert list(found)[-2:] == ["plain", "uncalibrated"]
 
 
-def test_prior_figures_stand_apart(table):
+def test_figures_of_a_threshold_alone_stand_apart(table):
     found = summarise(table, seed=0, resamples=50)
-    assert found["protocol_prior"]["dice"]["mean"] == 1.0
-    assert found["protocol_prior"]["n_both_empty"] == 4
-    assert found["protocol_prior"]["ppv"]["mean"] is None
-    plain = table.drop(columns=[c for c in table if c.startswith("prior_")])
-    assert "protocol_prior" not in summarise(plain, seed=0, resamples=50)
+    assert found["plain"]["dice"]["mean"] == 1.0
+    assert found["plain"]["n_both_empty"] == 4
+    assert found["plain"]["ppv"]["mean"] is None
+    result = table.drop(columns=[c for c in table if c.startswith("plain_")])
+    assert "plain" not in summarise(result, seed=0, resamples=50)
 
 
 def test_figures_of_the_uncalibrated_network_stand_apart():

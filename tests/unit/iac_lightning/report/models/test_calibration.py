@@ -15,7 +15,14 @@ def test_calibration_before_and_after(model_results):
         for when, v in (("before", 0.02 * (k + 1)), ("after", 0.01 * (k + 1)))
         for suffix in ("", "_ci95")
     }
-    known = {"temperature": 1.25, "bias": -0.5, "threshold": 0.3, "n_series": 9, "n_patients": 5, "seed": 4}
+    known = {
+        "temperature": 1.25,
+        "bias": -0.5,
+        "operating_point": {"threshold": 0.3},
+        "n_series": 9,
+        "n_patients": 5,
+        "seed": 4,
+    }
     known |= {"warnings": ["a warning"], "reliability_before": rows, "reliability_after": rows[:2], **qualities}
     assert calibration_section(model_results) is None
     section = calibration_section(

@@ -20,10 +20,10 @@ def controlled(model_results: dict[str, ModelResult]) -> dict[str, ModelResult]:
 
     def under(model: ModelResult, loss: float, **facts: Any) -> ModelResult:
         lost = [
-            {"dice": max(row["dice"] - loss, 0), "prior_dice": max(row["prior_dice"] - loss, 0)}
+            {"dice": max(row["dice"] - loss, 0), "plain_dice": max(row["plain_dice"] - loss, 0)}
             for row in model.table.to_dict("records")
         ]
-        same = [{"dice": row["dice"], "prior_dice": row["prior_dice"]} for row in model.table.to_dict("records")]
+        same = [{"dice": row["dice"], "plain_dice": row["plain_dice"]} for row in model.table.to_dict("records")]
         found = {"mean_tokens": lost, "silenced_attention": same}
         table = control_table(model.table, model.table["series_id"].tolist(), found)
         controls = summarise_controls(table, list(found), seed=0, resamples=100)
@@ -55,12 +55,12 @@ def test_tables_hold_the_network_as_it_is_beside_each_control(controlled: dict[s
     assert section is not None
     assert section.text.endswith("Missing.")
     controls, worth = section.tables
-    assert [row[0] for row in controls.rows] == ["VIT", "+ protocol prior", "SCRATCH", "+ protocol prior"]
-    vit, prior = controls.rows[:2]
+    assert [row[0] for row in controls.rows] == ["VIT", "threshold alone", "SCRATCH", "threshold alone"]
+    vit, plain = controls.rows[:2]
     own, tokens = (float(cell[0]) for cell in vit[1:3])
     assert float(vit[3][0]) == pytest.approx(own - tokens, abs=1.1e-3)
     assert vit[4][0] == vit[1][0]
-    assert float(prior[1][0]) == pytest.approx(controlled["vit"].summary["protocol_prior"]["dice"]["mean"], abs=5e-4)
+    assert float(plain[1][0]) == pytest.approx(controlled["vit"].summary["plain"]["dice"]["mean"], abs=5e-4)
     assert worth.name == "worth"
     assert controls_section({"cnn": controlled["cnn"]}, [], "", CONTEXT) is None
 

@@ -85,13 +85,13 @@ def test_csv_beside_the_page_holds_the_same_figures(model_results, tmp_path):
     write_report(tmp_path, model_results, CONTEXT)
     table = pd.read_csv(tmp_path / "models.csv").set_index(["run", "variant"])
     summary = model_results["cnn"].summary
-    assert table.loc[("cnn", "plain"), "dice"] == pytest.approx(summary["dice"]["mean"])
-    assert table.loc[("cnn", "protocol prior"), "dice"] == pytest.approx(summary["protocol_prior"]["dice"]["mean"])
-    assert table.loc[("cnn", "protocol prior"), "threshold"] == 0.3
-    assert table.loc[("cnn", "plain"), "volume_icc_low"] == pytest.approx(summary["volume_icc"]["ci95"][0])
+    assert table.loc[("cnn", "result"), "dice"] == pytest.approx(summary["dice"]["mean"])
+    assert table.loc[("cnn", "plain"), "dice"] == pytest.approx(summary["plain"]["dice"]["mean"])
+    assert table.loc[("cnn", "plain"), "threshold"] == 0.3
+    assert table.loc[("cnn", "result"), "volume_icc_low"] == pytest.approx(summary["volume_icc"]["ci95"][0])
     assert list(pd.read_csv(tmp_path / "models.csv")) == list(MODEL_COLUMNS)
     comparisons = pd.read_csv(tmp_path / "comparisons.csv")
-    assert comparisons["variant"].value_counts().to_dict() == {"plain": 3, "protocol prior": 3}
+    assert comparisons["variant"].value_counts().to_dict() == {"result": 3, "plain": 3}
     assert holm(comparisons["p"][:3]) == pytest.approx(comparisons["p_holm"][:3])
 
 

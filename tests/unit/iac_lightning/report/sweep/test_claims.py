@@ -65,6 +65,10 @@ def test_thick_slices() -> None:
         "ViT, from scratch against CNN, the same heads at simulated thicknesses (iac stress); mean of 1 pair"
     )
     assert "scans as they were acquired" in compared(replace(claim, simulated=False))
+    undecided = replace(claim, relative=Value(2.0, -1.0, 5.0), verdict=UNDECIDED)
+    assert ours(undecided).endswith("points per mm; of its own Dice +2.0 [−1.0; +5.0] % per mm")
+    assert remark(undecided) == "little Dice has little to lose: in % of its own Dice per mm no difference is told"
+    assert remark(replace(undecided, verdict=SUPPORTED)) == ""
 
 
 def test_risk_groups() -> None:

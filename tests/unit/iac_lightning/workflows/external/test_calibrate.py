@@ -95,7 +95,7 @@ def test_by_the_rule_of_the_projects_own_models(
     assert (found["n_voxels"], found["n_lesion_voxels"]) == (len(p), y.sum())
     assert (found["n_series"], found["n_patients"], found["n_lesion_voxels_unseen"]) == (4, 3, 0)
     assert "100 HU" in found["domain"]
-    assert f"threshold {found['threshold']:g}" in describe_calibration(Calibration.from_dict(found))
+    assert f"threshold alone: {found['plain_threshold']:g}" in describe_calibration(Calibration.from_dict(found))
     assert (out / "figures/reliability.png").stat().st_size > 10_000
     written = {path.name for path in out.iterdir() if not path.name.endswith(".lock")}
     assert written == {"calibration.json", "evaluation", "figures", "model.json", "test_looks.jsonl"}
@@ -104,23 +104,23 @@ def test_by_the_rule_of_the_projects_own_models(
         hu, _, probability = scans[name]
         logit = special.logit(np.clip(probability, 1e-20, np.float32(1 - 1e-7)).astype(float))
         mask = special.expit(logit / found["temperature"] + found["bias"]).astype(np.float32) >= np.float32(threshold)
-        return mask, protocol_prior(Volume(mask, GRID), Volume(hu, GRID)).data
+        return protocol_prior(Volume(mask, GRID), Volume(hu, GRID)).data, mask
 
-    for k, prefix in enumerate(("", "prior_")):
+    thresholds = found["operating_point"]["threshold"], found["plain_threshold"]
+    for k, prefix in enumerate(("", "plain_")):
         means = [np.mean([dice(masks(name, t)[k], scans[name][1]) for name in DEV]) for t in CALIBRATED_GRID]
-        assert found[f"{prefix}dice"] == pytest.approx(max(means))
-        assert means[list(CALIBRATED_GRID).index(found[f"{prefix}threshold"])] == pytest.approx(max(means))
+        assert means[list(CALIBRATED_GRID).index(thresholds[k])] == pytest.approx(max(means))
         table = pd.read_csv(out / "evaluation/test.csv").set_index("series_id")
         for name in TEST:
-            expected = dice(masks(name, found[f"{prefix}threshold"])[k], scans[name][1])
+            expected = dice(masks(name, thresholds[k])[k], scans[name][1])
             assert table.loc[name, f"{prefix}dice"] == pytest.approx(expected)
     for name in TEST:
         assert table.loc[name, "uncalibrated_dice"] == pytest.approx(dice(scans[name][2] >= 0.5, scans[name][1]))
-    assert found["threshold"] != found["prior_threshold"]  # so that the two were told apart
+    assert thresholds[0] != thresholds[1]  # so that the two were told apart
     summary = json.loads((out / "evaluation/test.json").read_text())
     applied = summary["calibration"]
     assert {key: applied[key] for key in ("temperature", "bias")} == {k: found[k] for k in ("temperature", "bias")}
-    assert (summary["threshold"], summary["prior_threshold"]) == (found["threshold"], found["prior_threshold"])
+    assert (summary["threshold"], summary["plain_threshold"]) == thresholds
     assert applied["file"] == "calibration.json"
     assert "calibrated on 4 development scans" in capsys.readouterr().out
 
@@ -159,8 +159,8 @@ def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Pat
         evaluation=EvaluationConfig(thickness_edges_mm=(1.5, 3.0)),
     )
     found = json.loads((tmp_path / "out/calibration.json").read_text())
-    for name in ("thickness", "prior_thickness"):
-        assert [(s["above_mm"], s["up_to_mm"]) for s in found[name]["strata"]] == [(0, 1.5), (1.5, 3), (3, None)]
+    for by_thickness in (found["plain_thickness"], found["operating_point"]["thickness"]):
+        assert [(s["above_mm"], s["up_to_mm"]) for s in by_thickness["strata"]] == [(0, 1.5), (1.5, 3), (3, None)]
     assert found["thickness_edges_mm"] == [1.5, 3.0]
 
 
@@ -177,7 +177,7 @@ def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> 
     assert remarks["kinds"] == [["voxel size by the cohort table is not that of the file", len(TEST)]]
     model, look = load_external(out), record_look(out, "report", "test", "", None)
     result = external_result(model, "test", look)
-    assert result.threshold == json.loads((out / "calibration.json").read_text())["threshold"]
+    assert result.threshold == json.loads((out / "calibration.json").read_text())["operating_point"]["threshold"]
     assert [o.kind for o in overlays(model, result, "test", look)] == ["best", "median", "worst"]
     evaluate_predictions(tmp_path / "dev", cohort, "dev", out, threshold=0.5, label="other", workers=1)
     assert not has_development(out / "evaluation", "test")  # another threshold is another model

@@ -75,21 +75,23 @@ def test_masks_by_hand(cohort: Path, masks: Path, tmp_path: Path, capsys: pytest
     assert main([*command, "--label", "other"]) == 0
     table = pd.read_csv(out / "evaluation/test.csv").set_index("series_id")
     assert list(table.index) == sorted(SERIES)
-    assert table["dice"].tolist() == pytest.approx([2 * 12 / 28, 0, 0, 1, 1])
-    assert table["both_empty"].tolist() == [False, False, False, True, False]
-    assert table["volume_error_mm3"].tolist() == pytest.approx([-2.0, -4.0, 2.0, 0.0, 0.0])  # voxels of 0.5 mm³
-    assert table["true_volume_error_mm3"].tolist() == pytest.approx([-4.0, -10.0, -8.0, -10.0, -4.0])
-    assert np.isinf(table.loc[["a2", "b1"], "hd95_mm"]).all()
+    assert table["dice"].tolist() == pytest.approx([2 * 12 / 28, 0, 1, 1, 1])  # nothing that b1 predicts is bright
+    assert table["plain_dice"].tolist() == pytest.approx([2 * 12 / 28, 0, 0, 1, 1])
+    assert table["plain_both_empty"].tolist() == [False, False, False, True, False]
+    assert table["plain_volume_error_mm3"].tolist() == pytest.approx([-2.0, -4.0, 2.0, 0.0, 0.0])  # voxels of 0.5 mm³
+    assert table["plain_true_volume_error_mm3"].tolist() == pytest.approx([-4.0, -10.0, -8.0, -10.0, -4.0])
+    assert np.isinf(table.loc[["a2", "b1"], "plain_hd95_mm"]).all()
     assert table.loc["a1", "label_agatston"] == pytest.approx(2 * 8 * 0.25 * 2 * 2 / 3)  # 2 slices, 250 HU, 2 mm
-    assert table.loc["b1", "agatston"] == 0.0  # predicted, but nothing there is bright
-    assert table.loc["b1", "prior_dice"] == 1.0
+    assert table.loc["b1", "plain_agatston"] == 0.0
     summary = json.loads((out / "evaluation/test.json").read_text())
     assert (summary["run"], summary["threshold"], summary["seed"]) == ("other", None, 0)
     counts = ("n_series", "n_patients", "n_both_empty", "n_false_alarm", "n_missed", "n_hd95_infinite")
-    assert [summary[c] for c in counts] == [5, 4, 1, 1, 1, 2]
+    assert [summary[c] for c in counts] == [5, 4, 2, 0, 1, 1]
+    assert [summary["plain"][c] for c in counts[2:]] == [1, 1, 1, 2]
     assert load_external(out).label == "other"
     printed = capsys.readouterr().out
     assert "5 scans of 4 patients (masks)" in printed
+    assert "2 without and 1 with lesions; false alarms: 0 of 2" in printed
     assert "1 without and 1 with lesions; false alarms: 1 of 2" in printed
 
 
@@ -112,7 +114,7 @@ def test_every_form_gives_the_same_table(cohort: Path, masks: Path, tmp_path: Pa
         assert evaluate_predictions(tmp_path / folder, cohort, "test", threshold=0.9, workers=1)["dice"]["mean"] == 0
         everything = evaluate_predictions(tmp_path / folder, cohort, "test", threshold=0.05, workers=1)
         assert everything["sensitivity"]["mean"] == 1.0
-        assert everything["n_false_alarm"] == 2
+        assert everything["plain"]["n_false_alarm"] == 2
 
 
 def test_one_error_lists_everything(cohort: Path, masks: Path) -> None:
@@ -208,7 +210,7 @@ def test_report_beside_one_another(cohort: Path, masks: Path, tmp_path: Path) ->
     assert main(["report", *folders, "--out", str(tmp_path / "report")]) == 0
     models = pd.read_csv(tmp_path / "report/models.csv")
     assert models["model"].tolist() == ["masks", "masks", "other", "other"]
-    assert models["n_both_empty"].tolist() == [1, 2, 1, 2]
+    assert models["n_both_empty"].tolist() == [2, 1, 2, 1]
     page = (tmp_path / "report/index.html").read_text()
     assert "cannot be checked here: masks, other" in page
     assert "Best, median and worst scan" in page

@@ -34,10 +34,15 @@ CALIBRATION = Calibration.from_dict(
     {
         "temperature": 2.0,  # 0.6 becomes 0.310, 0.9 becomes 0.525, 0.5 becomes 0.269
         "bias": -1.0,
-        "threshold": 0.5,
-        "thickness": NO_STRATA,
-        "prior_threshold": 0.3,
-        "prior_thickness": NO_STRATA,
+        "plain_threshold": 0.5,
+        "plain_thickness": NO_STRATA,
+        "operating_point": {
+            "aim": "dice",
+            "rule": "protocol",
+            "least_lesion_mm3": 0.0,
+            "threshold": 0.3,
+            "thickness": NO_STRATA,
+        },
     }
 )
 
@@ -66,7 +71,7 @@ def test_a_mask_is_taken_as_it_is_and_by_the_protocol(series: Series, tmp_path: 
     write_nifti(row(ALL, np.uint8), tmp_path / "p/a1.nii.gz")
     (prediction,), problems = find_predictions(tmp_path / "p", [series])
     assert not problems
-    assert masks_of(prediction) == [ALL, PAIR, None]  # dark voxels go, and those that are then alone
+    assert masks_of(prediction) == [PAIR, ALL, None]  # dark voxels go, and those that are then alone
 
 
 def test_probabilities_are_cut_where_it_is_said(series: Series, tmp_path: Path) -> None:
@@ -74,18 +79,18 @@ def test_probabilities_are_cut_where_it_is_said(series: Series, tmp_path: Path) 
     for threshold, expected in ((None, ALL), (0.7, SURE)):
         (prediction,), _ = find_predictions(tmp_path / "p", [series], threshold)
         assert prediction.threshold == (threshold or 0.5)
-        assert masks_of(prediction)[0] == expected
+        assert masks_of(prediction)[1] == expected
 
 
 def test_a_calibrated_model_has_a_threshold_for_each_mask(series: Series, tmp_path: Path) -> None:
     write_nifti(row(RAW, np.float32), tmp_path / "p/a1.nii.gz")
     (prediction,), _ = find_predictions(tmp_path / "p", [series])
     calibrated = replace(prediction, calibration=CALIBRATION)
-    assert masks_of(calibrated) == [SURE, PAIR, ALL]  # the last without calibration
+    assert masks_of(calibrated) == [PAIR, SURE, ALL]  # the last without calibration
     measured = measure_prediction(calibrated)
     assert not isinstance(measured, str)
-    assert measured[0]["dice"] == 0.0
-    assert measured[0]["prior_dice"] == 1.0
+    assert measured[0]["dice"] == 1.0
+    assert measured[0]["plain_dice"] == 0.0
     assert measured[0]["uncalibrated_dice"] == pytest.approx(2 * 2 / (6 + 2))
 
 
@@ -110,9 +115,9 @@ def test_predictions_in_another_order_of_the_axes_and_in_capitals(series: Series
     write_nifti(turned, tmp_path / "p/a1.NII.GZ")
     (prediction,), problems = find_predictions(tmp_path / "p", [series])
     assert not problems
-    assert masks_of(prediction) == [ALL, PAIR, None]
+    assert masks_of(prediction) == [PAIR, ALL, None]
     foreground = np.array(RAW, np.float32)[::-1].reshape(1, 1, 1, 9)  # as nnU-Net writes it, on its mask's own voxels
     np.savez(tmp_path / "p/a1.npz", probabilities=np.concatenate([1 - foreground, foreground]))
     (prediction,), problems = find_predictions(tmp_path / "p", [series], 0.7)
     assert not problems
-    assert masks_of(prediction)[0] == SURE
+    assert masks_of(prediction)[1] == SURE

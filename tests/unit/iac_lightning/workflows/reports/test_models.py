@@ -29,8 +29,8 @@ from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
-from iac_lightning.workflows.reports.evaluated import evaluation, look_at, model_labels, shared_settings
-from iac_lightning.workflows.reports.models import report
+from iac_lightning.workflows.reports.evaluated import evaluation, load_entry, look_at, model_labels, shared_settings
+from iac_lightning.workflows.reports.models import report, report_command
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     folder = entry.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
     summary = summarise(table, 0, resamples=20, split=split, threshold=threshold)
-    write_summary({**summary, "prior_threshold": None}, folder / f"{split}.json")
+    write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
 def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
@@ -227,6 +227,14 @@ def test_settings_of_the_evaluation_decide_strata_groups_and_intervals(
     assert "Weakest on slices of &gt; 3 mm" in page
     with pytest.raises(UserError, match=r"different settings of evaluation \(thickness_edges_mm, .*coverage=…"):
         report([entries[0], replace(entries[1], evaluation=settings)], tmp_path / "page", "test")
+
+
+def test_operating_points_may_differ_and_no_page_changes_them(entries: list[ExternalModel]) -> None:
+    chosen = replace(entries[1], evaluation=EvaluationConfig(operating_point="dice", false_components_per_scan=2.0))
+    assert shared_settings([entries[0], chosen]).operating_point == "balanced"
+    assert "operating_point" not in report_command([chosen], Path("out"), "test", chosen.evaluation)
+    with pytest.raises(UserError, match=r"operating_point=lesion_f1: the masks of …/good are cut already"):
+        load_entry(entries[0].directory, ["evaluation.operating_point=lesion_f1"])
 
 
 def test_settings_that_decide_no_value_may_differ() -> None:
