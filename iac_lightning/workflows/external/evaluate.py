@@ -89,9 +89,8 @@ def evaluate_predictions(
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
     Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and operating point
-    (`external.calibrate`; writes `calibration.json`). Without, the annotation protocol is applied to the predicted
-    mask. Whether the model has learnt from these patients cannot be checked here. A look at the test split is recorded
-    in the output folder before anything of it is read.
+    (`external.calibrate`; writes `calibration.json`). Without, the protocol is applied to the predicted mask. Whether
+    the model learnt from these patients cannot be checked here. A look at the test split is recorded before it is read.
 
     Args:
         predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
@@ -120,13 +119,13 @@ def evaluate_predictions(
     folders = (predictions, Path(dev_predictions).absolute() if dev_predictions else None)
     look = None
     if split == GUARDED:
-        states = [files_state(folder) for folder in folders if folder]
-        seen = digest([sources_digest(cohort.split("dev", split), cohort.path.parent), *states])
+        sources = sources_digest(cohort.split("dev", split), cohort.path.parent)
+        seen = digest([sources, *(files_state(folder) for folder in folders if folder)])
         look = record_look(directory, "evaluate", split, model.look_hash, None, seen)
     chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
-    if folders[1] is not None:
+    if folders[1]:
         calibration = calibrate_predictions(
             folders[1],
             labelled_series(cohort, "dev"),
