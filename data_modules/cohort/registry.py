@@ -29,6 +29,8 @@ FOLDER = "test_registry"
 HOME = "IAC_REGISTRY"
 """Variable that names the user's registry."""
 
+_ENDING = ".registry.jsonl"
+
 USE = "use"
 """Event: images were learnt from, or chosen by."""
 
@@ -121,14 +123,14 @@ def own_folder() -> Path | None:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.glob("*.jsonl"))
+        return sorted(folder.glob(f"*{_ENDING}"))
     except OSError:
         return []
 
 
 def _append(folder: Path, event: Entry) -> bool:
     """Whether an event stands in the user's file of a folder now."""
-    path = folder / f"{os.getuid() if hasattr(os, 'getuid') else 'user'}.jsonl"
+    path = folder / f"{os.getuid() if hasattr(os, 'getuid') else 'user'}{_ENDING}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):

@@ -25,6 +25,8 @@ LOOK, SET, SHOWN = "look", "test set", "shown"
 _SMALL_MM3 = 5.0
 """Less, a few voxels, is found exactly by honest programs too."""
 _PERFECT = 0.995
+_MOST = 3
+"""Earlier test sets that are compared with this one in words."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def register_again(table: Path, look: RecordedLook | None, command: str, summary
     if not known or registry is None:
         return None
     if look is not None:
-        facts = {key: known[key] for key in ("test_set", "model", "settings")}
+        facts = {"test_set": known["test_set"], "model": known["judged"], "settings": known["settings"]}
         registry.add(look.id, LOOK, command=command, name=digest(str(summary.get("run")))[:8], **facts)
     return registry
 
@@ -111,17 +113,31 @@ def registry_at(table: Path) -> Registry | None:
 
 def look_facts(judged: Judged, directory: Path, model: str, settings: str) -> dict[str, Any]:
     """What an evaluation keeps of its test set: how often it was looked at, and what was found (`findings`)."""
-    known = {"test_set": judged.id, "n_images": len(judged.images), "model": model, "settings": settings}
+    known = {"test_set": judged.id, "n_images": len(judged.images), "judged": model, "settings": settings}
     return known | counts(judged.registry, judged.id) | {"findings": findings(judged.registry, known, directory)}
+
+
+_FIELDS: dict[str, dict[str, type]] = {
+    LOOK: {"test_set": str, "model": str, "settings": str, "name": str},
+    SET: {"test_set": str, "images": dict, "time": str},
+    USE: {"split": str, "images": list},
+    SHOWN: {"sha256": str},
+}
+
+
+def sound_events(registry: Registry, what: str) -> list[Entry]:
+    """Events of one kind, oldest first; those that somebody has made something else of are left out."""
+    fields = _FIELDS[what].items()
+    events = [entry for entry in registry.events().values() if entry.get("what") == what]
+    return [entry for entry in events if all(isinstance(entry.get(name), kind) for name, kind in fields)]
 
 
 def counts(registry: Registry, test_set: str) -> dict[str, int]:
     """Looks at a test set, or at one that shares half of its images or more, by whatever model in whatever folder."""
-    events = registry.events().values()
-    sets = {e["test_set"]: set(e["images"]) for e in events if e["what"] == SET}
+    sets = {e["test_set"]: set(e["images"]) for e in sound_events(registry, SET)}
     images = sets.get(test_set, set())
     same = {name for name, other in sets.items() if 2 * len(images & other) >= max(len(images), 1)} | {test_set}
-    found = [e for e in events if e["what"] == LOOK and e["test_set"] in same]
+    found = [e for e in sound_events(registry, LOOK) if e["test_set"] in same]
     return {
         "n_looks": len(found),
         "n_models": len({e["model"] for e in found}),
@@ -134,12 +150,10 @@ def findings(registry: Registry, known: Mapping[str, Any], directory: Path) -> l
 
     Args:
         registry: of the cohort.
-        known: `test_set` and `model`.
+        known: `test_set`, and `judged`: digest of weights or predictions.
         directory: of the model, with its own record of looks.
     """
-    events = registry.events()
-    sets = [e for e in events.values() if e["what"] == SET]
-    looked = [e for e in events.values() if e["what"] == LOOK]
+    sets, looked = sound_events(registry, SET), sound_events(registry, LOOK)
     now = next((e for e in reversed(sets) if e["test_set"] == known["test_set"]), None)
     found = [
         f"The registry of the test set was changed by hand ({path.parent.name}/{path.name})."
@@ -147,7 +161,7 @@ def findings(registry: Registry, known: Mapping[str, Any], directory: Path) -> l
     ]
     if now is None:
         return [*found, "The registry of the test set is missing: nobody can tell how often it was looked at."]
-    own = [e for e in looked if e["model"] == known["model"] and e["test_set"] == known["test_set"]]
+    own = [e for e in looked if e["model"] == known["judged"] and e["test_set"] == known["test_set"]]
     lacking = {e["key"] for e in own} - {str(e["id"]) for e in looks(directory)}
     if lacking:
         found.append(
@@ -161,7 +175,7 @@ def findings(registry: Registry, known: Mapping[str, Any], directory: Path) -> l
         )
     if len({e["name"] for e in own}) > 1:
         found.append("The same weights or predictions were looked at under other names before.")
-    return found + _changes(now, sets, looked) + _other_uses(set(now["images"]), events.values())
+    return found + _changes(now, sets, looked) + _other_uses(set(now["images"]), sound_events(registry, USE))
 
 
 def _changes(now: Entry, sets: Sequence[Entry], looked: Sequence[Entry]) -> list[str]:
@@ -186,21 +200,20 @@ def _changes(now: Entry, sets: Sequence[Entry], looked: Sequence[Entry]) -> list
                 f"split_salt was made anew since a look on {day}: patients cannot be compared with models of "
                 "before, scans can."
             )
-    return found
+    return found[-_MOST:]
 
 
-def _other_uses(images: set[str], events: Iterable[Entry]) -> list[str]:
+def _other_uses(images: set[str], used: Iterable[Entry]) -> list[str]:
     """How many images of a test set were used in which other split, by any model that is registered."""
     words = {"dev": "choose checkpoints, calibration or thresholds"}
     uses: dict[str, set[str]] = {}
-    for event in events:
-        if event["what"] == USE:
-            uses.setdefault(event["split"], set()).update(images & set(event["images"]))
+    for event in used:
+        uses.setdefault(event["split"], set()).update(images & set(map(str, event["images"])))
     return [
-        f"{len(used)} of {len(images)} scans of the test set were used to {words.get(split, 'train')} (as split "
+        f"{len(those)} of {len(images)} scans of the test set were used to {words.get(split, 'train')} (as split "
         f"'{split}', here or in another copy of the cohort): what was chosen there is fitted to this test set."
-        for split, used in sorted(uses.items())
-        if used
+        for split, those in sorted(uses.items())
+        if those
     ]
 
 
@@ -282,7 +295,7 @@ def guard_sentences(directory: Path, summary: Mapping[str, Any], split: str, tab
 
 def _not_as_shown(directory: Path, split: str, registry: Registry) -> list[str]:
     """Whether the table is the one that the registry saw when the last evaluation of this directory ended."""
-    events = registry.events()
+    events = {entry["key"]: entry for entry in sound_events(registry, SHOWN)}
     keys = [f"{look['id']}-{SHOWN}" for look in looks(directory)]
     shown = next((events[key] for key in reversed(keys) if key in events), None)
     if shown is None or shown["sha256"] == sha256(directory / "evaluation" / f"{split}.csv"):

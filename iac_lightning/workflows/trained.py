@@ -177,6 +177,11 @@ def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel)
     remarks: list[str | None] = []
     if not model.trained_on:
         remarks.append(f"the checkpoint of {model.run.config.name} does not say whom it has seen: nothing is verified.")
+    elif GUARDED in {s.series.split for s in series} and not any("tuned" in r for r in model.trained_on):
+        remarks.append(
+            "the checkpoint is an earlier version's: it knows the patients that it learnt from by their ids alone, and "
+            "nobody that it was tuned on."
+        )
     images = [(s.series.patient_id, s.image_digests) for s in series if s.series.patient_id in patients]
     everyone = {s.patient_id for s in cohort_of(model.run.config.data).series}
     judged = [s for s in series if s.series.split == GUARDED]

@@ -302,7 +302,7 @@ def test_looks_from_another_checkout(table: pd.DataFrame) -> None:
 def test_a_registry_that_was_deleted_or_changed(table: pd.DataFrame) -> None:
     shutil.rmtree(TABLE.parent / FOLDER)
     assert "1 looks at this test set are missing from the registry beside the cohort table" in page()
-    (file,) = Path("own").glob("*.jsonl")
+    (file,) = Path("own").glob("*.registry.jsonl")
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:1] + lines[2:]) + "\n")
     assert "The registry of the test set was changed by hand (own/" in page()

@@ -29,7 +29,7 @@ def test_events_stand_once_in_both_places_oldest_first(tmp_path: Path) -> None:
     assert r.add("a", "look", model="m")
     assert r.add("b", "look", model="m")
     assert list(r.events()) == ["b", "a"]
-    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.rglob("*.jsonl"))] == [2, 2]
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.rglob("*.registry.jsonl"))] == [2, 2]
     assert (r.changed_files(), r.missing_beside()) == ([], set())
 
 
@@ -56,7 +56,7 @@ def test_a_line_that_was_changed_or_taken_out_is_noticed(tmp_path: Path, change)
     r = registry(tmp_path)
     for k in range(3):
         r.add(f"k{k}", "look", model=f"m{k}")
-    (path,) = r.beside.glob("*.jsonl")
+    (path,) = r.beside.glob("*.registry.jsonl")
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     assert r.changed_files() == [path]
     r.add("later", "look")
@@ -66,7 +66,7 @@ def test_a_line_that_was_changed_or_taken_out_is_noticed(tmp_path: Path, change)
 def test_a_line_that_a_kill_cut_off_is_no_change(tmp_path: Path) -> None:
     r = registry(tmp_path)
     r.add("first", "look")
-    (path,) = r.beside.glob("*.jsonl")
+    (path,) = r.beside.glob("*.registry.jsonl")
     with path.open("a") as file:
         file.write('{"key": "cut')
     r.add("second", "look")
@@ -81,7 +81,7 @@ def test_what_was_deleted_beside_the_table_is_missed_but_what_never_stood_there_
     r.beside.unlink()
     r.add("both", "look")
     assert r.missing_beside() == set()
-    next(r.beside.glob("*.jsonl")).unlink()
+    next(r.beside.glob("*.registry.jsonl")).unlink()
     assert r.missing_beside() == {"both"}
     assert Registry(r.beside, None).missing_beside() == set()
 
@@ -109,7 +109,7 @@ def test_uses_name_images_by_split_and_nobody(tmp_path: Path) -> None:
     scans = [(everyone[0], ("whole", "slice")), (everyone[1], ())]
     register_use(table, everyone, scans)
     register_use(table, everyone, scans)
-    (line,) = next((tmp_path / FOLDER).glob("*.jsonl")).read_text().splitlines()
+    (line,) = next((tmp_path / FOLDER).glob("*.registry.jsonl")).read_text().splitlines()
     event = json.loads(line)
     assert (event["split"], event["images"]) == ("dev", ["whole"])
     assert "a-dev" not in line
