@@ -91,7 +91,7 @@ def refuse_copies(series: Sequence[PreparedSeries], table: Path) -> None:
 
 
 def alike_elsewhere(some: Sequence[PreparedSeries], others: Sequence[PreparedSeries]) -> list[str]:
-    """Series that look like those of another patient although no voxel need be the same, in words.
+    """How many series look like those of another patient although no voxel need be the same, in words; logs which.
 
     Args:
         some: that are judged.
@@ -106,9 +106,10 @@ def alike_elsewhere(some: Sequence[PreparedSeries], others: Sequence[PreparedSer
         for i, k in np.argwhere(found >= ALIKE)
         if some[i].series.patient_id != others[k].series.patient_id
     ]
-    listed = "; ".join(f"{a.series_id} ({a.split}) and {b.series_id} ({b.split})" for a, b, _ in pairs[:_LISTED])
-    more = " …" if len(pairs) > _LISTED else ""
-    return [f"{len(pairs)} pairs of scans of two patients look like one image: {listed}{more}"] if pairs else []
+    for one, other, correlation in pairs[:_LISTED]:
+        _log.warning("%s and %s look like one image (correlation %.4f)", one.series_id, other.series_id, correlation)
+    of = ", ".join(sorted({other.split or "no split" for _, other, _ in pairs}))
+    return [f"{len(pairs)} pairs of scans of two patients look like one image, the other one of {of}."] if pairs else []
 
 
 def digests_of(

@@ -39,7 +39,8 @@ def registered(
     """
     registry = registry_of(cohort.path, cohort.series)
     developed = cohort.split("dev") if folders[1] else ()
-    digests = digests_of([*series, *developed], cohort.path, registry.folders, workers)
+    needed = [*(series if look else ()), *developed]
+    digests = digests_of(needed, cohort.path, registry.folders, workers)
     register_use(cohort.path, cohort.series, ((s, digests[s.series_id]) for s in developed))
     if look is None:
         return {}

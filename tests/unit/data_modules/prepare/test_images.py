@@ -72,12 +72,13 @@ def test_one_image_under_two_patients_is_refused(config: DataConfig, tmp_path: P
     assert len(prepare_cohort(config).series) == 3
 
 
-def test_scans_of_two_patients_that_look_alike(config: DataConfig) -> None:
+def test_scans_of_two_patients_that_look_alike(config: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
     a, b, c = prepare_cohort(config).series
     twin = replace(a, series=replace(a.series, patient_id="other", series_id="twin", split="test"))
     assert alike_elsewhere([twin], [a, b]) == [
-        f"1 pairs of scans of two patients look like one image: twin (test) and {a.series.series_id} (finetune)"
+        f"1 pairs of scans of two patients look like one image, the other one of {a.series.split}."
     ]
+    assert f"twin and {a.series.series_id} look like one image (correlation 1.0000)" in caplog.text
     assert alike_elsewhere([a], [replace(a), b, c]) == []  # of one patient
     assert alike_elsewhere([replace(twin, thumbnail="")], [a]) == []
 
