@@ -19,8 +19,8 @@ def guard_section(about: str, found: Mapping[str, Sequence[str]]) -> Section | N
     rows = [(label, sentence) for label, sentences in found.items() for sentence in sentences]
     if not rows and not about:
         return None
-    checked = "Patients, scans, splits, looks and tables were checked against what models and the registry remember"
-    verdict = f"{checked}; what follows speaks against them." if rows else f"{checked}: nothing speaks against them."
+    checked = "Patients, scans, splits, looks and tables were checked against what checkpoints and registry remember"
+    verdict = f"{checked}; this was found:" if rows else f"{checked}, and nothing was found against the figures."
     table = Table(
         name="guard",
         header=[("model", ""), ("what was found", "")],
