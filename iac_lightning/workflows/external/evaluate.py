@@ -133,7 +133,7 @@ def evaluate_predictions(
             label=model.label,
             seed=SEED,
             workers=workers,
-            edges_mm=settings.thickness_edges_mm,
+            settings=settings,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
     guard = registered(directory, (model.label, model.look_hash), cohort, series, look, folders, workers)
