@@ -105,8 +105,8 @@ def test_the_whole_table_follows_from_the_files_by_plain_numpy(
     table = pd.read_csv(tmp_path / "cnn/evaluation/test.csv")
     table.loc[0, "volume_mm3"] += 0.5
     table.to_csv(tmp_path / "cnn/evaluation/test.csv", index=False)
-    (told,) = differences(tmp_path / "cnn", phantom_cohort)[1]
-    assert "volume_mm3" in told
+    told = differences(tmp_path / "cnn", phantom_cohort)[1]
+    assert f"{table.loc[0, 'series_id']}: volume_mm3" in told[0]
 
 
 def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:
