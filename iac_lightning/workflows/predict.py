@@ -144,7 +144,7 @@ def segment(
     remark = thickness_remark(slice_thickness_mm, region.slice_thickness_mm, "the option slice_thickness_mm")
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
-    probability = calibration.apply(raw)
+    probability = calibration.apply(raw, region.slice_thickness_mm)
     mask, plain = calibration.masks(probability, region.volume, region.slice_thickness_mm)
     result = {
         **measure_lesions(mask, region),

@@ -143,7 +143,7 @@ def measure_version(
     thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
     raw = place(predict_scan(network_for(model, item), scan, region, config, model.device), scan.grid, 0.0)
-    masks = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
+    masks = calibration.masks(calibration.apply(raw, thickness_mm), scan.volume, thickness_mm)
     metrics, plain = (against_thin(mask, label, scan, thin) for mask in masks)
     ceiling = protocol_label(label, scan.volume)
     row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, plain, series.true_volume_mm3)

@@ -21,6 +21,7 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
 from iac_lightning.config.reading import from_dict
 from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.calibration.held_out import describe_reliability, reliability_of_scans
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
@@ -138,14 +139,18 @@ def evaluate_predictions(
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
-    table = series_table([row for row, _ in measured])
+    table = series_table([r.row for r in measured])
+    patients = [p.series.patient_id for p in chosen]
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
+        "reliability": reliability_of_scans([r.sums for r in measured if r.sums], patients, SEED)
+        if calibration
+        else None,
         **({"test_looks": count_looks(directory)} if look else {}),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
-    remarks = summarise_warnings([warnings for _, warnings in measured])
+    remarks = summarise_warnings([r.warnings for r in measured])
     write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
     write_external(model, split, predictions)
     end_look(look)
@@ -309,4 +314,5 @@ def describe_predictions(summary: dict[str, Any]) -> str:
             f"    empty prediction: {values['n_both_empty']} without and {values['n_missed']} with lesions; "
             f"false alarms: {values['n_false_alarm']} of {summary['n_lesion_free']}"
         )
+    lines += describe_reliability(summary.get("reliability"))
     return "\n".join(lines)
