@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import jinja2
@@ -15,6 +16,11 @@ def data_uri(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
+def slug(title: str) -> str:
+    """A heading as the name of a place on the page."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
 def page_template(name: str) -> jinja2.Template:
     """A template below this folder, with the filters of the pages; a name it does not get is an error."""
     environment = jinja2.Environment(
@@ -24,6 +30,6 @@ def page_template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(png=data_uri, number=number, p_value=p_value, duration=duration)
+    environment.filters.update(png=data_uri, slug=slug, number=number, p_value=p_value, duration=duration)
     environment.globals["interval"] = interval
     return environment.get_template(name)

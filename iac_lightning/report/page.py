@@ -42,6 +42,7 @@ class ExtraFigure:
         name: of its file `figures/<name>.png`.
         source: n, split and seed.
         command: what makes it; by default what makes the page.
+        alt: what the figure shows, in words and values, for who does not see it; by default its title or caption.
     """
 
     title: str
@@ -50,6 +51,7 @@ class ExtraFigure:
     name: str = ""
     source: str = ""
     command: str = ""
+    alt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,6 @@ def sample(models: Mapping[str, ModelResult], context: ReportContext, *, lesions
     return source(first["n_series"], first["n_patients"], context)
 
 
-def drawn(name: str, title: str, caption: str, figure: Figure, origin: str) -> ExtraFigure:
-    """A figure of the page from a matplotlib figure; `origin` is n, split and seed."""
-    return ExtraFigure(name=name, title=title, caption=caption, png=png(figure), source=origin)
+def drawn(name: str, title: str, caption: str, figure: Figure, origin: str, alt: str = "") -> ExtraFigure:
+    """A figure of the page from a matplotlib figure; `origin` is n, split and seed, `alt` the finding in words."""
+    return ExtraFigure(name=name, title=title, caption=caption, png=png(figure), source=origin, alt=alt)

@@ -12,7 +12,7 @@ from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.clinical.stress import METRICS, SHARED
 from iac_lightning.figures.stress import stress_figure
 from iac_lightning.figures.style import png
-from iac_lightning.report.html import data_uri, page_template
+from iac_lightning.report.html import page_template
 from iac_lightning.report.words import estimate, number
 
 _NAMES = {
@@ -74,7 +74,7 @@ def write_stress_page(
         phantom=phantom,
         answer=answer_about_stress(summaries, comparisons),
         failed={name: why for summary in summaries.values() for name, why in summary["failed"].items()},
-        chart=data_uri(png(stress_figure(tables, summaries))),
+        chart=png(stress_figure(tables, summaries)),
     )
     write_text_atomic(out / "index.html", page)
     return out / "index.html"

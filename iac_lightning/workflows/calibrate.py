@@ -17,10 +17,10 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
+from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.held_out import held_out_lesions
 from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
-from iac_lightning.evaluation.calibration.thresholds import choose_thresholds
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
@@ -28,7 +28,7 @@ from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.one_series import (
     SeriesWork,
     development_candidates,
-    development_scores,
+    development_counts,
     development_voxels,
 )
 from iac_lightning.workflows.trained import (
@@ -86,7 +86,7 @@ def calibrate_together(
 def calibrate(
     model: TrainedModel, store: PreparedStore, logger: object = None, helpers: Helpers = ALONE
 ) -> Calibration:
-    """The scaling of the best cross-validated likelihood, then the thresholds of the best mean Dice over dev scans.
+    """The scaling of the best cross-validated likelihood, then the operating point for the aim of the settings.
 
     Each development series is predicted once; the uncalibrated map is kept as
     `predictions/dev/<series>_uncalibrated.nii.gz`, from which every value before calibration follows, and with
@@ -123,13 +123,19 @@ def calibrate(
             fitted = calibrate_voxels(voxels, patients, thickness_mm, seed, run.directory)
         except ValueError as error:
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
-    scores = shown(
-        development(model, series, partial(development_scores, scaling=fitted.scaling), helpers), "thresholds"
-    )
-    strata = strata_from_edges(run.config.evaluation.thickness_edges_mm)
+    counted = partial(development_counts, scaling=fitted.scaling)
+    counts = shown(development(model, series, counted, helpers), "thresholds")
+    settings = run.config.evaluation
     result = {
         **fitted.record,
-        **choose_thresholds(list(scores), patients, seed, strata),
+        **choose_point(
+            list(counts),
+            patients,
+            seed,
+            strata_from_edges(settings.thickness_edges_mm),
+            Aim(name=settings.operating_point, most_false=settings.false_components_per_scan),
+            any_rule=not run.config.inference.protocol_prior,
+        ),
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
         **key,
@@ -162,10 +168,13 @@ def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> di
         for item in series
         if item.slice_thickness_mm != item.series.slice_thickness_mm
     }
+    settings = model.run.config.evaluation
+    most_false = settings.false_components_per_scan if settings.operating_point == "sensitivity_at_fp" else None
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "depends_on": digest([*depends_on, corrected] if corrected else depends_on),
-        "thickness_edges_mm": list(model.run.config.evaluation.thickness_edges_mm),
+        "thickness_edges_mm": list(settings.thickness_edges_mm),
+        "chosen_for": [settings.operating_point, most_false, model.run.config.inference.protocol_prior],
     }
 
 

@@ -78,7 +78,7 @@ def write_report(
         overlays=[(model, shown) for model, shown in examples if shown],
         sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
-        everything=everything,
+        contents=_contents(bool(pairs), any(shown for _, shown in examples), sections, context),
     )
     write_numbers(out_dir, models, comparisons, plain)
     write_files(
@@ -93,6 +93,19 @@ def write_report(
         context.command,
     )
     return out_dir / "index.html"
+
+
+def _contents(pairs: bool, overlays: bool, sections: Sequence[Section], context: ReportContext) -> list[str]:
+    """Headings of the page, in its order."""
+    return [
+        "Models",
+        *(["Paired comparisons"] if pairs else []),
+        "Figures",
+        *(["Best, median and worst scan"] if overlays else []),
+        *(section.title for section in sections),
+        *(["Data"] if context.data or context.contact_sheet else []),
+        "How this was made",
+    ]
 
 
 def _overlay_figure(model: ModelResult, k: int, overlay: Overlay, context: ReportContext) -> ExtraFigure:

@@ -55,7 +55,7 @@ def test_tables_hold_the_network_as_it_is_beside_each_control(controlled: dict[s
     assert section is not None
     assert section.text.endswith("Missing.")
     controls, worth = section.tables
-    assert [row[0] for row in controls.rows] == ["VIT", "threshold alone", "SCRATCH", "threshold alone"]
+    assert [row[0] for row in controls.rows] == ["VIT", "+ threshold alone", "SCRATCH", "+ threshold alone"]
     vit, plain = controls.rows[:2]
     own, tokens = (float(cell[0]) for cell in vit[1:3])
     assert float(vit[3][0]) == pytest.approx(own - tokens, abs=1.1e-3)
@@ -95,7 +95,7 @@ def test_the_first_screen_says_it_and_the_section_shows_it(controlled: dict[str,
     text = write_report(tmp_path / "page", controlled, CONTEXT, [section], worth=sentences).read_text()
     first_screen = text[: text.index("<table")]
     assert all(sentence in first_screen for sentence in sentences)
-    assert "<h2>What the transformer does</h2>" in text
+    assert ">What the transformer does</h2>" in text
     assert (tmp_path / "page/tables/controls.csv").exists()
     assert (tmp_path / "page/figures/controls.png").exists()
     assert all(source.startswith("data:") or "/" not in source for source in Page(text).sources)
