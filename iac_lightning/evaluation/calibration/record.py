@@ -186,7 +186,8 @@ def _renewed(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Before operating points Dice of the scans with lesions was the aim; temperature and bias were those of all scans.
     """
-    record = {"by_thickness": None, **record}
+    if "by_thickness" not in record:
+        record = {**record, "by_thickness": None}
     if "operating_point" in record or "prior_threshold" not in record:
         return record
     moved = {"threshold": "plain_threshold", "thickness": "plain_thickness", "dice": "plain_score"}

@@ -21,4 +21,5 @@ def test_the_figure_shows_both_curves():
     assert curve.get_xdata() == pytest.approx([row["mean_probability"] for row in after["reliability"]])
     assert curve.get_ydata() == pytest.approx([row["lesion_share"] for row in after["reliability"]])
     assert [bar.get_height() for bar in figure.axes[2].patches] == [r["n_voxels"] for r in before["reliability"]]
+    assert "cross-validated" in reliability_figure(before, after, "n", "cross-validated").axes[1].get_title()
     assert matplotlib.image.imread(io.BytesIO(png(figure))).std() > 0.01

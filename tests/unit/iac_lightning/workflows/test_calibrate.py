@@ -194,7 +194,7 @@ def test_other_weights_are_calibrated_anew(done, store: PreparedStore, tmp_path:
     other = replace(trained, run=run, network=Reader(2.0), checkpoint_sha256="1" * 16)
     with pytest.raises(UserError, match="iac calibrate"):
         trained_calibration(other)
-    assert calibrate(other, store).temperature > 1.5 * found["temperature"]
+    assert calibrate(other, store).scaling.temperature > 1.5 * found["temperature"]
     assert trained_calibration(other).record["checkpoint_sha256"] == "1" * 16
 
 

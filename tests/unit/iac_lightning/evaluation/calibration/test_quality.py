@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
 from iac_lightning.evaluation.calibration import quality as quality_module
-from iac_lightning.evaluation.calibration.quality import quality
+from iac_lightning.evaluation.calibration.quality import STREAMED, quality, quality_of_sums, ratio_of_sums, sums_of
 from iac_lightning.evaluation.calibration.scaling import Part, apply, fit, sample
 from tests.unit.iac_lightning.evaluation.calibration.synthetic_voxels import joined, names, voxels
 
@@ -120,10 +120,20 @@ def test_two_patients_are_enough_for_an_interval():
     assert found["adaptive_ece_ci95"] == pytest.approx([0.1, 0.4])
 
 
-def test_a_bin_counts_the_resamples_that_have_a_voxel_there():
-    by_patient, resampled = np.zeros((2, 15, 3)), np.zeros((3, 15, 3))
-    by_patient[:, 4] = [[1, 0.3, 1], [3, 0.9, 0]]
-    resampled[:2, 4] = [[1, 0.3, 1], [4, 1.2, 1]]  # the third drew none of its voxels
-    (row,) = quality_module._reliability(by_patient, resampled)
-    assert row["lesion_share_ci95"] == pytest.approx([0.25 + 0.025 * 0.75, 1 - 0.025 * 0.75])
-    assert (row["n_voxels"], row["n_patients"], row["lesion_share"]) == (4, 2, 0.25)
+def test_sums_of_scans_give_what_their_voxels_give(parts: list[Part]):
+    """Whatever the order and the number of scans of a patient, and with scans of which nothing is said."""
+    nothing = (np.zeros(0, np.float32), np.zeros(0, bool))
+    whole = quality(parts, names(4), seed=0)
+    sums = [sums_of(part) for part in (nothing, *parts[::-1])]
+    found = quality_of_sums(sums, ["nobody", *names(4)[::-1]], 0, "candidates")
+    for name in STREAMED:
+        assert found[name] == pytest.approx(whole[name], rel=1e-12)
+        assert found[f"{name}_ci95"] == pytest.approx(whole[f"{name}_ci95"])
+    assert (found["n_candidates"], found["n_patients"]) == (whole["n_voxels"], 2)
+    assert [row["lesion_share"] for row in found["reliability"]] == pytest.approx(
+        [row["lesion_share"] for row in whole["reliability"]]
+    )
+
+
+def test_a_ratio_of_sums_by_hand():
+    assert ratio_of_sums([[1.0, 2.0], [2.0, 4.0]], ["a", "a"], seed=0) == (0.5, None)
