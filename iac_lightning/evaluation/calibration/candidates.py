@@ -73,15 +73,15 @@ def choose_scaling(
             candidates=[],
             words="probabilities as they are",
         )
-    held = {NONE: [IDENTITY] * len(voxels), TWO: _held(drawn, thickness, fold, by_thickness=False)}
+    held = {NONE: [IDENTITY] * len(voxels), TWO: _held(drawn, thickness, fold, whole, by_thickness=False)}
     if all(len(np.unique(thickness[fold != k])) > 1 for k in range(fold.max() + 1)):
-        held[THICKNESS] = _held(drawn, thickness, fold, by_thickness=True)
+        held[THICKNESS] = _held(drawn, thickness, fold, whole, by_thickness=True)
     nll = {name: _nll(voxels, scalings) for name, scalings in held.items()}
     chosen = TWO if _gain(nll[NONE], nll[TWO], patients, seed)[0] > 0 else NONE
     if THICKNESS in held:
         _, ends = _gain(nll[chosen], nll[THICKNESS], patients, seed)
         chosen = THICKNESS if ends and ends[0] > 0 else chosen
-    scaling = {NONE: IDENTITY, TWO: whole}.get(chosen) or _fitted(drawn, thickness, np.ones(len(drawn), bool))
+    scaling = {NONE: IDENTITY, TWO: whole}.get(chosen) or _fitted(drawn, thickness, np.ones(len(drawn), bool), whole)
     candidates = []
     for name, of_scans in nll.items():
         gain, ends = _gain(nll[NONE], of_scans, patients, seed)
@@ -116,19 +116,28 @@ def folds(has_lesion: Sequence[bool], patients: Sequence[str], seed: int) -> NDA
 
 
 def _held(
-    drawn: Sequence[Drawn], thickness_mm: NDArray[np.float64], fold: NDArray[np.int64], *, by_thickness: bool
+    drawn: Sequence[Drawn],
+    thickness_mm: NDArray[np.float64],
+    fold: NDArray[np.int64],
+    near: Scaling,
+    *,
+    by_thickness: bool,
 ) -> list[Scaling]:
     """Of each scan, fitted to those of other folds."""
-    fits = [_fitted(drawn, thickness_mm if by_thickness else None, fold != k) for k in range(fold.max() + 1)]
+    known = thickness_mm if by_thickness else None
+    fits = [_fitted(drawn, known, fold != k, near) for k in range(fold.max() + 1)]
     return [fits[k].of(t) for k, t in zip(fold, thickness_mm, strict=True)]
 
 
-def _fitted(drawn: Sequence[Drawn], thickness_mm: NDArray[np.float64] | None, chosen: NDArray[np.bool_]) -> Scaling:
+def _fitted(
+    drawn: Sequence[Drawn], thickness_mm: NDArray[np.float64] | None, chosen: NDArray[np.bool_], near: Scaling
+) -> Scaling:
     """To the chosen scans; by slice thickness where it is given."""
     of_chosen = [part for part, is_chosen in zip(drawn, chosen, strict=True) if is_chosen]
-    if thickness_mm is None:
-        return fit(*joined(of_chosen))
-    return fit(*joined(of_chosen), np.repeat(thickness_mm[chosen], [len(p) for p, _, _ in of_chosen]))
+    of_voxel = None
+    if thickness_mm is not None:
+        of_voxel = np.repeat(thickness_mm[chosen], [len(p) for p, _, _ in of_chosen])
+    return fit(*joined(of_chosen), thickness_mm=of_voxel, near=near)
 
 
 def _nll(voxels: Sequence[Part], scalings: Sequence[Scaling]) -> NDArray[np.float64]:

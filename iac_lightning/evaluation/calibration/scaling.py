@@ -168,6 +168,7 @@ def fit(
     label: NDArray[np.bool_],
     weight: NDArray[np.floating],
     thickness_mm: ArrayLike | None = None,
+    near: Scaling = IDENTITY,
 ) -> Scaling:
     """Temperature and bias of the greatest weighted likelihood, the temperature within `TEMPERATURES`.
 
@@ -179,6 +180,7 @@ def fit(
         label: `[n]`; both kinds must be there.
         weight: `[n]` above 0.
         thickness_mm: `[n]` of each voxel's scan, of at least two kinds; None: the same scaling for all scans.
+        near: where to begin; it decides how soon the solution is found, not which it is.
 
     Raises:
         ValueError: with only one kind of voxels.
@@ -223,7 +225,7 @@ def fit(
         return best
 
     start = np.zeros(len(rows))
-    start[0] = 1.0
+    start[:2] = 1 / near.temperature, near.bias
     found = newton(slice(0, None), start)
     lowest, highest = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     at_limit = not lowest <= found[0] <= highest

@@ -30,6 +30,7 @@ from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (
     EXTERNAL_CUT,
+    Measured,
     Prediction,
     find_predictions,
     measure_prediction,
@@ -140,12 +141,9 @@ def evaluate_predictions(
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
     table = series_table([r.row for r in measured])
-    patients = [p.series.patient_id for p in chosen]
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
-        "reliability": reliability_of_scans([r.sums for r in measured if r.sums], patients, SEED)
-        if calibration
-        else None,
+        "reliability": calibration and held_out_reliability(chosen, measured),
         **({"test_looks": count_looks(directory)} if look else {}),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
@@ -155,6 +153,12 @@ def evaluate_predictions(
     write_external(model, split, predictions)
     end_look(look)
     return summary
+
+
+def held_out_reliability(predictions: Sequence[Prediction], measured: Sequence[Measured]) -> dict[str, Any]:
+    """How well the calibrated probabilities agree with the labels of the split."""
+    scans = [(m.sums, p.series.patient_id) for p, m in zip(predictions, measured, strict=True) if m.sums]
+    return reliability_of_scans([sums for sums, _ in scans], [patient for _, patient in scans], SEED)
 
 
 def files_state(folder: Path) -> list[list[Any]]:
