@@ -294,6 +294,7 @@ def describe_calibration(calibration: Calibration) -> str:
             for name in QUALITIES
         ),
         f"  operating point ({point['aim']}): {describe_point(calibration.point)}",
+        *([f"    on other patients: {_figures(point['cross_validated'])}"] if point.get("cross_validated") else []),
         f"  by slice thickness: {point['thickness'].get('why', 'not tried')}",
         f"  threshold alone: {record['plain_threshold']:g}",
         *(f"  warning: {warning}" for warning in record["warnings"]),
@@ -311,6 +312,13 @@ def describe_scaling(scaling: Scaling) -> str:
         return words
     ends = (f"{mm:g} mm: {describe_scaling(scaling.of(mm))}" for mm in (term.thinnest_mm, term.thickest_mm))
     return f"by slice thickness ({'; '.join(ends)})"
+
+
+def _figures(found: Mapping[str, Any]) -> str:
+    return (
+        f"Dice {found['dice']:.3f}, lesion F1 {found['lesion_f1']:.3f}, {found['false_components_per_scan']:.2g} false "
+        f"components a scan, {found['n_false_alarm']} false alarms on {found['n_lesion_free']} lesion-free scans"
+    )
 
 
 def describe_point(point: OperatingPoint) -> str:
