@@ -55,7 +55,10 @@ def reliability_figure(before: dict[str, Any], after: dict[str, Any], source: st
 def _curve(axes: Axes, rows: list[dict[str, Any]], color: str, marker: str) -> None:
     x, y = np.array([[row["mean_probability"], row["lesion_share"]] for row in rows]).T
     axes.plot([0, 1], [0, 1], color=BLACK, linewidth=0.8, linestyle=":")
-    axes.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.4)
+    axes.plot(x, y, color=color, marker=marker, markersize=5, linestyle="none")
+    # Bins of too few patients are points alone: a line through them would draw their noise.
+    known = np.array([bool(row["lesion_share_ci95"]) for row in rows])
+    axes.plot(x[known], y[known], color=color, linewidth=1.4)
     for row in rows:
         if row["lesion_share_ci95"]:
             axes.vlines(row["mean_probability"], *row["lesion_share_ci95"], color=color, linewidth=2.4, alpha=0.5)
