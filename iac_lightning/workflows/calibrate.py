@@ -142,7 +142,7 @@ def calibrate(
     }
     marked = partial(development_candidates, calibration=Calibration.from_dict(result))
     candidates = list(shown(development(model, series, marked, helpers), "lesions"))
-    result["lesions"] = held_out_lesions(candidates, fitted.held, patients, seed)
+    result["lesions"] = held_out_lesions(candidates, fitted.held, patients)
     source = (
         f"{run.config.name}; {result['n_voxels']:,} voxels of {len(series)} development scans "
         f"({result['n_patients']} patients); seed {seed}"

@@ -216,7 +216,7 @@ def metrics(run: Run, model: CalibratedModel) -> str:
         parts.append("\n".join(rows))
         if split == "test" and (looks := test_looks(run.directory)) is not None:
             parts.append(f"The test split had been looked at {looks} times with this run when it was exported.")
-    intervals = "Means [95 % interval, bootstrap over patients], on each scan's own voxels. " + (
+    intervals = "Means [95 % interval over patients], on each scan's own voxels. " + (
         "The development split chose the thresholds, so its figures flatter."
     )
     return "\n\n".join([intervals, *parts])

@@ -76,10 +76,9 @@ def stress(
         trained_calibration(model)  # before the first scan: an uncalibrated run is known at once
     results = [stress_run(model, split, wanted, spacing_ratio) for model in models]
     if out is not None:
-        seed = runs[0].config.seed
         tables = dict(zip(model_labels([run.config for run in runs]), (table for table, _ in results), strict=True))
         summaries = dict(zip(tables, (summary for _, summary in results), strict=True))
-        comparisons = compare_stress(tables, wanted, seed)
+        comparisons = compare_stress(tables, wanted)
         write_series_table(comparison_table(comparisons), out / "comparison.csv")
         write_summary({"split": split, "models": summaries, "comparisons": comparisons}, out / "comparison.json")
         write_stress_page(out, tables, summaries, comparisons)
@@ -134,7 +133,7 @@ def stress_run(
             "ceiling": CEILING,
             "bound": BOUND,
         },
-        **summarise_stress(table, thicknesses_mm, run.config.seed),
+        **summarise_stress(table, thicknesses_mm),
         "failed": failed,
         "calibration": calibration.facts(DECIDING),
         "checkpoint_sha256": model.checkpoint_sha256,

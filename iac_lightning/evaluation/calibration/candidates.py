@@ -56,7 +56,7 @@ def choose_scaling(
         drawn: of each series, what is fitted (`scaling.thinned`).
         patients: `[len(voxels)]`.
         thickness_mm: `[len(voxels)]`.
-        seed: of the folds and of the bootstrap.
+        seed: of the folds.
 
     Raises:
         ValueError: with only one kind of voxels.
@@ -77,14 +77,14 @@ def choose_scaling(
     if all(len(np.unique(thickness[fold != k])) > 1 for k in range(fold.max() + 1)):
         held[THICKNESS] = _held(drawn, thickness, fold, whole, by_thickness=True)
     nll = {name: _nll(voxels, scalings) for name, scalings in held.items()}
-    chosen = TWO if _gain(nll[NONE], nll[TWO], patients, seed)[0] > 0 else NONE
+    chosen = TWO if _gain(nll[NONE], nll[TWO], patients)[0] > 0 else NONE
     if THICKNESS in held:
-        _, ends = _gain(nll[chosen], nll[THICKNESS], patients, seed)
+        _, ends = _gain(nll[chosen], nll[THICKNESS], patients)
         chosen = THICKNESS if ends and ends[0] > 0 else chosen
     scaling = {NONE: IDENTITY, TWO: whole}.get(chosen) or _fitted(drawn, thickness, np.ones(len(drawn), bool), whole)
     candidates = []
     for name, of_scans in nll.items():
-        gain, ends = _gain(nll[NONE], of_scans, patients, seed)
+        gain, ends = _gain(nll[NONE], of_scans, patients)
         value = float(of_scans[:, 1].sum() / of_scans[:, 0].sum())
         candidates.append({"name": name, "nll": value, "gain": gain, "gain_ci95": ends})
     n = int(fold.max()) + 1
@@ -147,10 +147,10 @@ def _nll(voxels: Sequence[Part], scalings: Sequence[Scaling]) -> NDArray[np.floa
 
 
 def _gain(
-    before: NDArray[np.float64], after: NDArray[np.float64], patients: Sequence[str], seed: int
+    before: NDArray[np.float64], after: NDArray[np.float64], patients: Sequence[str]
 ) -> tuple[float, list[float] | None]:
     """How much less the mean negative log-likelihood is, with its interval."""
-    return ratio_of_sums(np.stack([before[:, 1] - after[:, 1], before[:, 0]], axis=1), patients, seed)
+    return ratio_of_sums(np.stack([before[:, 1] - after[:, 1], before[:, 0]], axis=1), patients)
 
 
 def _why(chosen: str, candidates: Sequence[dict[str, Any]], n_folds: int) -> str:

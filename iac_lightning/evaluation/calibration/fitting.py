@@ -14,7 +14,7 @@ import numpy as np
 from data_modules.errors import UserError
 from data_modules.files import on_disk
 from iac_lightning.evaluation.calibration.candidates import choose_scaling
-from iac_lightning.evaluation.calibration.quality import BINS, QUALITIES, RESAMPLES, quality
+from iac_lightning.evaluation.calibration.quality import BINS, QUALITIES, quality
 from iac_lightning.evaluation.calibration.scaling import HIGHEST, LOWEST, Part, Scaling, apply, thinned
 
 
@@ -45,7 +45,7 @@ def calibrate_voxels(
         voxels: of each development series, in the model's domain; best memory-mapped (`voxels_on_disk`).
         patients: `[len(voxels)]`, whose series it is.
         thickness_mm: `[len(voxels)]`, of its slices.
-        seed: of the sample that is fitted, of the folds and of the bootstrap.
+        seed: of the sample that is fitted and of the folds.
         folder: for a temporary file of the calibrated probabilities.
 
     Raises:
@@ -53,10 +53,10 @@ def calibrate_voxels(
     """
     drawn = thinned(voxels, seed)
     choice = choose_scaling(voxels, drawn, patients, thickness_mm, seed)
-    before = quality(voxels, patients, seed)
+    before = quality(voxels, patients)
     calibrated = ((apply(p, s.temperature, s.bias), y) for (p, y), s in zip(voxels, choice.held, strict=True))
     with voxels_on_disk(calibrated, folder) as voxels_after:
-        after = quality(voxels_after, patients, seed)
+        after = quality(voxels_after, patients)
     return Fitted(
         scaling=choice.scaling,
         held=choice.held,
@@ -76,7 +76,6 @@ def calibrate_voxels(
             },
             "split": "dev",
             "seed": seed,
-            "resamples": RESAMPLES,
             "bins": BINS,
             "clip": [float(LOWEST), float(HIGHEST)],
             "n_series": len(voxels),

@@ -66,32 +66,29 @@ def sums_of_scan(
     )
 
 
-def reliability_of_scans(scans: Sequence[ScanSums], patients: Sequence[str], seed: int) -> dict[str, Any]:
+def reliability_of_scans(scans: Sequence[ScanSums], patients: Sequence[str]) -> dict[str, Any]:
     """What an evaluation says of probabilities: `voxels` and `lesions`, each as `before_and_after` gives it."""
     return {
-        "voxels": before_and_after([scan.voxels for scan in scans], patients, seed, "voxels"),
-        "lesions": before_and_after([scan.lesions for scan in scans], patients, seed, "candidates"),
+        "voxels": before_and_after([scan.voxels for scan in scans], patients, "voxels"),
+        "lesions": before_and_after([scan.lesions for scan in scans], patients, "candidates"),
     }
 
 
-def before_and_after(
-    sums: Sequence[tuple[Sums, Sums]], patients: Sequence[str], seed: int, counted: str
-) -> dict[str, Any] | None:
+def before_and_after(sums: Sequence[tuple[Sums, Sums]], patients: Sequence[str], counted: str) -> dict[str, Any] | None:
     """`before` and `after` calibration, each from `quality_of_sums`; None where there is nothing to count.
 
     Args:
         sums: of each scan, before and after.
         patients: `[len(sums)]`, whose scan it is.
-        seed: decides the resamples.
         counted: what probabilities are of, for the names of counts.
     """
     if not sum(before.scores[0] for before, _ in sums):
         return None
-    return {when: quality_of_sums([pair[k] for pair in sums], patients, seed, counted) for k, when in enumerate(WHEN)}
+    return {when: quality_of_sums([pair[k] for pair in sums], patients, counted) for k, when in enumerate(WHEN)}
 
 
 def held_out_lesions(
-    candidates: Sequence[Part], held: Sequence[Scaling], patients: Sequence[str], seed: int
+    candidates: Sequence[Part], held: Sequence[Scaling], patients: Sequence[str]
 ) -> dict[str, Any] | None:
     """`before_and_after` of the lesions marked in development scans.
 
@@ -99,13 +96,12 @@ def held_out_lesions(
         candidates: of each scan, with uncalibrated probabilities.
         held: of each scan, fitted to other patients (`fitting.Fitted`).
         patients: `[len(candidates)]`.
-        seed: decides the resamples.
     """
     sums = [
         (sums_of((p, y)), sums_of((apply(p, s.temperature, s.bias), y)))
         for (p, y), s in zip(candidates, held, strict=True)
     ]
-    return before_and_after(sums, patients, seed, "candidates")
+    return before_and_after(sums, patients, "candidates")
 
 
 def describe_reliability(reliability: Mapping[str, Any] | None) -> list[str]:

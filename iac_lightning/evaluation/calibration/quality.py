@@ -5,13 +5,16 @@ Like the fit (`scaling`), all of it looks at the voxels of the model's domain on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iac_lightning.evaluation.calibration.scaling import HIGHEST, LOWEST, Part
+from iac_lightning.evaluation.statistics.intervals import sums_ci
+from iac_lightning.evaluation.statistics.jackknife import POSITIVE, REAL, SHARE, Scale, Statistic, ratio
 
 QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
 """The values that `quality` gives, as they are called in files."""
@@ -20,7 +23,6 @@ STREAMED = ("ece", "brier", "nll")
 """Those that need no second look at the voxels (`quality_of_sums`)."""
 
 BINS = 15
-RESAMPLES = 2_000
 
 
 class Sums(NamedTuple):
@@ -47,7 +49,7 @@ def sums_of(part: Part) -> Sums:
     )
 
 
-def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[str, Any]:
+def quality(parts: Sequence[Part], patients: Sequence[str]) -> dict[str, Any]:
     """`quality_of_sums`, and `adaptive_ece`, which needs all voxels at hand: the error over bins of equal mass.
 
     With the probabilities sorted, bin k begins at the value of rank ⌊k·n/15⌋ (counted from 0); equal probabilities are
@@ -56,25 +58,23 @@ def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[s
     Args:
         parts: voxels of each series; probabilities above 0.
         patients: `[len(parts)]`, whose series it is.
-        seed: decides the resamples.
     """
-    total = sum(len(p) for p, _ in parts)
+    sizes = [len(p) for p, _ in parts]
+    total = sum(sizes)
     edges = _order_statistics([p for p, _ in parts], np.arange(1, BINS) * total // BINS)
     mass = [
         _bin_sums(np.searchsorted(edges, np.asarray(p), side="right"), p.astype(np.float64), np.asarray(y, np.float64))
         for p, y in parts
     ]
-    value, ends = _with_interval([m.ravel() for m in mass], _ece, patients, seed)
+    value, ends = _with_interval([m.ravel() for m in mass], _ece, patients, sizes, POSITIVE)
     return {
-        **quality_of_sums([sums_of(part) for part in parts], patients, seed),
+        **quality_of_sums([sums_of(part) for part in parts], patients),
         "adaptive_ece": value,
         "adaptive_ece_ci95": ends,
     }
 
 
-def quality_of_sums(
-    sums: Sequence[Sums], patients: Sequence[str], seed: int, counted: str = "voxels"
-) -> dict[str, Any]:
+def quality_of_sums(sums: Sequence[Sums], patients: Sequence[str], counted: str = "voxels") -> dict[str, Any]:
     """Calibration error, proper scores and the reliability curve over all voxels (or lesions) of all scans.
 
     - `ece`: Σ_b n_b/n · |mean label − mean probability| over `BINS` bins of equal width, `[k/15, (k+1)/15)`;
@@ -86,7 +86,6 @@ def quality_of_sums(
     Args:
         sums: of each scan, at least one of which has something.
         patients: `[len(sums)]`, whose scan it is.
-        seed: decides the resamples.
         counted: what probabilities are of, for the names of counts.
 
     Returns:
@@ -96,48 +95,47 @@ def quality_of_sums(
     columns = {"ece": bins.reshape(len(sums), -1), "brier": scores[:, [1, 0]], "nll": scores[:, [2, 0]]}
     result: dict[str, Any] = {}
     for name, statistic in (("ece", _ece), ("brier", _quotient), ("nll", _quotient)):
-        result[name], result[f"{name}_ci95"] = _with_interval(columns[name], statistic, patients, seed)
+        result[name], result[f"{name}_ci95"] = _with_interval(
+            columns[name], statistic, patients, scores[:, 0], POSITIVE
+        )
     return {
         **result,
         f"n_{counted}": int(bins[..., 0].sum()),
         f"n_lesion_{counted}": int(bins[..., 2].sum()),
         "n_patients": len(np.unique(np.asarray(patients)[scores[:, 0] > 0])),
-        "reliability": [row for k in range(BINS) if (row := _reliability_row(k, bins[:, k], patients, seed, counted))],
+        "reliability": [row for k in range(BINS) if (row := _reliability_row(k, bins[:, k], patients, counted))],
     }
 
 
-def ratio_of_sums(columns: ArrayLike, patients: Sequence[str], seed: int) -> tuple[float, list[float] | None]:
-    """Ratio of the sums of two columns `[n_scans, 2]`, with its interval over patients."""
-    return _with_interval(columns, _quotient, patients, seed)
+def ratio_of_sums(columns: NDArray[np.float64], patients: Sequence[str]) -> tuple[float, list[float] | None]:
+    """Ratio of the sums of two columns `[n_scans, 2]`, of which the second counts, with its interval over patients."""
+    return _with_interval(columns, _quotient, patients, columns[:, 1], REAL)
 
 
 def _with_interval(
-    columns: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    patients: Sequence[str],
-    seed: int,
+    columns: ArrayLike, statistic: Statistic, patients: Sequence[str], sizes: ArrayLike, scale: Scale
 ) -> tuple[float, list[float] | None]:
-    """A statistic of sums over scans, and the ends of its 95 % interval over patients; None below two patients.
+    """A statistic of sums over scans, and the ends of its 95 % interval over patients (`sums_ci`).
 
     Args:
         columns: `[n_scans, k]` what is summed.
-        statistic: of the sums `[..., k]`; nan where they are empty.
+        statistic: of the sums `[..., k]`.
         patients: `[n_scans]`.
-        seed: decides the resamples.
+        sizes: `[n_scans]` how much each scan holds; those of nothing do not count as patients.
+        scale: of the interval.
+
+    Returns:
+        The ends are None where there is no interval, as with too few patients.
     """
-    rows = np.asarray(columns, dtype=np.float64)
-    some = rows.any(axis=1)
-    names, codes = np.unique(np.asarray(patients)[some], return_inverse=True)
-    by_patient = np.zeros((len(names), rows.shape[1]))
-    np.add.at(by_patient, codes, rows[some])
-    value = float(statistic(by_patient.sum(axis=0)))
-    if len(names) < 2:
-        return value, None
-    # A resample draws as many patients as there are: how often each was drawn is all that sums need.
-    rng = np.random.default_rng([seed, len(names)])
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    low, high = np.nanquantile(statistic(times @ by_patient), [0.025, 0.975])
-    return value, [float(low), float(high)]
+    some = np.asarray(sizes) > 0
+    found = sums_ci(
+        np.asarray(columns, dtype=np.float64)[some],
+        statistic,
+        np.asarray(patients)[some],
+        leverage=np.asarray(sizes, dtype=np.float64)[some],
+        scale=scale,
+    )
+    return found.estimate, None if isnan(found.low) or isnan(found.high) else [found.low, found.high]
 
 
 def _bin_sums(bins: NDArray[np.integer], p: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,19 +146,15 @@ def _bin_sums(bins: NDArray[np.integer], p: NDArray[np.float64], y: NDArray[np.f
 def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[..., BINS · 3]` to `[...]`: n_b · |mean label − mean probability| is |Σ label − Σ probability|."""
     n, p, y = np.moveaxis(sums.reshape(*sums.shape[:-1], BINS, 3), -1, 0)
-    error: NDArray[np.float64] = np.abs(y - p).sum(axis=-1) / n.sum(axis=-1)
-    return error
+    return ratio(np.abs(y - p).sum(axis=-1), n.sum(axis=-1))
 
 
 def _quotient(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[..., 2]` to `[...]`; nan where the second is 0."""
-    value: NDArray[np.float64] = sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1])
-    return value
+    return ratio(sums[..., 0], sums[..., 1])
 
 
-def _reliability_row(
-    k: int, sums: NDArray[np.float64], patients: Sequence[str], seed: int, counted: str
-) -> dict[str, Any] | None:
+def _reliability_row(k: int, sums: NDArray[np.float64], patients: Sequence[str], counted: str) -> dict[str, Any] | None:
     """Of the curve, from sums by scan `[n_scans, 3]` in bin k; None where it is empty."""
     n, p, y = sums.sum(axis=0)
     if not n:
@@ -171,7 +165,7 @@ def _reliability_row(
         "n_patients": len(np.unique(np.asarray(patients)[sums[:, 0] > 0])),
         "mean_probability": float(p / n),
         "lesion_share": float(y / n),
-        "lesion_share_ci95": _with_interval(sums[:, [2, 0]], _quotient, patients, seed)[1],
+        "lesion_share_ci95": _with_interval(sums[:, [2, 0]], _quotient, patients, sums[:, 0], SHARE)[1],
     }
 
 

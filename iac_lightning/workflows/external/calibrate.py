@@ -101,7 +101,7 @@ def calibrate_predictions(
     }
     marked = partial(candidates_of, calibration=Calibration.from_dict(result))
     candidates = [part for _, part in mapped(marked, predictions, workers, "dev: lesions", "scan")]
-    result["lesions"] = held_out_lesions(candidates, fitted.held, [p.series.patient_id for p in predictions], seed)
+    result["lesions"] = held_out_lesions(candidates, fitted.held, [p.series.patient_id for p in predictions])
     source = (
         f"{label}; {result['n_voxels']:,} voxels of {len(series)} development scans "
         f"({result['n_patients']} patients); seed {seed}"

@@ -44,7 +44,7 @@ WARNINGS_ENDING = "_warnings.json"
 """Beside the table of an evaluation: which warnings its scans carry (`data_modules.prepare.warnings`)."""
 
 SEED = 0
-"""Of the bootstrap."""
+"""Of the sample that is fitted."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def evaluate_predictions(
 def held_out_reliability(predictions: Sequence[Prediction], measured: Sequence[Measured]) -> dict[str, Any]:
     """How well the calibrated probabilities agree with the labels of the split."""
     scans = [(m.sums, p.series.patient_id) for p, m in zip(predictions, measured, strict=True) if m.sums]
-    return reliability_of_scans([sums for sums, _ in scans], [patient for _, patient in scans], SEED)
+    return reliability_of_scans([sums for sums, _ in scans], [patient for _, patient in scans])
 
 
 def files_state(folder: Path) -> list[list[Any]]:
@@ -204,7 +204,6 @@ def summarise_predictions(
         "run": model.label,
         **summarise(
             table,
-            SEED,
             split=split,
             threshold=calibration.point.thresholds.general if calibration else given,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.clinical.analysis import correct, paired_measure, risk_change, slope_difference
+from iac_lightning.evaluation.clinical.analysis import SLOPES, paired_measure, risk_change, slope_difference
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_development
-from iac_lightning.evaluation.statistics.plain import plain
+from iac_lightning.evaluation.statistics.plain import correct, plain
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import count_looks, end_look
-from iac_lightning.workflows.external.evaluate import SEED
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
@@ -63,24 +61,24 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
             f"{' and '.join(tables)} were not evaluated on the same series with the same labels; evaluate both on the "
             "same split of the same cohort"
         )
-    seed = next((entry.config.seed for entry in entries.values() if isinstance(entry, Run)), SEED)
-    by_metric = {metric: paired_measure(a, b, metric, seed=seed) for metric in metrics}
-    correct(list(by_metric.values()), "wilcoxon_p")
+    by_metric = {metric: paired_measure(a, b, metric) for metric in metrics}
+    correct(by_metric.values(), "wilcoxon_p")
     for metric, paired in by_metric.items():
-        paired |= slope_difference(a, b, metric, seed=seed)
+        paired |= slope_difference(a, b, metric)
+    for kind in SLOPES:
+        correct(paired[kind] for paired in by_metric.values())
     cutoffs = fixed_cutoffs(settings) or development_cutoffs(entries[name].directory for name in tables)
     names = list(tables)
     result = {
         "model": names[0],
         "baseline": names[1],
         "split": split,
-        "seed": seed,
         "n_series": len(a),
         "n_patients": int(a["patient_id"].nunique()),
         "n_with_lesion": int(a["has_lesion"].astype(bool).sum()),
         "metrics": by_metric,
         "cutoffs": asdict(cutoffs) if cutoffs else None,
-        "risk": risk_change(a, b, cutoffs, seed=seed) if cutoffs else None,
+        "risk": risk_change(a, b, cutoffs) if cutoffs else None,
         "test_looks": {name: count_looks(entry.directory)["n"] for name, entry in entries.items()},
     }
     for look in taken.values():

@@ -119,7 +119,6 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         cutoffs=fixed_cutoffs(settings),
         coverage=settings.coverage,
         thickness_strata=context.strata,
-        seed=context.seed,
     )
     candidates = trainings(runs, models)
     worth = worths(candidates, seed=context.seed)

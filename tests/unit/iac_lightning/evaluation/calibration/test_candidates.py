@@ -20,7 +20,7 @@ def chosen(parts: list[Part], patients: list[str] = PATIENTS, thickness_mm: list
 
 
 def nll(parts: list[Part], patients: list[str] = PATIENTS) -> float:
-    value: float = quality(parts, patients, 0)["nll"]
+    value: float = quality(parts, patients)["nll"]
     return value
 
 

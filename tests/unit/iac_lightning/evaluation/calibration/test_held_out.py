@@ -37,9 +37,9 @@ def test_a_split_scan_by_scan_is_the_split_at_once() -> None:
         says = (raw > 0) & ~dark
         before.append((raw[says], label[says]))
         after.append((p[says], label[says]))
-    found = reliability_of_scans(scans, patients, seed=0)
+    found = reliability_of_scans(scans, patients)
     for when, parts in (("before", before), ("after", after)):
-        expected = quality(parts, patients, 0)
+        expected = quality(parts, patients)
         for name in (*STREAMED, "n_voxels", "n_lesion_voxels"):
             assert found["voxels"][when][name] == pytest.approx(expected[name], rel=1e-4)
     assert found["lesions"]["before"]["n_candidates"] == found["lesions"]["after"]["n_candidates"] > 0
@@ -50,7 +50,7 @@ def test_a_split_scan_by_scan_is_the_split_at_once() -> None:
 
 def test_marked_lesions_of_development_scans_go_by_the_fit_to_others() -> None:
     candidates = [(np.array([0.5], np.float32), np.array([True])), (np.array([0.5], np.float32), np.array([False]))]
-    found = held_out_lesions(candidates, [IDENTITY, Scaling(temperature=1.0, bias=-np.log(3))], ["a", "b"], 0)
+    found = held_out_lesions(candidates, [IDENTITY, Scaling(temperature=1.0, bias=-np.log(3))], ["a", "b"])
     assert found is not None
     assert found["before"]["brier"] == pytest.approx(0.25)
     assert found["after"]["brier"] == pytest.approx((0.25 + 0.25**2) / 2)  # the second lies at a quarter
@@ -58,5 +58,5 @@ def test_marked_lesions_of_development_scans_go_by_the_fit_to_others() -> None:
 
 def test_without_a_candidate_there_is_nothing_to_say() -> None:
     nothing = (np.zeros(0, np.float32), np.zeros(0, bool))
-    assert held_out_lesions([nothing], [IDENTITY], ["a"], 0) is None
+    assert held_out_lesions([nothing], [IDENTITY], ["a"]) is None
     assert describe_reliability({"voxels": None, "lesions": None}) == describe_reliability(None) == []
