@@ -56,9 +56,10 @@ def stress_series(
     """
     path = folder / f"{item.series.series_id}.csv"
     own_mm = item.slice_thickness_mm
+    by_thickness = ("by_thickness",) if calibration.scaling.by_thickness else ()
     settings = {
         **prediction_key(model, item),
-        "calibration": calibration.facts(("temperature", "bias")),
+        "calibration": calibration.facts(("temperature", "bias", *by_thickness)),
         "cut": [calibration.point.rule, calibration.point.least_lesion_mm3],
         "true_volume_mm3": item.series.true_volume_mm3,
         "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],

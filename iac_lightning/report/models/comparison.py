@@ -50,6 +50,8 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
     if comparison["split"] == "test":
         looks = ", ".join(f"{name} {n}" for name, n in comparison["test_looks"].items())
         lines.append(f"  looks at the test split so far, this one included: {looks}")
+    for name, sentences in comparison.get("attention", {}).items():
+        lines += [f"  attention: {name}: {sentence}" for sentence in sentences]
     return "\n".join(lines)
 
 

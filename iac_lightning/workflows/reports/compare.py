@@ -14,9 +14,11 @@ from iac_lightning.evaluation.statistics.plain import correct, plain
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.runs.looks import count_looks, end_look
+from iac_lightning.workflows.guard import guard_sentences, register_again
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
+    cohort_table,
     evaluation,
     fixed_cutoffs,
     look_at,
@@ -36,8 +38,8 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
 
     Returns:
         Plain types: `metrics` (by metric: difference, Wilcoxon, Holm, effect sizes, wins, ties, losses, difference of
-        slopes per mm of slice thickness), `risk` (None where there are no cut-offs) with `cutoffs`, and how many looks
-        both models have had.
+        slopes per mm of slice thickness), `risk` (None where there are no cut-offs) with `cutoffs`, how many looks
+        both models have had, and `attention` (by model: what speaks against a fair judgement).
 
     Raises:
         UserError: when a model was not evaluated on the split, on other series, or a metric is not known.
@@ -50,10 +52,8 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
     for entry in entries.values():
         check_evaluated(entry, split)
     taken = {name: look_at(entry, "compare", split) for name, entry in entries.items()}
-    tables = {
-        name: evaluation(entry, split, taken[name])[0].sort_values("series_id", ignore_index=True)
-        for name, entry in entries.items()
-    }
+    found = {name: evaluation(entry, split, taken[name]) for name, entry in entries.items()}
+    tables = {name: table.sort_values("series_id", ignore_index=True) for name, (table, _) in found.items()}
     a, b = tables.values()
     same = list(a["series_id"]) == list(b["series_id"])
     if not same or not (a["label_volume_mm3"] - b["label_volume_mm3"]).abs().max() < 1e-3:
@@ -69,7 +69,7 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
         correct(paired[kind] for paired in by_metric.values())
     cutoffs = fixed_cutoffs(settings) or development_cutoffs(entries[name].directory for name in tables)
     names = list(tables)
-    result = {
+    result: dict[str, Any] = {
         "model": names[0],
         "baseline": names[1],
         "split": split,
@@ -80,9 +80,13 @@ def compare(first: Entry, second: Entry, split: str, metrics: Sequence[str] = ("
         "cutoffs": asdict(cutoffs) if cutoffs else None,
         "risk": risk_change(a, b, cutoffs) if cutoffs else None,
         "test_looks": {name: count_looks(entry.directory)["n"] for name, entry in entries.items()},
+        "attention": {},
     }
-    for look in taken.values():
-        end_look(look)
+    for name, entry in entries.items():
+        table, summary = cohort_table(entry), found[name][1]
+        register_again(table, taken[name], "compare", summary)
+        result["attention"][name] = guard_sentences(entry.directory, summary, split, table)
+        end_look(taken[name])
     return dict(plain(result))
 
 

@@ -74,6 +74,11 @@ def evaluation_settings(entry: Entry) -> EvaluationConfig:
     return entry.config.evaluation if isinstance(entry, Run) else entry.evaluation
 
 
+def cohort_table(entry: Entry) -> Path:
+    """The table of the cohort that a model was evaluated on."""
+    return entry.cohort if isinstance(entry, ExternalModel) else Path(entry.config.data.cohort)
+
+
 def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
     """The settings of the evaluation, which must be those of every model.
 

@@ -91,7 +91,7 @@ def test_by_the_rule_of_the_projects_own_models(
     assert f"threshold alone: {found['plain_threshold']:g}" in describe_calibration(Calibration.from_dict(found))
     assert (out / "figures/reliability.png").stat().st_size > 10_000
     written = {path.name for path in out.iterdir() if not path.name.endswith(".lock")}
-    assert written == {"calibration.json", "evaluation", "figures", "model.json", "test_looks.jsonl"}
+    assert written == {"calibration.json", "evaluation", "figures", "model.json", "signatures.json", "test_looks.jsonl"}
 
     def masks(name: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         hu, _, probability = scans[name]
