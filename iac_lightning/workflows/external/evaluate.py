@@ -140,8 +140,7 @@ def evaluate_predictions(
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
     guard = registered(directory, (model.label, model.look_hash), cohort, series, look, folders, workers)
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
-    raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
-    measured = [r for r in results if not isinstance(r, str)]
+    measured = without_problems(results, predictions, split)
     table = series_table([r.row for r in measured])
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
@@ -157,6 +156,16 @@ def evaluate_predictions(
     keep_signed(directory, split, cohort, look, also=(CALIBRATION_FILE,) if calibration else ())
     end_look(look)
     return summary
+
+
+def without_problems(results: Sequence[Measured | str], predictions: Path, split: str) -> list[Measured]:
+    """What was measured.
+
+    Raises:
+        UserError: one that lists all problems, where there are any.
+    """
+    raise_all([r for r in results if isinstance(r, str)], predictions, len(results), split)
+    return [r for r in results if not isinstance(r, str)]
 
 
 def held_out_reliability(predictions: Sequence[Prediction], measured: Sequence[Measured]) -> dict[str, Any]:
