@@ -159,8 +159,8 @@ def _why(chosen: str, candidates: Sequence[dict[str, Any]], n_folds: int) -> str
         low, high = candidate["gain_ci95"] or (float("nan"), float("nan"))
         ends = "" if isnan(low) else f" [{-high:+.3g}; {-low:+.3g}]"
         told.append(f"{candidate['name']} {-candidate['gain']:+.3g}{ends}")
-    words = "no calibration: none makes it less" if chosen == NONE else chosen
+    words = "no calibration: none helps patients who had no part in the fit" if chosen == NONE else chosen
     return (
-        f"{words}; negative log-likelihood against {candidates[0]['nll']:.4g} without calibration, {n_folds}-fold "
+        f"{words}; change of the mean negative log-likelihood (without: {candidates[0]['nll']:.4g}) in {n_folds}-fold "
         f"cross-validation by patient: {', '.join(told)}"
     )

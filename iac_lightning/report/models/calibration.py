@@ -40,9 +40,9 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     return Section(
         title="Calibration",
         text=(
-            "Does a probability of 0.3 mean lesion in three of ten voxels, and is a marked lesion of probability 0.9 "
-            "one in nine of ten? The scaling of probabilities is chosen on the development split by what it does for "
-            "patients left out of the fit, and left away where it does not help; the test split says how it holds."
+            "Does a probability of 0.3 mean lesion in three of ten voxels, and are nine of ten marked lesions of "
+            "probability 0.9 lesions? The scaling of probabilities is chosen on the development split by what it does "
+            "for patients left out of the fit, and left away where it does not help; the test split says how it holds."
         ),
         tables=[
             Table(
@@ -73,7 +73,9 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                 rows=[_settings(label, c) for label, c in calibrated.items()],
                 words=("scaling",),
                 legend=" ".join(
-                    f"{label}: {sentence(c['scaling_why'])}" for label, c in calibrated.items() if "scaling_why" in c
+                    f"{label}: {sentence(c['scaling_why']).replace('-0.', '−0.')}"
+                    for label, c in calibrated.items()
+                    if "scaling_why" in c
                 ),
             ),
         ],

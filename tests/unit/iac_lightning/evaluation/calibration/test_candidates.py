@@ -52,7 +52,7 @@ def test_a_scaling_that_is_worse_for_those_left_out_is_never_shipped() -> None:
     assert [c["name"] for c in found.candidates] == [NONE, TWO]
     assert found.candidates[1]["gain"] < 0
     assert (found.name, found.scaling, found.held) == (NONE, IDENTITY, [IDENTITY] * 4)
-    assert found.why.startswith("no calibration: none makes it less")
+    assert found.why.startswith("no calibration: none helps patients who had no part in the fit; change of")
     assert found.words == "probabilities as they are"
 
 
