@@ -138,7 +138,11 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
         total = half.sum() + label.sum()
         assert row["uncalibrated_dice"] == pytest.approx(2 * (half & label).sum() / total if total else 1)
         squares.append((calibrated[inside] - label[inside]) ** 2)
-    assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    found = json.loads((runs / "cnn/evaluation/dev.json").read_text())["reliability"]["voxels"]
+    assert found["after"]["brier"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    for name in ("ece", "brier", "nll"):
+        assert found["before"][name] == pytest.approx(calibration[f"{name}_before"], rel=1e-2)
+    assert calibration["nll_after"] <= calibration["nll_before"]
 
 
 def test_a_vit_is_evaluated_under_its_controls_within_one_look(runs: Path) -> None:
