@@ -12,6 +12,7 @@ from pathlib import Path
 from data_modules.errors import UserError
 from iac_lightning.evaluation.tables.comparison import compare
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.checklist.page import write_checklist
 from iac_lightning.report.html import page_template
 from iac_lightning.report.models.answer import answer_about_models
 from iac_lightning.report.models.charts import charts
@@ -66,10 +67,12 @@ def write_report(
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])
         for k, (name, model) in enumerate(models.items())
     ]
+    contents = _contents(bool(pairs), any(shown for _, shown in examples), sections, context)
+    answer = answer_about_models(models, comparisons, context)
     page = page_template("models/page.html.j2").render(
         context=context,
         first=next(iter(models.values())).summary,
-        answer=answer_about_models(models, comparisons, context),
+        answer=answer,
         worth=worth,
         glance=glance,
         tables=tables,
@@ -78,8 +81,9 @@ def write_report(
         overlays=[(model, shown) for model, shown in examples if shown],
         sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
-        contents=_contents(bool(pairs), any(shown for _, shown in examples), sections, context),
+        contents=contents,
     )
+    write_checklist(out_dir, context, contents, fails=bool(answer.fails))
     write_numbers(out_dir, models, comparisons, plain)
     write_files(
         out_dir,
@@ -112,7 +116,7 @@ def _overlay_figure(model: ModelResult, k: int, overlay: Overlay, context: Repor
     return ExtraFigure(
         name=f"overlay_{k + 1}_{overlay.kind}",
         title="",
-        caption=f"{overlay.kind.capitalize()}: series {overlay.series_id}, Dice {number(overlay.dice)}.",
+        caption=f"{overlay.kind.capitalize()}: {overlay.scan}, Dice {number(overlay.dice)}.",
         png=overlay.png,
         source=f"{model.label}; 1 scan of 1 patient, {context.split} split, seed {context.seed}",
     )

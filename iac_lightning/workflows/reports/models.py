@@ -30,6 +30,7 @@ from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.page import Overlay, ReportContext
+from iac_lightning.report.scan_names import scan_names
 from iac_lightning.report.worth import missing_arms
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import end_look
@@ -48,6 +49,7 @@ from iac_lightning.workflows.reports.evaluated import (
     shared_settings,
     warnings_file,
 )
+from iac_lightning.workflows.reports.further import further_sections, write_names
 from iac_lightning.workflows.reports.model_results import (
     external_result,
     model_result,
@@ -99,7 +101,13 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
             models[name] = model_result(entry, label_of[name], split, look)
         else:
             models[name] = external_result(entry, split, look)
-        examples[name] = overlays(entry, models[name], split, look)
+    first = entries[0]
+    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
+    series = {item.series_id: item for item in read_cohort(cohort).series}
+    evaluated = {str(name) for model in models.values() for name in model.table["series_id"]}
+    names = scan_names(evaluated, str(runs[0].provenance.get("data_fingerprint", "")) if runs else "")
+    for name, entry in by_name.items():
+        examples[name] = overlays(entry, models[name], series, names, split, taken[name])
     dev_tables, missing, mend = development(by_name, split, settings)
     context = report_context(
         entries,
@@ -127,6 +135,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         sections.insert(0, controls)
     if calibrations := calibration_section(models):
         sections.append(calibrations)
+    sections += further_sections(by_name, models, series, names, context, taken)
+    write_names(by_name, names, split)
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
     for name, entry in by_name.items():
