@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,14 @@ def mean_of(numbers: Sequence[float | None], sign: str = "+") -> str:
     return f"{np.mean(known):{sign}.3f}" if known else "–"
 
 
-def contrasts_table(values: Mapping[str, Mapping[str, tuple[MeasuredRecipes, int]]]) -> list[str]:
-    """Each contrast under each measure, and whether its first one tells anything."""
+def contrasts_table(
+    values: Mapping[str, Mapping[str, tuple[MeasuredRecipes, int]]], arms: Collection[str]
+) -> list[str]:
+    """Each contrast of planned arms under each measure, and whether its first one tells anything."""
     rows = []
     for words, weights in CONTRASTS.items():
+        if not weights.keys() <= set(arms):
+            continue
         found = [contrast(one, weights) for one in values.values()]
         first = found[0]
         verdict = "not measured" if first is None else "no difference told"
@@ -221,7 +225,7 @@ def page(sweep: Path) -> str:
         "Means over scans with lesions with 95 % intervals over patients and seeds; slopes over re-imaged slices of "
         "the same heads. What tokens and attention are worth is what the trained network's Dice loses without them.",
         "",
-        *contrasts_table(values),
+        *contrasts_table(values, plan["axes"]["arm"]),
         *pretrainings_table(sweep, plan),
         *claims_table(sweep),
     ]

@@ -67,7 +67,7 @@ def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict
             linewidths=0.9,
         )
         _mean_with_interval(axes, mean, y)
-    axes.set_yticks(range(len(rows)), [f"{r[0]}" if r[1] == "dice" else "threshold alone" for r in rows])
+    axes.set_yticks(range(len(rows)), [f"{r[0]}" if r[1] == "dice" else "+ threshold alone" for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("Dice (1 is perfect)")

@@ -17,14 +17,14 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
+from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
-from iac_lightning.evaluation.calibration.thresholds import choose_thresholds
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
 from iac_lightning.tracking import logger as tracking
-from iac_lightning.workflows.one_series import SeriesWork, development_scores, development_voxels
+from iac_lightning.workflows.one_series import SeriesWork, development_counts, development_voxels
 from iac_lightning.workflows.trained import (
     ALONE,
     CalibratedModel,
@@ -80,7 +80,7 @@ def calibrate_together(
 def calibrate(
     model: TrainedModel, store: PreparedStore, logger: object = None, helpers: Helpers = ALONE
 ) -> Calibration:
-    """Temperature and bias by likelihood, then the thresholds of the best mean Dice over development scans.
+    """Temperature and bias by likelihood, then the operating point for the aim of the settings (`choose_point`).
 
     Each development series is predicted once; the uncalibrated map is kept as
     `predictions/dev/<series>_uncalibrated.nii.gz`, from which every value before calibration follows, and with
@@ -115,11 +115,18 @@ def calibrate(
             scaling, fitted = calibrate_voxels(voxels, patients, seed, run.directory)
         except ValueError as error:
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
-    scores = shown(development(model, series, partial(development_scores, scaling=scaling), helpers), "thresholds")
-    strata = strata_from_edges(run.config.evaluation.thickness_edges_mm)
+    counts = shown(development(model, series, partial(development_counts, scaling=scaling), helpers), "thresholds")
+    settings = run.config.evaluation
     result = {
         **fitted,
-        **choose_thresholds(list(scores), patients, seed, strata),
+        **choose_point(
+            list(counts),
+            patients,
+            seed,
+            strata_from_edges(settings.thickness_edges_mm),
+            Aim(name=settings.operating_point, most_false=settings.false_components_per_scan),
+            any_rule=not run.config.inference.protocol_prior,
+        ),
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
         **key,
@@ -149,10 +156,13 @@ def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> di
         for item in series
         if item.slice_thickness_mm != item.series.slice_thickness_mm
     }
+    settings = model.run.config.evaluation
+    most_false = settings.false_components_per_scan if settings.operating_point == "sensitivity_at_fp" else None
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "depends_on": digest([*depends_on, corrected] if corrected else depends_on),
-        "thickness_edges_mm": list(model.run.config.evaluation.thickness_edges_mm),
+        "thickness_edges_mm": list(settings.thickness_edges_mm),
+        "chosen_for": [settings.operating_point, most_false, model.run.config.inference.protocol_prior],
     }
 
 

@@ -18,9 +18,10 @@ from data_modules.cohort.series import read_series
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
+from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
-from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, threshold_scores
+from iac_lightning.evaluation.metrics.lesions import components
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
 from iac_lightning.modules.development import native_probability
@@ -119,16 +120,18 @@ def development_voxels(work: SeriesWork) -> Part | None:
     return volume.data[domain], development_label(work.item)[domain]
 
 
-def development_scores(work: SeriesWork, scaling: Scaling) -> ThresholdScores | None:
-    """What a development series says of thresholds of calibrated probability; None as `development_probability`."""
+def development_counts(work: SeriesWork, scaling: Scaling) -> ScanCounts | None:
+    """What a development series says of operating points; None as `development_probability`."""
     item = work.item
     raw = development_probability(work)
     if raw is None:
         return None
-    label = development_label(item)
-    outside = int(np.count_nonzero(read_label(item.series).data)) - int(np.count_nonzero(label))
+    whole = read_label(item.series, like=read_series(item.series))
+    ids, n_lesions = components(whole.data)
+    lesions = place(whole.with_data(ids), item.native_grid, 0).data
     hu = Volume(np.asarray(item.native_hu()), item.native_grid)
-    return threshold_scores(raw, label, hu, item.slice_thickness_mm, scaling, n_outside=outside)
+    outside = int(np.count_nonzero(whole.data)) - int(np.count_nonzero(lesions))
+    return scan_counts(raw, lesions, n_lesions, hu, item.slice_thickness_mm, scaling, n_outside=outside)
 
 
 def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:

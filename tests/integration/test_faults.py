@@ -156,7 +156,7 @@ FULL = {
     "the_history": ("fill:line:history.jsonl:1", "logs/history.jsonl"),
     "a_prediction": ("fill:replace:_uncalibrated.nii.gz:1:after", "_uncalibrated"),
     "voxels": ("fill:call:iac_lightning.evaluation.calibration.fitting:fit:1:before", "(voxels of the calibration)"),
-    "the_calibration": ("fill:call:iac_lightning.workflows.calibrate:choose_thresholds:1:after", "calibration.json"),
+    "the_calibration": ("fill:call:iac_lightning.workflows.calibrate:choose_point:1:after", "calibration.json"),
     "the_end": ("fill:call:iac_lightning.tracking.logger:announce_finish:1:before", "finished.json"),
 }
 

@@ -29,6 +29,7 @@ from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.bundle_files import FILES, WEIGHTS
 from iac_lightning.workflows.predict import OUTPUTS
 from tests.integration.settings import experiment, overrides
+from tests.recomputation import differences
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,21 @@ def test_every_figure_follows_from_the_saved_files(runs: Path, phantom_cohort: P
         assert row["label_volume_mm3"] == pytest.approx(label.sum() * voxel, rel=1e-4)
     lesions = table[table["has_lesion"]]
     assert summary["dice"]["mean"] == pytest.approx(lesions["dice"].mean())
+
+
+def test_the_whole_table_follows_from_the_files_by_plain_numpy(
+    runs: Path, phantom_cohort: Path, tmp_path: Path
+) -> None:
+    for name in ("cnn", "vit_mae"):
+        compared, wrong = differences(runs / name, phantom_cohort)
+        assert wrong == []
+        assert compared > 150
+    shutil.copytree(runs / "cnn", tmp_path / "cnn", ignore=shutil.ignore_patterns("checkpoints"))
+    table = pd.read_csv(tmp_path / "cnn/evaluation/test.csv")
+    table.loc[0, "volume_mm3"] += 0.5
+    table.to_csv(tmp_path / "cnn/evaluation/test.csv", index=False)
+    (told,) = differences(tmp_path / "cnn", phantom_cohort)[1]
+    assert "volume_mm3" in told
 
 
 def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:

@@ -30,8 +30,8 @@ def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[s
       `HIGHEST`];
     - `reliability`: one row for each bin of equal width that holds a voxel.
 
-    Intervals are 95 % percentile bootstraps over patients; None below two patients (in a bin: two that have voxels
-    there). The adaptive bins are those of the whole sample in every resample.
+    Intervals are 95 % percentile bootstraps over patients; None below two patients that have voxels (in a bin: there).
+    The adaptive bins are those of the whole sample in every resample.
 
     Args:
         parts: voxels of each series; probabilities above 0.
@@ -57,6 +57,7 @@ def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[s
     # A resample draws as many patients as there are: how often each was drawn is all that sums need.
     rng = np.random.default_rng([seed, n_patients])
     times = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=RESAMPLES)
+    times = times[times @ scores[:, 0] > 0]  # a draw of patients of whom nothing is said tells nothing
     resampled = np.tensordot(times, width, axes=1)
     score_draws = times @ scores
     scored = {
@@ -68,7 +69,7 @@ def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[s
     result: dict[str, Any] = {}
     for name, (value, values) in scored.items():
         result[name] = float(value)
-        result[f"{name}_ci95"] = _interval(values) if n_patients > 1 else None
+        result[f"{name}_ci95"] = _interval(values) if np.count_nonzero(scores[:, 0]) > 1 else None
     return {
         **result,
         "n_voxels": total,

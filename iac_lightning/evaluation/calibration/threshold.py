@@ -82,38 +82,43 @@ def dice_at_thresholds(
     return np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
 
 
-def choose_threshold(
-    dice_matrix: NDArray[np.float64], thresholds: ArrayLike, has_lesion: ArrayLike
-) -> tuple[float, float]:
-    """The threshold with the best mean Dice over the scans with lesions.
-
-    Equal means often form a plateau; its middle is the choice least sensitive to a new scan. Of several plateaus the
-    longest counts (the lowest among equally long ones); of an even number of thresholds the lower middle one.
+def choose_threshold(dice_matrix: NDArray[np.float64], thresholds: ArrayLike, counts: ArrayLike) -> tuple[float, float]:
+    """The threshold with the best mean Dice, or another value that is better where it is higher.
 
     Args:
         dice_matrix: `[n_series, T]` from `dice_at_thresholds`, development scans only.
         thresholds: `[T]`.
-        has_lesion: `[n_series]` booleans; the others do not count.
+        counts: `[n_series]` booleans, such as whether a scan has a lesion, or weights; those of 0 do not count.
 
     Returns:
         Threshold (a Python float, see `dice_at_thresholds`) and its mean Dice.
 
     Raises:
-        UserError: when no scan has a lesion.
+        UserError: when no scan counts.
         ValueError: when the shapes do not fit.
     """
     matrix, steps = np.asarray(dice_matrix, dtype=np.float64), np.asarray(thresholds, dtype=np.float64)
-    chosen = np.asarray(has_lesion, dtype=bool)
-    if matrix.shape != (len(chosen), len(steps)):
-        raise ValueError(f"Dice of shape {matrix.shape}, expected {(len(chosen), len(steps))}")
+    weights = np.asarray(counts, dtype=np.float64)
+    if matrix.shape != (len(weights), len(steps)):
+        raise ValueError(f"Dice of shape {matrix.shape}, expected {(len(weights), len(steps))}")
+    chosen = weights > 0
     if not chosen.any():
         raise UserError(
-            f"none of the {len(chosen)} development scans has a lesion, so no threshold can be chosen; "
+            f"none of the {len(weights)} development scans has a lesion, so no threshold can be chosen; "
             "add labelled scans with lesions to the dev split or state the threshold"
         )
-    mean = matrix[chosen].mean(axis=0)
-    best = np.concatenate([[False], mean >= mean.max() - _PLATEAU, [False]])
+    mean = np.average(matrix[chosen], axis=0, weights=weights[chosen])
+    best = middle_of_best(mean)
+    return float(steps[best]), float(mean[best])
+
+
+def middle_of_best(values: NDArray[np.float64]) -> int:
+    """Where values `[T]` are highest.
+
+    Equal ones often form a plateau; its middle is the choice least sensitive to a new scan. Of several plateaus the
+    longest counts (the first among equally long ones); of an even number of steps the lower middle one.
+    """
+    best = np.concatenate([[False], values >= values.max() - _PLATEAU, [False]])
     starts, stops = np.flatnonzero(best[1:] & ~best[:-1]), np.flatnonzero(best[:-1] & ~best[1:])
     longest = int(np.argmax(stops - starts))
-    middle = int(starts[longest] + stops[longest] - 1) // 2
-    return float(steps[middle]), float(mean[middle])
+    return int(starts[longest] + stops[longest] - 1) // 2

@@ -103,7 +103,7 @@ def _controls_table(controlled: Sequence[ModelResult], source: str) -> Table:
         controls = model.summary["controls"]
         for variant, values, _ in variants(model):
             is_result = variant == "result"
-            row: list[TableCell] = [model.label if is_result else "threshold alone", cell(values["dice"])]
+            row: list[TableCell] = [model.label if is_result else "+ threshold alone", cell(values["dice"])]
             for control in WORDS:
                 found = controls.get(control) if is_result else controls.get(control, {}).get("plain")
                 row += [cell(found["dice"]), cell(found["difference"], sign=True)] if found else ["–", "–"]

@@ -59,7 +59,7 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
         for variant, values, threshold in variants(model):
             rows.append(
                 [
-                    model.label if variant == "result" else "threshold alone",
+                    model.label if variant == "result" else "+ threshold alone",
                     number(threshold, 2),
                     *(
                         cell(values[key])
@@ -90,8 +90,8 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
             "Means: Dice, sensitivity, lesion F1 and surface Dice over the "
             f"{first['n_with_lesion']} scans with lesions; PPV over the scans with a prediction. "
             "A lesion is a 26-connected component, hit at any overlap. A model's own line: at its operating point, "
-            "after the annotation protocol (only voxels of at least 130 HU, no single voxels). Threshold alone: neither "
-            "protocol nor least lesion, at a threshold of its own."
+            "after the annotation protocol (only voxels of at least 130 HU, no single voxels). Threshold alone: no "
+            "protocol, no least lesion, another threshold."
         ),
         source=sample(models, context),
     )
@@ -108,7 +108,7 @@ def _table_behind(models: Mapping[str, ModelResult], context: ReportContext) -> 
             is_result = variant == "result"
             rows.append(
                 [
-                    model.label if is_result else "threshold alone",
+                    model.label if is_result else "+ threshold alone",
                     cell(values["dice_all"]),
                     str(values["n_both_empty"]),
                     cell(values["hd95_mm"], 2),

@@ -1,4 +1,4 @@
-"""Temperature, bias and thresholds of another program's model, from its probabilities of the development split.
+"""Temperature, bias and operating point of another program's model, from its probabilities of the development split.
 
 The rules are those of `iac calibrate`. What differs is the domain. A model of this project says nothing (exactly 0)
 outside its region of interest and in dark voxels, and its calibration looks at the rest. Another program's
@@ -27,11 +27,14 @@ from data_modules.prepare.labels import LARGEST_OF_SCAN, check_label
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan
+from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
+from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels
 from iac_lightning.evaluation.calibration.record import Calibration, reliability
 from iac_lightning.evaluation.calibration.scaling import Scaling
-from iac_lightning.evaluation.calibration.thresholds import ThresholdScores, choose_thresholds, threshold_scores
-from iac_lightning.evaluation.statistics.strata import EDGES_MM, strata_from_edges
+from iac_lightning.evaluation.metrics.lesions import components
+from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.workflows.external.predictions import (
     EXTERNAL_CUT,
     Prediction,
@@ -54,7 +57,7 @@ def calibrate_predictions(
     label: str,
     seed: int,
     workers: int,
-    edges_mm: Sequence[float] = EDGES_MM,
+    settings: EvaluationConfig,
 ) -> Calibration:
     """Write `calibration.json` (in the form of a run's) and `figures/reliability.png`.
 
@@ -68,7 +71,7 @@ def calibrate_predictions(
         label: name of the model, for the figure.
         seed: of the sample that is fitted and of the bootstrap.
         workers: processes.
-        edges_mm: where the strata part that may have a threshold of their own (`evaluation.thickness_edges_mm`).
+        settings: what the operating point is chosen for, and where strata of slice thickness part.
 
     Returns:
         The calibration, in the form of a run's (`workflows.calibrate.calibrate`).
@@ -85,15 +88,16 @@ def calibrate_predictions(
     scaling, fitted = fit_domain(predictions, folder, directory, seed, workers)
     result = {
         **fitted,
-        **choose_thresholds(
-            score_predictions(predictions, scaling, workers),
+        **choose_point(
+            count_predictions(predictions, scaling, workers),
             [p.series.patient_id for p in predictions],
             seed,
-            strata_from_edges(edges_mm),
+            strata_from_edges(settings.thickness_edges_mm),
+            Aim(name=settings.operating_point, most_false=settings.false_components_per_scan),
         ),
         "domain": f"voxels of the whole scan with an uncalibrated probability above 0 and {DOMAIN_HU:g} HU and more",
         "checkpoint_sha256": None,
-        "thickness_edges_mm": list(edges_mm),
+        "thickness_edges_mm": list(settings.thickness_edges_mm),
         "depends_on": fingerprint(predictions),
     }
     source = (
@@ -157,16 +161,18 @@ def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
     return read_probabilities(prediction, scan), label, scan
 
 
-def score_predictions(predictions: Sequence[Prediction], scaling: Scaling, workers: int) -> list[ThresholdScores]:
-    """What each development series says of thresholds of calibrated probability."""
-    function = partial(score_prediction, scaling=scaling)
-    return [scores for _, scores in mapped(function, predictions, workers, "dev: thresholds", "scan")]
+def count_predictions(predictions: Sequence[Prediction], scaling: Scaling, workers: int) -> list[ScanCounts]:
+    """What each development series says of operating points."""
+    function = partial(count_prediction, scaling=scaling)
+    return [counts for _, counts in mapped(function, predictions, workers, "dev: thresholds", "scan")]
 
 
-def score_prediction(prediction: Prediction, scaling: Scaling) -> ThresholdScores:
-    """What one development series says of thresholds; its slice thickness is the whole scan's."""
+def count_prediction(prediction: Prediction, scaling: Scaling) -> ScanCounts:
+    """What one development series says of operating points; its slice thickness is the whole scan's."""
     raw, label, scan = development_volumes(prediction)
-    return threshold_scores(raw, label.data, scan.volume, scan.slice_thickness_mm, scaling, domain_hu=DOMAIN_HU)
+    lesions, n_lesions = components(label.data)
+    thickness_mm = scan.slice_thickness_mm
+    return scan_counts(raw, lesions, n_lesions, scan.volume, thickness_mm, scaling, domain_hu=DOMAIN_HU)
 
 
 def fingerprint(predictions: Sequence[Prediction]) -> str:

@@ -132,7 +132,7 @@ def evaluate_predictions(
             label=model.label,
             seed=SEED,
             workers=workers,
-            edges_mm=settings.thickness_edges_mm,
+            settings=settings,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]

@@ -28,6 +28,7 @@ from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.missing import missing_development, small_development
+from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.page import Overlay, ReportContext
 from iac_lightning.report.scan_names import scan_names
@@ -133,6 +134,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     sections = analysis_sections(models, dev_tables, analysis, context)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
         sections.insert(0, controls)
+    if choices := operating_point_section(models, context):
+        sections.append(choices)
     if calibrations := calibration_section(models):
         sections.append(calibrations)
     sections += further_sections(by_name, models, series, names, context, taken)

@@ -48,20 +48,25 @@ def test_arms_differ_in_one_thing_alone(path: Path, script: ModuleType, monkeypa
     assert len(spec.seeds) >= 3
     found = cells(spec)
     first = {c.levels["arm"]: c for c in found if c.kind == "finetune" and c.seed % 1000 == 0}
-    assert {arm for weights in script.CONTRASTS.values() for arm in weights} == set(first) == set(spec.axes["arm"])
-    assert others(first["ViT, scratch"], first["ViT, scratch, again"]) == {"seed"}
+    compared = {arm for weights in script.CONTRASTS.values() for arm in weights}
+    assert set(first) == set(spec.axes["arm"])
     assert others(first["ViT, scratch"], first["no transformer"]) == {"model.vit.depth"}
     for kind in ("ViT", "CNN"):
         assert others(first[f"{kind}, MAE"], first[f"{kind}, scratch"]) == {"init_from"}
-    assert others(first["ViT, MAE"], first["ViT, MAE, large tokens"]) == {"model.vit.patch_size", "init_from"}
-    assert others(first["ViT, MAE"], first["ViT, MAE, transposed"]) == {"model.decoder.upsampling"}
+    if path.stem == "study_cpu_hour":  # the question alone
+        assert set(first) < compared
+    else:
+        assert set(first) == compared
+        assert others(first["ViT, scratch"], first["ViT, scratch, again"]) == {"seed"}
+        assert others(first["ViT, MAE"], first["ViT, MAE, large tokens"]) == {"model.vit.patch_size", "init_from"}
+        assert others(first["ViT, MAE"], first["ViT, MAE, transposed"]) == {"model.decoder.upsampling"}
 
     def seen(cell: Cell) -> int:
         return cell.config.data.sampling.samples_per_epoch * cell.config.trainer.max_epochs
 
     assert len({seen(cell) for arm, cell in first.items() if arm != "rule"}) == 1
     before = [cell for cell in found if cell.kind == "pretrain"]
-    assert len(before) == 3 * len(spec.seeds)
+    assert len(before) == len({cell.name.rpartition("_seed")[0] for cell in before}) * len(spec.seeds)
     assert len({seen(cell) for cell in before}) == 1
     assert {cell.config.model.name for cell in before} == {"vit", "cnn"}
     for cell in found:
@@ -139,7 +144,7 @@ def test_the_page_says_what_the_tables_say(script: ModuleType, sweep: Path, tmp_
     assert verdict == "above 0"
     *_, verdict = rows["identity control: the same with other seeds"]
     assert verdict == "no difference told"
-    assert rows["small − large tokens, pre-trained"][-1] == "not measured", "an arm is not there"
+    assert "small − large tokens, pre-trained" not in rows, "an arm is not there"
     assert rows["pretrain_seed0"] == ["0.250", "0.800"]
     assert "iac sweep" in text, "its report lacks"
     script.main(sweep, page)

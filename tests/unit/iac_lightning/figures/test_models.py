@@ -32,7 +32,7 @@ def test_dice_figure_shows_patient_means_of_scans_with_lesions(models):
     rows = tables["A"][tables["A"]["has_lesion"]]
     assert points(axes)[0][:, 0] == pytest.approx(rows.groupby("patient_id")["dice"].mean().to_numpy())
     assert points(axes)[1][:, 0] == pytest.approx(rows.groupby("patient_id")["plain_dice"].mean().to_numpy())
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "threshold alone", "B", "threshold alone"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "+ threshold alone", "B", "+ threshold alone"]
     assert "n, split, seed" in axes.get_title(loc="left")
 
 

@@ -31,7 +31,7 @@ from iac_lightning.workflows.evaluate import evaluation_work
 from iac_lightning.workflows.external import calibrate as external_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import Prediction, measure_prediction, read_masks
-from iac_lightning.workflows.one_series import development_scores, evaluate_series
+from iac_lightning.workflows.one_series import development_counts, evaluate_series
 from iac_lightning.workflows.predict import predict
 from iac_lightning.workflows.reports import model_results
 from iac_lightning.workflows.stress_series import stress_series
@@ -123,7 +123,7 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
 
 
 def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
-    score = partial(development_scores, scaling=Scaling(temperature=1.0, bias=0.0))
+    score = partial(development_counts, scaling=Scaling(temperature=1.0, bias=0.0))
     (scores,) = calibrate.development(model, [item], score, ALONE)
     assert scores.slice_thickness_mm == 4.0
     agrees = replace(item, series=replace(item.series, slice_thickness_mm=4.0))
@@ -152,7 +152,7 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     mask = read_masks(prediction, scan)[1].data
     assert row["plain_volume_mm3"] == pytest.approx(mask.sum() * scan.grid.voxel_volume_mm3)
     assert abs(mask.sum() / (p > 0).sum() - 0.5) < 0.05
-    (scores,) = external_calibration.score_predictions([prediction], Scaling(temperature=1.0, bias=0.0), workers=1)
+    (scores,) = external_calibration.count_predictions([prediction], Scaling(temperature=1.0, bias=0.0), workers=1)
     assert scores.slice_thickness_mm == 7.0
 
 

@@ -203,8 +203,8 @@ def test_the_threshold_is_that_of_the_thickness(done, monkeypatch: pytest.Monkey
     model = model_of(phantom_cohort, done[0].run.directory.parent, "thresholds")
     run_stress([model], monkeypatch, (3.0, 8.0))
     table = rows_of(model)
-    assert (table.loc[table["slice_thickness_mm"] == 8.0, "volume_mm3"] > 0).all()
-    assert (table.loc[table["slice_thickness_mm"] <= 6.0, "volume_mm3"] == 0).all()
+    assert (table.loc[table["slice_thickness_mm"] == 8.0, "plain_volume_mm3"] > 0).all()
+    assert (table.loc[table["slice_thickness_mm"] <= 6.0, "plain_volume_mm3"] == 0).all()
 
 
 def test_a_killed_run_computes_only_what_is_missing(

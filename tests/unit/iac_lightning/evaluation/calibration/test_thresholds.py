@@ -5,18 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.scan.geometry import Grid, Volume
-from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID, choose_threshold
 from iac_lightning.evaluation.calibration.thresholds import (
     Thresholds,
-    ThresholdScores,
-    choose_thresholds,
-    threshold_scores,
     thresholds_by_thickness,
 )
 from iac_lightning.evaluation.statistics.bootstrap import mean_ci
-from iac_lightning.evaluation.statistics.strata import strata_from_edges
 
 
 def curves(best: np.ndarray) -> np.ndarray:
@@ -29,7 +23,7 @@ def stratified(difference: float, patients: int = 30) -> dict[str, Any]:
     thickness = np.tile([0.8, 5.0], patients)
     best = np.where(thickness < 1, 0.3, 0.3 + difference) + rng.normal(0, 0.05, 2 * patients)
     who = [f"p{i // 2}" for i in range(2 * patients)]
-    return thresholds_by_thickness(curves(best), np.ones(2 * patients), who, thickness, seed=0)
+    return thresholds_by_thickness(curves(best), *[np.ones(2 * patients)] * 2, who, thickness, seed=0)
 
 
 def test_strata_that_differ_get_their_own_thresholds():
@@ -54,7 +48,7 @@ def tried(spread: float, best_mm: dict[float, float], patients: dict[float, int]
     dice, who, thickness = curves(best)[order], who[order], thickness[order]
     lesion = rng.random(len(who)) < 0.9
     return (
-        thresholds_by_thickness(dice, lesion, who, thickness, seed),
+        thresholds_by_thickness(dice, lesion, lesion, who, thickness, seed),
         dice[lesion],
         who[lesion],
         thickness[lesion],
@@ -112,7 +106,7 @@ def test_ten_patients_are_enough_and_the_seed_decides_the_folds():
         best = np.tile([0.3, 0.6], patients) + np.random.default_rng([7]).normal(0, 0.1, 2 * patients)
         who = [f"p{i // 2}" for i in range(2 * patients)]
         every = np.ones(2 * patients)
-        return thresholds_by_thickness(curves(best), every, who, np.tile([0.8, 5.0], patients), seed)
+        return thresholds_by_thickness(curves(best), every, every, who, np.tile([0.8, 5.0], patients), seed)
 
     assert scans(10, 0)["gain"] is not None
     assert scans(9, 0)["gain"] is None
@@ -134,62 +128,13 @@ def test_few_patients_support_no_strata():
     assert "have 10 patients with lesions (≤ 1 mm: 9, 1–2 mm: 0, 2–4 mm: 0, 4–6 mm: 9, > 6 mm: 0)" in found["why"]
 
 
-# --- one scan, and all ------------------------------------------------------------------------------------------------
-
-
-def row(values: list[Any], dtype: type) -> Volume:
-    data = np.array(values, dtype).reshape(-1, 1, 1)
-    return Volume(data, Grid(data.shape, np.eye(4)))
-
-
-def test_a_scan_is_scored_at_each_threshold_of_calibrated_probability():
-    """Bias of logit(0.8): raw 0.5 becomes 0.8, raw 0.2 becomes 0.5. Four voxels are labelled, one of them outside."""
-    raw = row([0.5, 0.5, 0.2, 0.0, 0.5], np.float32)
-    label = np.array([1, 1, 0, 1, 0], bool).reshape(-1, 1, 1)
-    hu = row([300, 300, 300, 90, 90], np.int16)
-    scaling = Scaling(temperature=1.0, bias=float(np.log(4)))
-    scores = threshold_scores(raw, label, hu, 2.5, scaling, n_outside=1, domain_hu=100.0)
-    at = {t: int(np.searchsorted(CALIBRATED_GRID, t)) for t in (0.4, 0.6, 0.9)}
-    assert [scores.dice[k] for k in at.values()] == pytest.approx([2 * 2 / (4 + 4), 2 * 2 / (3 + 4), 0.0])
-    assert [scores.prior_dice[k] for k in at.values()] == pytest.approx([2 * 2 / (3 + 4), 2 * 2 / (2 + 4), 0.0])
-    assert scores.dice.shape == scores.prior_dice.shape == CALIBRATED_GRID.shape
-    assert (scores.has_lesion, scores.n_unseen, scores.slice_thickness_mm) == (True, 2, 2.5)
-
-
-def test_what_counts_as_unseen():
-    raw = row([0.5, 0.0, 0.5], np.float32)
-    hu = row([90, 200, 100], np.int16)
-    everywhere, nowhere = np.ones((3, 1, 1), bool), np.zeros((3, 1, 1), bool)
-    scaling = Scaling(temperature=1.0, bias=0.0)
-    assert threshold_scores(raw, everywhere, hu, 1.0, scaling).n_unseen == 1  # probability 0
-    assert threshold_scores(raw, everywhere, hu, 1.0, scaling, domain_hu=100.0).n_unseen == 2  # and the dark one
-    assert threshold_scores(raw, nowhere, hu, 1.0, scaling, n_outside=3).n_unseen == 3
-    assert threshold_scores(raw, everywhere, hu, 1.0, scaling).has_lesion
-    assert threshold_scores(raw, nowhere, hu, 1.0, scaling, n_outside=1).has_lesion
-    assert not threshold_scores(raw, nowhere, hu, 1.0, scaling).has_lesion
-
-
-def scored(best: float, prior_best: float, thickness_mm: float, has_lesion: bool = True) -> ThresholdScores:
-    dice, prior_dice = curves(np.array([best, prior_best]))
-    return ThresholdScores(
-        dice=dice, prior_dice=prior_dice, has_lesion=has_lesion, n_unseen=1, slice_thickness_mm=thickness_mm
-    )
-
-
-def test_both_masks_get_the_threshold_of_their_own_best_mean_dice():
-    scores = [scored(0.4, 0.2, 1.0), scored(0.4, 0.2, 3.0), scored(0.9, 0.9, 1.0, has_lesion=False)]
-    chosen = choose_thresholds(scores, ["a", "b", "c"], 0, strata_from_edges([2.0]))
-    assert (chosen["plain_threshold"], chosen["operating_point"]["threshold"]) == (0.4, 0.2)
-    assert chosen["plain_score"] == pytest.approx(0.9)
-    assert (chosen["n_with_lesion"], chosen["n_lesion_voxels_unseen"]) == (2, 3)
-    for found in (chosen["plain_thickness"], chosen["operating_point"]["thickness"]):
-        assert [(s["stratum"], s["n_patients"]) for s in found["strata"]] == [("≤ 2 mm", 1), ("> 2 mm", 1)]
-
-
-def test_the_strata_of_each_mask_are_its_own():
-    """Thick slices want another threshold for the plain mask, but not under the protocol."""
-    scores = [scored(0.3, 0.5, 1.0) if k % 2 else scored(0.7, 0.5, 5.0) for k in range(40)]
-    chosen = choose_thresholds(scores, [f"p{k // 2}" for k in range(40)], 0, strata_from_edges([2.0]))
-    assert chosen["plain_thickness"]["used"]
-    assert [s["threshold"] for s in chosen["plain_thickness"]["strata"]] == [0.3, 0.7]
-    assert not chosen["operating_point"]["thickness"]["used"]
+def test_what_counts_more_decides_more():
+    """Two scans of one patient count as one of another where every patient counts alike."""
+    best = np.array([0.2, 0.2, 0.8, 0.8])
+    weights = np.array([0.5, 0.5, 1.0, 1.0])
+    assert choose_threshold(curves(best), CALIBRATED_GRID, weights)[0] == pytest.approx(0.8)
+    free = np.concatenate([np.tile([0.8, 5.0], 9), [0.8, 5.0]])  # the tenth patient has no lesion
+    who = [f"p{i // 2}" for i in range(20)]
+    lesion = np.arange(20) < 18
+    found = thresholds_by_thickness(curves(np.full(20, 0.5)), np.ones(20), lesion, who, free, 0)
+    assert [s["n_patients"] for s in found["strata"]] == [9, 0, 0, 9, 0]

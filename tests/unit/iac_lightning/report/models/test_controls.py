@@ -55,7 +55,7 @@ def test_tables_hold_the_network_as_it_is_beside_each_control(controlled: dict[s
     assert section is not None
     assert section.text.endswith("Missing.")
     controls, worth = section.tables
-    assert [row[0] for row in controls.rows] == ["VIT", "threshold alone", "SCRATCH", "threshold alone"]
+    assert [row[0] for row in controls.rows] == ["VIT", "+ threshold alone", "SCRATCH", "+ threshold alone"]
     vit, plain = controls.rows[:2]
     own, tokens = (float(cell[0]) for cell in vit[1:3])
     assert float(vit[3][0]) == pytest.approx(own - tokens, abs=1.1e-3)

@@ -23,8 +23,8 @@ def test_looks_stand_in_the_table_of_models(model_results, tmp_path):
 
 def test_weights_training_and_looks_stand_once_for_each_model(model_results):
     main, behind = model_tables(model_results, CONTEXT)
-    assert [row[:2] for row in main.rows[:2]] == [["VIT", "0.40"], ["threshold alone", "0.30"]]
+    assert [row[:2] for row in main.rows[:2]] == [["VIT", "0.40"], ["+ threshold alone", "0.30"]]
     assert behind.rows[0][5:] == ["1,234,567", "7 min", "3 (2 settings)", "vit"]
-    assert behind.rows[1][0] == "threshold alone"
+    assert behind.rows[1][0] == "+ threshold alone"
     assert behind.rows[1][5:] == [""] * 4
     assert all(len(row) == len(table.header) for table in (main, behind) for row in table.rows)

@@ -79,7 +79,8 @@ def test_by_the_rule_of_the_projects_own_models(
 ) -> None:
     out = tmp_path / "out"
     command = ["evaluate", "--predictions", str(tmp_path / "test"), "--dev-predictions", str(tmp_path / "dev")]
-    assert main([*command, "--cohort", str(cohort), "--out", str(out), "--label", "other", "--workers", "1"]) == 0
+    command += ["--cohort", str(cohort), "--out", str(out), "--label", "other", "--workers", "1"]
+    assert main([*command, "evaluation.operating_point=dice"]) == 0
     found = json.loads((out / "calibration.json").read_text())
     assert found["temperature"] == pytest.approx(SHARPER, rel=0.1)
     assert found["bias"] == pytest.approx(0, abs=0.15)
@@ -146,6 +147,18 @@ def test_neither_workers_nor_the_form_of_the_files_matter(cohort: Path, tmp_path
     known, other = json.loads(one[0]), json.loads(two[0])
     assert known.pop("depends_on") != other.pop("depends_on")  # of the form of the files
     assert known == other
+
+
+def test_a_map_of_zeros_among_four_patients_is_no_crash(cohort: Path, tmp_path: Path) -> None:
+    """A resample may draw nobody but the patient of whom nothing is said."""
+    table = pd.read_csv(cohort, keep_default_na=False)
+    write_cohort(cohort, table.assign(patient_id=table["series_id"]))
+    write_nifti(Volume(np.zeros(SHAPE, np.float32), GRID), tmp_path / "dev/d2_probability.nii.gz")
+    out = tmp_path / "out"
+    evaluate_predictions(tmp_path / "test", cohort, "test", out, dev_predictions=tmp_path / "dev", workers=1)
+    found = json.loads((out / "calibration.json").read_text())
+    assert (found["n_series"], found["n_patients"]) == (4, 4)
+    assert found["ece_before_ci95"][0] <= found["ece_before"] <= found["ece_before_ci95"][1]
 
 
 def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Path) -> None:

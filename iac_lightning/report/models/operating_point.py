@@ -1,0 +1,116 @@
+"""The section of the report on the operating point: what was chosen, what else could have been, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.figures.operating_point import froc_figure
+from iac_lightning.report.page import ReportContext, Section, Table, drawn
+from iac_lightning.report.words import TableCell, number
+
+
+def operating_point_section(models: Mapping[str, ModelResult], context: ReportContext) -> Section | None:
+    """Table of choices and their price, and the FROC curve with the point; None where no model's choice is known.
+
+    Args:
+        models: name to result; `calibration` as in `calibration.json`.
+        context: of the page.
+    """
+    known = {
+        model.label: model
+        for model in models.values()
+        if model.calibration and "alternatives" in model.calibration["operating_point"]
+    }
+    if not known:
+        return None
+    calibrations = {label: dict(model.calibration or {}) for label, model in known.items()}
+    points = {label: calibration["operating_point"] for label, calibration in calibrations.items()}
+    sizes = {(c["n_series"], c["n_patients"]) for c in calibrations.values()}
+    scans = " or ".join(f"{n} scans of {patients} patients" for n, patients in sorted(sizes))
+    seeds = ", ".join(str(seed) for seed in sorted({c["seed"] for c in calibrations.values()}))
+    origin = f"{scans}, development split, seed {seeds}"
+    aims = dict.fromkeys(point["aim"] for point in points.values())
+    fitted = any(point["cross_validated"] is None for point in points.values())
+    left_out = [model.label for model in models.values() if model.label not in known]
+    legend = [
+        "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
+        "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
+        "all lesions that the mask touches. False components: those that touch no lesion.",
+        *(
+            ["Not cross-validated, for fewer than two patients have lesions: of the scans that chose."]
+            if fitted
+            else []
+        ),
+        *([f"Not chosen here, or before such choices were recorded: {', '.join(left_out)}."] if left_out else []),
+    ]
+    return Section(
+        title="Operating point",
+        text=" ".join(
+            [
+                "Where are probabilities cut, and what would another cut have bought? Threshold and least lesion were "
+                "chosen together on the development split, for",
+                "; ".join(f"{aim} ({AIMS[aim]})" for aim in aims) + ".",
+                "The other lines: what the same scans would have chosen for other aims, or with less to choose among.",
+            ]
+        ),
+        tables=[
+            Table(
+                name="operating_point",
+                source=origin,
+                header=[
+                    ("model and choice", ""),
+                    ("mask", "probability; lesion; rule"),
+                    ("balanced Dice", "all patients"),
+                    ("Dice", "scans with lesions"),
+                    ("lesion F1", "scans with lesions"),
+                    ("lesions found", "of all"),
+                    ("false components", "a scan"),
+                    ("false alarms", "lesion-free scans"),
+                ],
+                rows=[row for label, point in points.items() for row in _rows(label, point)],
+                legend=" ".join(legend),
+                words=("model and choice", "mask"),
+            )
+        ],
+        figures=[
+            drawn(
+                "froc",
+                "Lesions found against false components",
+                "A curve: every threshold on the development split, at the chosen least lesion and rule. Filled mark: "
+                f"the chosen point there; hollow: the masks at this point on the {context.split} split.",
+                froc_figure(points, {label: _evaluated(m) for label, m in known.items()}, context.split, origin),
+                origin,
+            )
+        ],
+    )
+
+
+def _rows(label: str, point: Mapping[str, Any]) -> list[list[TableCell]]:
+    chosen = {**point, "name": f"{label}: chosen, for {point['aim']}"}
+    others = ({**row, "name": f"+ {row['name']}"} for row in point["alternatives"])
+    return [_row(row) for row in (chosen, *others)]
+
+
+def _row(row: Mapping[str, Any]) -> list[TableCell]:
+    found = row["cross_validated"] or row["fitted"]
+    mask = "–"
+    if "rule" in row:
+        least = f"{row['least_lesion_mm3']:g} mm³ or more" if row["least_lesion_mm3"] else "any size"
+        mask = f"≥ {row['threshold']:.2g}; {least}; {RULES[row['rule']]}"
+    return [
+        row["name"] if row["cross_validated"] else f"{row['name']} (not cross-validated)",
+        mask,
+        *(number(found[name]) for name in ("balanced", "dice", "lesion_f1", "lesion_sensitivity")),
+        number(found["false_components_per_scan"], 2),
+        f"{found['n_false_alarm']} of {found['n_lesion_free']}",
+    ]
+
+
+def _evaluated(model: ModelResult) -> tuple[float, float]:
+    """False components a scan, and the share of all lesions hit, by the table of an evaluation."""
+    table = model.table
+    found = table["n_lesions_hit"].sum() / max(table["n_lesions"].sum(), 1)
+    return float((table["n_predicted"] - table["n_predicted_hit"]).mean()), float(found)
