@@ -144,6 +144,7 @@ class ReportContext:
         missing: what the page lacks and why, in one sentence; empty when nothing.
         mend: commands that make it.
         strata: of slice thickness.
+        trainings: what intervals leave out of how networks were trained, in a sentence.
     """
 
     title: str
@@ -162,6 +163,7 @@ class ReportContext:
     missing: str = ""
     mend: Sequence[str] = ()
     strata: Sequence[Stratum] = field(default=THICKNESS_STRATA)
+    trainings: str = "One training of each model: how much another seed would change is not in these intervals."
 
 
 def source(n: int, n_patients: int, context: ReportContext) -> str:

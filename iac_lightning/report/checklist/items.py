@@ -1,8 +1,8 @@
 """Items of checklists in words of our own, and which part of a page answers them.
 
-CLAIM: Tejani et al., Radiology: Artificial Intelligence 2024, doi:10.1148/ryai.240300. TRIPOD+AI: Collins et al., BMJ 2024,
-doi:10.1136/bmj-2023-078378. Metrics Reloaded: Maier-Hein et al., Nature Methods 2024, doi:10.1038/s41592-023-02151-z; its
-questions have no numbers here.
+CLAIM: Tejani et al., Radiology: Artificial Intelligence 2024, doi:10.1148/ryai.240300. TRIPOD+AI: Collins et al., BMJ
+2024, doi:10.1136/bmj-2023-078378. Metrics Reloaded: Maier-Hein et al., Nature Methods 2024,
+doi:10.1038/s41592-023-02151-z; its questions have no numbers here.
 """
 
 from __future__ import annotations

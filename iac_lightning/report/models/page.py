@@ -17,6 +17,7 @@ from iac_lightning.report.html import page_template
 from iac_lightning.report.models.answer import answer_about_models
 from iac_lightning.report.models.charts import charts
 from iac_lightning.report.models.files import write_files, write_numbers
+from iac_lightning.report.models.paired import measures_table
 from iac_lightning.report.models.tables import comparison_table, glance_table, model_tables
 from iac_lightning.report.page import ExtraFigure, Overlay, ReportContext, Section, sample
 from iac_lightning.report.words import number
@@ -62,6 +63,8 @@ def write_report(
     ]
     tables = model_tables(models, context)
     pairs = [comparison_table(some, models, context, plain=some is plain) for some in (comparisons, plain) if some]
+    if comparisons:
+        pairs.insert(1, measures_table(comparisons, models, context))
     glance = glance_table(models, context)
     examples = [
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])

@@ -119,5 +119,5 @@ def _at_the_point(
 
 def _share(value: Mapping[str, Any]) -> TableCell:
     if value["value"] is not None and None in value["ci95"]:
-        return number(value["value"], 2), f"too few patients: {value['n_patients']}"
+        return f"{number(value['value'], 2)} (too few patients: {value['n_patients']})"
     return cell(value, 2)

@@ -23,9 +23,9 @@ def volumes_section(models: Mapping[str, ModelResult], context: ReportContext) -
     return Section(
         title="Volumes by size",
         text=(
-            "Differences in mm³ grow with the volume, so that limits of agreement over all sizes are too wide for "
-            "small volumes and too narrow for large ones. Ratios on a logarithmic scale hold for every size alike, as far as "
-            "errors are proportional."
+            "Differences in mm³ grow with the volume, so that limits of agreement over all sizes are too wide "
+            "for small volumes and too narrow for large ones. Ratios on a logarithmic scale hold for every size "
+            "alike, as far as errors are proportional."
         ),
         tables=[
             Table(

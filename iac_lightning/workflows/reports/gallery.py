@@ -62,9 +62,9 @@ def gallery_section(
         title="Failures",
         text=(
             "The worst that each model did: the largest lesion that it missed, the largest component that hits "
-            "nothing, and the scan with lesions of the lowest Dice. Above, three planes through the place; below, every lesion "
-            "of the scan projected along each axis, wherever it lies. Names of scans are made from their series ids "
-            "and the fingerprint of the prepared data: the same scan has the same name on every page."
+            "nothing, and the scan with lesions of the lowest Dice. Above, three planes through the place; below, "
+            "every lesion of the scan projected along each axis, wherever it lies. Names of scans are made from their "
+            "series ids and the fingerprint of the prepared data: the same scan has the same name on every page."
         ),
         figures=figures,
     )

@@ -21,6 +21,7 @@ from iac_lightning.evaluation.clinical.analysis import analyse, shortage
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.repeats import Repeats, repeats
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.report.models.analysis import analysis_sections
@@ -30,6 +31,7 @@ from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
+from iac_lightning.report.models.repeats import repeats_section, training_sentence
 from iac_lightning.report.page import Overlay, ReportContext
 from iac_lightning.report.scan_names import scan_names
 from iac_lightning.report.worth import missing_arms
@@ -110,6 +112,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     for name, entry in by_name.items():
         examples[name] = overlays(entry, models[name], series, names, split, taken[name])
     dev_tables, missing, mend = development(by_name, split, settings)
+    candidates = trainings(runs, models)
+    repeated = repeats(candidates)
     context = report_context(
         entries,
         split=split,
@@ -119,6 +123,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         missing=(missing, mend),
         labels=labels,
         evaluated_mm=[float(mm) for model in models.values() for mm in model.table["slice_thickness_mm"]],
+        repeated=repeated,
     )
     analysis = analyse(
         {name: model.table for name, model in models.items()},
@@ -129,7 +134,6 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         thickness_strata=context.strata,
         seed=context.seed,
     )
-    candidates = trainings(runs, models)
     worth = worths(candidates, seed=context.seed)
     sections = analysis_sections(models, dev_tables, analysis, context)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
@@ -139,6 +143,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     if calibrations := calibration_section(models):
         sections.append(calibrations)
     sections += further_sections(by_name, models, series, names, context, taken)
+    if seeds := repeats_section(repeated, models, context):
+        sections.append(seeds)
     write_names(by_name, names, split)
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
@@ -178,6 +184,7 @@ def report_context(
     missing: tuple[str, Sequence[str]],
     labels: Sequence[str],
     evaluated_mm: Sequence[float],
+    repeated: Sequence[Repeats],
 ) -> ReportContext:
     """What the page says of data, code and training.
 
@@ -190,6 +197,7 @@ def report_context(
         missing: what the page lacks, and the commands that make it.
         labels: of the runs among the models.
         evaluated_mm: slice thickness of the evaluated scans.
+        repeated: recipes among the models that were trained twice or more.
     """
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
@@ -228,6 +236,12 @@ def report_context(
         missing=missing[0],
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
+        trainings=training_sentence(
+            repeated,
+            len(entries),
+            len(entries) - len(runs),
+            sum(bool(members_of(run.directory)) for run in runs),
+        ),
     )
 
 
