@@ -26,7 +26,7 @@ def scan_detection(table: pd.DataFrame, prefix: str = "") -> dict[str, Any]:
     Returns:
         Plain types: `tp`, `fn`, `tn`, `fp` scans; `sensitivity`, `specificity`, `ppv`, `npv` and `lesion_sensitivity`
         as `{"value", "ci95", "n", "n_patients"}`; `n_false` components that hit nothing, `false_per_scan` and
-        `false_per_free_scan` (mean over all scans, over lesion-free ones; None without), `median_false`.
+        `false_per_free_scan` (means over all scans and over lesion-free ones; None without).
     """
     lesion = table["has_lesion"].astype(bool).to_numpy()
     called = table[f"{prefix}volume_mm3"].to_numpy(dtype=float) > 0
@@ -43,7 +43,6 @@ def scan_detection(table: pd.DataFrame, prefix: str = "") -> dict[str, Any]:
         "npv": _share(~lesion[~called], patients[~called]),
         "n_false": int(false.sum()),
         "false_per_scan": _mean(false),
-        "median_false": float(np.median(false)) if len(false) else None,
         "false_per_free_scan": _mean(false[~lesion]),
     }
 

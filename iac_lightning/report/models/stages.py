@@ -49,7 +49,6 @@ def _stages(
                     f"{model.label}: {STAGES[prefix]}" if k == 0 else f"+ {STAGES[prefix]}",
                     *(cell(summary[key]) for key in ("dice", "sensitivity", "ppv", "lesion_sensitivity", "lesion_f1")),
                     number(detected["false_per_scan"], 1),
-                    number(detected["median_false"], 1),
                     number(detected["false_per_free_scan"], 1),
                     f"{detected['fp']} of {detected['fp'] + detected['tn']}",
                 ]
@@ -65,7 +64,6 @@ def _stages(
             ("lesion sensitivity", ""),
             ("lesion F1", ""),
             ("false components", "a scan, mean"),
-            ("false components", "a scan, median"),
             ("false components", "a lesion-free scan"),
             ("false alarms", "lesion-free scans"),
         ],

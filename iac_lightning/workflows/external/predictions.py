@@ -38,6 +38,7 @@ from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
+from iac_lightning.workflows.one_series import second_reader
 
 EXTERNAL_CUT = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""
@@ -296,6 +297,7 @@ def measure_prediction(
         label = read_label(series, like=scan, look=look)
         check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
         mask, plain, uncalibrated = read_masks(prediction, scan)
+        second = second_reader(series, scan, label, look)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -308,6 +310,7 @@ def measure_prediction(
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
+        second,
     )
     label_mm3 = float(np.count_nonzero(label.data)) * scan.grid.voxel_volume_mm3
     return row, (*scan.warnings, *table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm, label_mm3))

@@ -1,4 +1,4 @@
-"""Sections of a page beside its analysis: before and after calibration, volumes by size, subgroups, failures, flow."""
+"""Sections of a page beside its analysis: steps of calibration, volumes by size, readers, subgroups, failures, flow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from data_modules.prepare.listings import read_failed
 from data_modules.prepare.store import store_directory
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.report.models.flow import flow_section
+from iac_lightning.report.models.readers import readers_section
 from iac_lightning.report.models.stages import stages_section
 from iac_lightning.report.models.subgroups import subgroups_section
 from iac_lightning.report.models.volumes import volumes_section
@@ -50,6 +51,7 @@ def further_sections(
     sections = [
         stages_section(models, context),
         volumes_section(models, context),
+        readers_section(models, context),
         subgroups_section(models, given, context),
         gallery_section(entries, models, series, names, context, looks),
         _flow(entries, models, series, context),

@@ -31,7 +31,6 @@ def test_scans_are_counted_and_intervals_have_patients_as_trials():
     assert found["n_false"] == 1 + 1 + 3
     assert found["false_per_scan"] == pytest.approx(5 / 7)
     assert found["false_per_free_scan"] == 3.0
-    assert found["median_false"] == 0.0
 
 
 def test_with_one_scan_a_patient_the_interval_is_the_exact_binomial_one():
