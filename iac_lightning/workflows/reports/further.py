@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_modules.cohort.look import RecordedLook
-from data_modules.cohort.table import Series, read_cohort
+from data_modules.cohort.table import Cohort, Series
 from data_modules.files import write_text_atomic
 from data_modules.prepare.facts import read_meta
 from data_modules.prepare.listings import read_failed
@@ -76,7 +76,7 @@ def _flow(
     prepared: set[str] | None = None
     run = next((entry for entry in entries.values() if isinstance(entry, Run)), None)
     if run is not None:
-        directory = store_directory(run.config.data, read_cohort(Path(run.config.data.cohort)))
+        directory = store_directory(run.config.data, Cohort(Path(run.config.data.cohort).absolute(), ()))
         if directory.is_dir():
             failed = {name: reason for name, (reason, _) in read_failed(directory).items()}
             prepared = {name for name in series if read_meta(directory / name) is not None}

@@ -53,9 +53,10 @@ def test_without_what_was_looked_for_the_planes_go_through_the_label():
     figure = failure_figure(Volume(np.zeros(GRID.shape), GRID), masks, "worst", "T")
     assert "planes through the largest lesion of the label" in figure.get_suptitle()
     nothing = dict.fromkeys(masks, empty)
-    assert "planes through the middle" in failure_figure(
-        Volume(np.zeros(GRID.shape), GRID), nothing, "worst", "T"
-    ).get_suptitle()
+    assert (
+        "planes through the middle"
+        in failure_figure(Volume(np.zeros(GRID.shape), GRID), nothing, "worst", "T").get_suptitle()
+    )
 
 
 def test_ratios_are_drawn_and_what_has_none_lies_at_the_edges(make_table):

@@ -32,7 +32,7 @@ def test_an_item_stands_only_where_the_page_has_it():
 def test_page_links_to_headings_of_the_report(tmp_path):
     headings = ["Models", "Flow of patients and scans"]
     text = write_checklist(tmp_path, CONTEXT, headings, fails=True).read_text()
-    links = {link for link in re.findall(r'href="index.html#(.*?)"', text)}
+    links = set(re.findall(r'href="index.html#(.*?)"', text))
     assert links == {"content", *map(slug, headings)}
     assert text.count("<tr><th") == sum(map(len, CHECKLISTS.values())) + 3
     assert UNKNOWN in text

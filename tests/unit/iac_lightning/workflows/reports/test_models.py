@@ -27,6 +27,7 @@ from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.reports import further
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
 from iac_lightning.workflows.reports.evaluated import evaluation, load_entry, look_at, model_labels, shared_settings
@@ -85,9 +86,10 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", split="test")]
+    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
+    monkeypatch.setattr(further, "gallery_section", lambda *_: None)
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
     monkeypatch.setattr(workflow, "analyse", partial(analyse, resamples=50))
     found = [
