@@ -14,10 +14,12 @@ from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.series_table import (
     METRICS,
+    read_series_table,
     series_row,
     series_table,
+    write_series_table,
 )
-from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.evaluation.tables.summary import read_summary, summarise, write_summary
 from tests.unit.iac_lightning.evaluation.tables.conftest import mask
 
 
@@ -141,3 +143,21 @@ def test_a_summary_round_trips(table, tmp_path):
     write_summary(summary, tmp_path / "test.json")
     assert (summary["split"], summary["threshold"]) == ("test", 0.42)
     assert json.loads((tmp_path / "test.json").read_text()) == summary
+
+
+def test_files_of_before_are_read_with_the_names_of_now(table, tmp_path):
+    """The plain mask had no prefix then, and what is the result now was `prior_…` and `protocol_prior`."""
+    before = {name: f"prior_{name}" for name in METRICS} | {f"plain_{name}": name for name in METRICS}
+    write_series_table(table.rename(columns=before), tmp_path / "dev.csv")
+    write_series_table(table, tmp_path / "now.csv")
+    pd.testing.assert_frame_equal(read_series_table(tmp_path / "dev.csv"), read_series_table(tmp_path / "now.csv"))
+    now = {**summarise(table, seed=0, resamples=50, threshold=0.3), "plain_threshold": 0.5}
+    now["controls"] = {"mean_tokens": {"dice": 0.1, "plain": {"dice": 0.2}}}
+    result = {name: now[name] for name in now["plain"]}
+    old = {name: value for name, value in now.items() if name not in ("plain", "plain_threshold")}
+    old |= {**now["plain"], "protocol_prior": result, "threshold": 0.5, "prior_threshold": 0.3}
+    old["controls"] = {"mean_tokens": {"dice": 0.2, "protocol_prior": {"dice": 0.1}}}
+    write_summary(old, tmp_path / "dev.json")
+    write_summary(now, tmp_path / "now.json")
+    assert read_summary(tmp_path / "dev.json") == read_summary(tmp_path / "now.json")
+    assert read_summary(tmp_path / "now.json")["plain"]["dice"] == now["plain"]["dice"]
