@@ -17,6 +17,7 @@ from iac_lightning.report.html import page_template
 from iac_lightning.report.models.answer import answer_about_models
 from iac_lightning.report.models.charts import charts
 from iac_lightning.report.models.files import write_files, write_numbers
+from iac_lightning.report.models.findings import described, described_sections, of_models
 from iac_lightning.report.models.paired import measures_table
 from iac_lightning.report.models.tables import comparison_table, glance_table, model_tables
 from iac_lightning.report.page import ExtraFigure, Overlay, ReportContext, Section, sample
@@ -61,6 +62,8 @@ def write_report(
         *charts(models, comparisons, context, thickness=thickness),
         *(replace(f, source=f.source or everything) for f in context.figures),
     ]
+    words = of_models(models, comparisons)
+    shown_charts, sections = described(shown_charts, words), described_sections(sections, words)
     tables = model_tables(models, context)
     pairs = [comparison_table(some, models, context, plain=some is plain) for some in (comparisons, plain) if some]
     if comparisons:
@@ -121,5 +124,7 @@ def _overlay_figure(model: ModelResult, k: int, overlay: Overlay, context: Repor
         title="",
         caption=f"{overlay.kind.capitalize()}: {overlay.scan}, Dice {number(overlay.dice)}.",
         png=overlay.png,
+        alt=f"{model.label}, {overlay.kind} scan ({overlay.scan}): Dice {number(overlay.dice)}; label and prediction "
+        "outlined in three planes through the largest lesion.",
         source=f"{model.label}; 1 scan of 1 patient, {context.split} split, seed {context.seed}",
     )

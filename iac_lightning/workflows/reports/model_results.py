@@ -162,6 +162,19 @@ def training_curves(run: Run, label: str) -> ExtraFigure:
         caption="Training loss, and Dice on the native grids of the development split at its best threshold, by epoch.",
         png=png(figure),
         source=origin,
+        alt=f"{label}: {'; '.join(_course(rows, column) for column in columns)}.",
+    )
+
+
+def _course(rows: pd.DataFrame, column: str) -> str:
+    """Where a curve begins and ends."""
+    known = rows[["epoch", column]].dropna()
+    if known.empty:
+        return f"no {column}"
+    first, last = known.iloc[0], known.iloc[-1]
+    return (
+        f"{column} from {first[column]:.3g} after epoch {first['epoch']:.0f} to {last[column]:.3g} after epoch "
+        f"{last['epoch']:.0f}"
     )
 
 

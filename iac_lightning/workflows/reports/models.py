@@ -28,6 +28,7 @@ from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
+from iac_lightning.report.models.findings import described_sections, of_analysis
 from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
@@ -146,6 +147,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     if seeds := repeats_section(repeated, models, context):
         sections.append(seeds)
     write_names(by_name, names, split)
+    sections = described_sections(sections, of_analysis(models, analysis))
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
     for name, entry in by_name.items():

@@ -72,4 +72,4 @@ def test_the_words_for_who_does_not_see_a_figure(model_results, undrawn, tmp_pat
     context = type(CONTEXT)(**{**vars(CONTEXT), "figures": figures})
     page = write_report(tmp_path, model_results, context).read_text()
     assert 'alt="A &#34;finding&#34;"' in page
-    assert 'alt="Only a title"' in page
+    assert 'alt="Only a title. C"' in page
