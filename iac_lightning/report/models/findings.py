@@ -51,7 +51,9 @@ def of_models(models: Mapping[str, ModelResult], comparisons: Sequence[Compariso
         + ".",
         "controls": f"Dice under controls: {_each({n: t for n, s in summaries.items() if (t := _controls(s))})}.",
         "reliability": "Expected calibration error on the development split: "
-        + _each({m.label: _reliability(m.calibration) for m in models.values() if "ece_before" in (m.calibration or {})})
+        + _each(
+            {m.label: _reliability(m.calibration) for m in models.values() if "ece_before" in (m.calibration or {})}
+        )
         + ".",
     }
 
