@@ -8,8 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
@@ -17,19 +15,16 @@ from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
 from iac_lightning.evaluation.ablation.worth import worths
-from iac_lightning.evaluation.clinical.analysis import analyse, shortage
+from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.repeats import Repeats, repeats
-from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.findings import described_sections, of_analysis
-from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.models.repeats import repeats_section, training_sentence
@@ -41,10 +36,10 @@ from iac_lightning.runs.looks import end_look
 from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
+from iac_lightning.workflows.reports.development import development
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
-    evaluate_command,
     fixed_cutoffs,
     look_at,
     model_labels,
@@ -61,9 +56,6 @@ from iac_lightning.workflows.reports.model_results import (
     reconstructions,
     training_curves,
 )
-
-SAME_MODEL = ("checkpoint_sha256", "threshold", "plain_threshold", "calibration")
-"""What the evaluations of a model on two splits share, unless it has changed in between."""
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
 
@@ -292,41 +284,6 @@ def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
     if "conformal" in analysis:
         values["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
     return values
-
-
-def development(
-    entries: Mapping[str, Entry], split: str, settings: EvaluationConfig
-) -> tuple[dict[str, pd.DataFrame], str, tuple[str, ...]]:
-    """Tables of the development split, which decide risk groups and intervals.
-
-    Args:
-        entries: name to evaluated model.
-        split: that the page is about; the development split cannot judge itself.
-        settings: coverage of the intervals, and cut-offs where they are fixed.
-
-    Returns:
-        Name to table, or none of them; a sentence that says what is missing; the commands that make it.
-    """
-    if split == "dev":
-        return {}, "", ()
-    cutoffs = fixed_cutoffs(settings)
-    lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
-    if lacking:
-        sentence = missing_development(lacking, split, cutoffs_fixed=cutoffs is not None)
-        return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
-    tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
-    if small := shortage(tables, settings.coverage, cutoffs):
-        sentence = small_development(small, cutoffs_fixed=cutoffs is not None)
-        return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
-    return tables, "", ()
-
-
-def has_development(folder: Path, split: str) -> bool:
-    """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
-    if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
-        return False
-    dev, other = (read_summary(folder / f"{name}.json") for name in ("dev", split))
-    return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 
 def cohort_sentence(series: Sequence[Series], evaluated_mm: Sequence[float]) -> str:

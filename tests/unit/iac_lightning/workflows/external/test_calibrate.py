@@ -26,9 +26,9 @@ from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.calibrate import DOMAIN_HU
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
+from iac_lightning.workflows.reports.development import has_development
 from iac_lightning.workflows.reports.gallery import gallery_section
 from iac_lightning.workflows.reports.model_results import external_result, overlays
-from iac_lightning.workflows.reports.models import has_development
 
 SHAPE = (24, 20, 8)
 GRID = Grid(SHAPE, np.diag([0.5, 0.5, 2.0, 1.0]))
