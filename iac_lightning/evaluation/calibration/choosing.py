@@ -327,12 +327,14 @@ def figures(scans: Scans) -> Mapping[str, Any]:
 def _froc(scans: Scans, cut: Cut) -> dict[str, list[float]]:
     """False components a scan and the share of lesions hit over all thresholds at a rule and least lesion.
 
-    Thresholds rise, of those that give the same only the first.
+    Thresholds rise from the one with most false components on (below, these only grow together); of those that give the
+    same, the first.
     """
     counts = scans.counts[:, cut[0], cut[1]]
     usable = np.asarray((counts[..., VOXELS] >= 0).all(axis=0))
     false = (counts[..., COMPONENTS] - counts[..., HIT_COMPONENTS]).mean(axis=0)
     found = counts[..., HIT_LESIONS].sum(axis=0) / max(int(scans.n_lesions.sum()), 1)
+    usable &= np.arange(len(false)) >= np.argmax(np.where(usable, false, -1.0))
     changes = (np.diff(false) != 0) | (np.diff(found) != 0) | ~usable[:-1]
     new = np.flatnonzero(usable & np.concatenate([[True], changes]))
     return {

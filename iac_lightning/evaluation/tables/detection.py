@@ -9,9 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from iac_lightning.evaluation.clinical.conformal import clopper_pearson
-
-MIN_PATIENTS = 5
-"""Fewest patients of an interval."""
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
 
 
 def scan_detection(table: pd.DataFrame, prefix: str = "") -> dict[str, Any]:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from iac_lightning.evaluation.clinical.analysis import correct, paired_measure
-from iac_lightning.evaluation.statistics.agreement import bland_altman, icc_2_1
-from iac_lightning.evaluation.tables.measures import values
+from data_modules.csv_files import as_text
+from iac_lightning.evaluation.clinical.analysis import paired_measure
+from iac_lightning.evaluation.statistics.agreement import agreement_ci, bland_altman, icc_2_1
+from iac_lightning.evaluation.statistics.intervals import mean_ci
+from iac_lightning.evaluation.statistics.plain import correct, plain_interval
+from iac_lightning.evaluation.tables.measures import MEASURES, values
 from iac_lightning.evaluation.tables.series_table import METRICS, READER_2
 
 SECOND = "Second reader"
@@ -23,21 +25,21 @@ class Reading:
 
     Attributes:
         name: of the model, or `SECOND`.
-        dice: mean over the scans with lesions.
+        dice: mean over the scans with lesions, with its interval (`plain_interval`).
         lesion_f1: likewise.
         bias_mm3: mean of its volume − the label's.
         limits_mm3: 95 % limits of agreement (Bland & Altman 1986).
-        volume_icc: ICC(2,1) of volumes.
+        volume_icc: ICC(2,1) of volumes, likewise.
         against_reader: its Dice − the second reader's on the same scans (`paired_measure`), with `holm_p` over the
             models; None of the second reader.
     """
 
     name: str
-    dice: float
-    lesion_f1: float
+    dice: dict[str, Any]
+    lesion_f1: dict[str, Any]
     bias_mm3: float
     limits_mm3: tuple[float, float]
-    volume_icc: float
+    volume_icc: dict[str, Any]
     against_reader: dict[str, Any] | None = None
 
 
@@ -58,12 +60,11 @@ class Readings:
     rows: tuple[Reading, ...]
 
 
-def readings(tables: Mapping[str, pd.DataFrame], *, seed: int) -> Readings | None:
+def readings(tables: Mapping[str, pd.DataFrame]) -> Readings | None:
     """Second reader and models on the scans that were read twice; None where none was.
 
     Args:
         tables: model label to table of series, of the same scans.
-        seed: of the intervals.
     """
     first = next(iter(tables.values()))
     if f"{READER_2}dice" not in first or not first[f"{READER_2}dice"].notna().any():
@@ -76,7 +77,7 @@ def readings(tables: Mapping[str, pd.DataFrame], *, seed: int) -> Readings | Non
     rows = next(iter(both.values()))
     reader = rows.drop(columns=list(METRICS)).rename(columns={f"{READER_2}{name}": name for name in METRICS})
     reader["both_empty"] = reader["both_empty"].astype(bool)
-    compared = {name: paired_measure(table, reader, "dice", seed=seed) for name, table in both.items()}
+    compared = {name: paired_measure(table, reader, "dice") for name, table in both.items()}
     correct(list(compared.values()), "wilcoxon_p")
     return Readings(
         n=len(rows),
@@ -98,11 +99,11 @@ def _reading(name: str, table: pd.DataFrame, against: dict[str, Any] | None) -> 
         lesion_f1=_mean(table, "lesion_f1"),
         bias_mm3=limits.bias,
         limits_mm3=(limits.low, limits.high),
-        volume_icc=icc_2_1(volumes),
+        volume_icc=plain_interval(agreement_ci(volumes, as_text(table["patient_id"]), icc_2_1)),
         against_reader=against,
     )
 
 
-def _mean(table: pd.DataFrame, measure: str) -> float:
-    x = values(table, measure)
-    return float("nan") if np.isnan(x).all() else float(np.nanmean(x))
+def _mean(table: pd.DataFrame, measure: str) -> dict[str, Any]:
+    found = mean_ci(values(table, measure), as_text(table["patient_id"]), MEASURES[measure].kind)
+    return plain_interval(found, "mean")

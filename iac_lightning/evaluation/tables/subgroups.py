@@ -11,16 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from iac_lightning.evaluation.statistics.bootstrap import holm
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
+from iac_lightning.evaluation.statistics.paired import holm
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, stratum_index
 from iac_lightning.evaluation.tables.measures import values
 
 NOT_GIVEN, OTHERS = "not given", "others"
 FEWEST_PATIENTS = 3
 """Patients from which on a maker or kernel has a row of its own."""
-
-MIN_PATIENTS = 5
-"""Patients that a subgroup and the rest must each have to be tested."""
 
 
 @dataclass(frozen=True, kw_only=True)

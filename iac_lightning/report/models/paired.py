@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iac_lightning.evaluation.clinical.analysis import correct, paired_measure
+from iac_lightning.evaluation.clinical.analysis import paired_measure
+from iac_lightning.evaluation.statistics.plain import correct
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT, Comparison
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.model_result import ModelResult
@@ -36,7 +37,7 @@ def measures_table(
     """
     tables = {m.label: m.table.sort_values("series_id", ignore_index=True) for m in models.values()}
     found = [
-        {measure: paired_measure(tables[c.first], tables[c.second], measure, seed=context.seed) for measure in HEADLINE}
+        {measure: paired_measure(tables[c.first], tables[c.second], measure) for measure in HEADLINE}
         for c in comparisons
     ]
     correct([result for of_pair in found for result in of_pair.values()], "wilcoxon_p")

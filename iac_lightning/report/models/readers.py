@@ -8,12 +8,12 @@ from math import isnan
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.readers import Reading, readings
 from iac_lightning.report.page import ReportContext, Section, Table
-from iac_lightning.report.words import TableCell, cell, number, p_cell, pair, plural, signed
+from iac_lightning.report.words import TableCell, cell, p_cell, pair, plural, signed
 
 
 def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -> Section | None:
     """Table of the second reader and the models on the same scans; None where the cohort has no second reader."""
-    found = readings({model.label: model.table for model in models.values()}, seed=context.seed)
+    found = readings({model.label: model.table for model in models.values()})
     if found is None:
         return None
     origin = (
@@ -41,9 +41,9 @@ def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -
                 ],
                 rows=[_row(reading) for reading in found.rows],
                 legend=(
-                    "Grey: 95\u00a0% interval over patients of the difference, 95\u00a0% limits of agreement of the "
-                    "volume. Holm's correction over the models. The label is the first reader's; models may have "
-                    "learnt from labels of the same reader."
+                    "Grey: 95\u00a0% interval over patients, or why there is none; of the volume bias, 95\u00a0% "
+                    "limits of agreement. Holm's correction over the models. The label is the first reader's; models "
+                    "may have learnt from labels of the same reader."
                 ),
                 source=origin,
             )
@@ -56,10 +56,10 @@ def _row(reading: Reading) -> list[TableCell]:
     low, high = reading.limits_mm3
     return [
         reading.name,
-        number(reading.dice),
+        cell(reading.dice),
         cell(against["difference"], sign=True) if against else "–",
         p_cell(against["holm_p"]) if against else "–",
-        number(reading.lesion_f1),
+        cell(reading.lesion_f1),
         signed(reading.bias_mm3, 1) if isnan(low) else pair(*(signed(v, 1) for v in (reading.bias_mm3, low, high))),
-        number(reading.volume_icc),
+        cell(reading.volume_icc),
     ]

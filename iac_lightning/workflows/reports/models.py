@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from data_modules.cohort.look import RecordedLook
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
@@ -25,10 +26,11 @@ from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
 from iac_lightning.report.models.findings import described_sections, of_analysis
+from iac_lightning.report.models.guard import guard_section
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.models.repeats import repeats_section, training_sentence
-from iac_lightning.report.page import Overlay, ReportContext
+from iac_lightning.report.page import ReportContext
 from iac_lightning.report.scan_names import scan_names
 from iac_lightning.report.worth import missing_arms
 from iac_lightning.runs.directory import Run, git_words
@@ -36,10 +38,12 @@ from iac_lightning.runs.looks import end_look
 from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
+from iac_lightning.workflows.guard import guard_sentences, register_again, set_sentence
 from iac_lightning.workflows.reports.development import development
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
+    cohort_table,
     fixed_cutoffs,
     look_at,
     model_labels,
@@ -88,22 +92,19 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     runs = [entry for entry in entries if isinstance(entry, Run)]
     labels = model_labels([run.config for run in runs])
     label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
-    models: dict[str, ModelResult] = {}
-    examples: dict[str, list[Overlay]] = {}
     taken = {name: look_at(entry, "report", split) for name, entry in by_name.items()}
-    for name, entry in by_name.items():
-        look = taken[name]
-        if isinstance(entry, Run):
-            models[name] = model_result(entry, label_of[name], split, look)
-        else:
-            models[name] = external_result(entry, split, look)
-    first = entries[0]
-    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
-    series = {item.series_id: item for item in read_cohort(cohort).series}
+    models = {
+        name: model_result(entry, label_of[name], split, taken[name])
+        if isinstance(entry, Run)
+        else external_result(entry, split, taken[name])
+        for name, entry in by_name.items()
+    }
+    series = {item.series_id: item for item in read_cohort(cohort_table(entries[0])).series}
     evaluated = {str(name) for model in models.values() for name in model.table["series_id"]}
     names = scan_names(evaluated, str(runs[0].provenance.get("data_fingerprint", "")) if runs else "")
-    for name, entry in by_name.items():
-        examples[name] = overlays(entry, models[name], series, names, split, taken[name])
+    examples = {
+        name: overlays(entry, models[name], series, names, split, taken[name]) for name, entry in by_name.items()
+    }
     dev_tables, missing, mend = development(by_name, split, settings)
     candidates = trainings(runs, models)
     repeated = repeats(candidates)
@@ -125,16 +126,15 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         cutoffs=fixed_cutoffs(settings),
         coverage=settings.coverage,
         thickness_strata=context.strata,
-        seed=context.seed,
     )
     worth = worths(candidates, seed=context.seed)
     sections = analysis_sections(models, dev_tables, analysis, context)
+    if guard := guard_section(*guarded(by_name, models, split, taken)):
+        sections.insert(0, guard)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
         sections.insert(0, controls)
-    if choices := operating_point_section(models, context):
-        sections.append(choices)
-    if calibrations := calibration_section(models):
-        sections.append(calibrations)
+    chosen = (operating_point_section(models, context), calibration_section(models))
+    sections += [section for section in chosen if section]
     sections += further_sections(by_name, models, series, names, context, taken)
     if seeds := repeats_section(repeated, models, context):
         sections.append(seeds)
@@ -142,13 +142,34 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     sections = described_sections(sections, of_analysis(models, analysis))
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
-    for name, entry in by_name.items():
-        if isinstance(entry, Run):
-            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
-            tracking.log_files(entry, report_files(out), out, f"report/{split}")
+    track(by_name, models, analysis, out, split)
     for look in taken.values():
         end_look(look)
     return page
+
+
+def guarded(
+    entries: Mapping[str, Entry],
+    models: Mapping[str, ModelResult],
+    split: str,
+    taken: Mapping[str, RecordedLook | None],
+) -> tuple[str, dict[str, list[str]]]:
+    """Register the looks of a page; a sentence about its test set, and label to what was found of each model.
+
+    Args:
+        entries: name to model.
+        models: name to result.
+        split: that the page is about.
+        taken: name to look.
+    """
+    about, found = "", {}
+    for name, entry in entries.items():
+        summary = models[name].summary
+        if registry := register_again(cohort_table(entry), taken[name], "report", summary):
+            about = set_sentence(registry, summary["guard"])
+        if sentences := guard_sentences(entry.directory, summary, split, cohort_table(entry)):
+            found[models[name].label] = sentences
+    return about, found
 
 
 def trainings(runs: Sequence[Run], models: Mapping[str, ModelResult]) -> list[Candidate]:
@@ -196,7 +217,7 @@ def report_context(
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
     provenance = runs[0].provenance if runs else {}
-    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
+    cohort = cohort_table(first)
     sheet = cohort.parent / "contact_sheet.png"
     about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
     about += preparation_sentences(entries, split)
@@ -267,6 +288,24 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
             *(f"evaluation.{name}={json.dumps(value).replace(' ', '')}" for name, value in changed.items()),
         ]
     )
+
+
+def track(
+    entries: Mapping[str, Entry], models: Mapping[str, ModelResult], analysis: Mapping[str, Any], out: Path, split: str
+) -> None:
+    """Page, tables, figures and headline values to the MLflow of each run.
+
+    Args:
+        entries: name to model.
+        models: name to result.
+        analysis: from `analyse`.
+        out: folder of the page.
+        split: that it is about.
+    """
+    for name, entry in entries.items():
+        if isinstance(entry, Run):
+            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
+            tracking.log_files(entry, report_files(out), out, f"report/{split}")
 
 
 def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def page(request, model_results, stress_summary, tmp_path, monkeypatch):
         return write_report(tmp_path, model_results, CONTEXT).read_text()
     tables = {"vit": table_of(), "cnn": table_of()}
     summaries = dict.fromkeys(tables, stress_summary)
-    return write_stress_page(tmp_path, tables, summaries, compare_stress(tables, WANTED, 3, 50)).read_text()
+    return write_stress_page(tmp_path, tables, summaries, compare_stress(tables, WANTED)).read_text()
 
 
 def test_every_page_can_be_read_aloud_by_keyboard_narrow_and_in_the_dark(page):

@@ -10,7 +10,7 @@ from tests.report_page import PNG
 
 
 def test_figures_are_told_in_values(model_results):
-    words = of_models(model_results, compare(model_results, "dice", 0))
+    words = of_models(model_results, compare(model_results, "dice"))
     dice = model_results["vit"].summary["dice"]
     assert words["dice"].startswith(f"Mean Dice: VIT {estimate(dice)}; SCRATCH ")
     assert re.search(r"VIT − SCRATCH \+0\.\d{3} \[\+0\.\d{3}; \+0\.\d{3}\] \(established\)", words["differences"])

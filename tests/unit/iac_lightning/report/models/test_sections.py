@@ -77,7 +77,7 @@ def test_subgroups_are_corrected_over_all_models(model_results):
 
 
 def test_every_headline_measure_is_tested_and_corrected(model_results):
-    comparisons = compare(model_results, "dice", 0)
+    comparisons = compare(model_results, "dice")
     table = measures_table(comparisons, model_results, CONTEXT)
     assert len(table.rows) == 2 * 3
     assert "21 tests" in table.legend
