@@ -13,8 +13,8 @@ from iac_lightning.report.words import TableCell, number, plural
 
 def repeats_section(
     found: Sequence[Repeats], models: Mapping[str, ModelResult], context: ReportContext
-) -> Section | None:
-    """A table of the trainings of each recipe; None where none was trained twice.
+) -> list[Section]:
+    """A table of the trainings of each recipe; nothing where none was trained twice.
 
     Args:
         found: from `repeats`.
@@ -22,7 +22,7 @@ def repeats_section(
         context: names split and seed.
     """
     if not found:
-        return None
+        return []
     rows: list[list[TableCell]] = []
     for repeated in found:
         label = models[repeated.names[0]].label.removesuffix(f" ({repeated.names[0]})")
@@ -35,7 +35,7 @@ def repeats_section(
         for k, (name, seed, fold) in enumerate(zip(repeated.names, repeated.seeds, repeated.folds, strict=True)):
             own: list[TableCell] = [number(s.means[k], d) for s, d in zip(spreads, digits, strict=True)]
             rows.append([f"+ {name}", f"seed {seed}", "–" if fold is None else f"fold {fold}", *own])
-    return Section(
+    section = Section(
         title="Seeds and folds",
         text=(
             "The same recipe trained again: how much a figure moves with the seed, and with the patients who are held "
@@ -59,6 +59,7 @@ def repeats_section(
             )
         ],
     )
+    return [section]
 
 
 def training_sentence(found: Sequence[Repeats], n_models: int, n_elsewhere: int, n_ensembles: int) -> str:

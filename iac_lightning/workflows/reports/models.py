@@ -101,7 +101,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     }
     series = {item.series_id: item for item in read_cohort(cohort_table(entries[0])).series}
     evaluated = {str(name) for model in models.values() for name in model.table["series_id"]}
-    names = scan_names(evaluated, str(runs[0].provenance.get("data_fingerprint", "")) if runs else "")
+    names = scan_names(evaluated, data_key(runs))
     examples = {
         name: overlays(entry, models[name], series, names, split, taken[name]) for name, entry in by_name.items()
     }
@@ -133,11 +133,9 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         sections.insert(0, guard)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
         sections.insert(0, controls)
-    chosen = (operating_point_section(models, context), calibration_section(models))
-    sections += [section for section in chosen if section]
+    sections += filter(None, (operating_point_section(models, context), calibration_section(models)))
     sections += further_sections(by_name, models, series, names, context, taken)
-    if seeds := repeats_section(repeated, models, context):
-        sections.append(seeds)
+    sections += repeats_section(repeated, models, context)
     write_names(by_name, names, split)
     sections = described_sections(sections, of_analysis(models, analysis))
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
@@ -288,6 +286,11 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
             *(f"evaluation.{name}={json.dumps(value).replace(' ', '')}" for name, value in changed.items()),
         ]
     )
+
+
+def data_key(runs: Sequence[Run]) -> str:
+    """What names of scans depend on: the prepared data; nothing where masks of other programs are all there is."""
+    return str(runs[0].provenance.get("data_fingerprint", "")) if runs else ""
 
 
 def track(

@@ -115,11 +115,11 @@ def test_seeds_and_folds_of_one_recipe(model_results):
     dice = [model_results[name].summary["dice"]["mean"] for name in ("vit", "cnn")]
     assert found.spreads["dice"].means == pytest.approx(dice)
     assert found.spreads["dice"].sd == pytest.approx(abs(dice[0] - dice[1]) / 2**0.5)
-    section = repeats_section([found], model_results, CONTEXT)
+    (section,) = repeats_section([found], model_results, CONTEXT)
     rows = section.tables[0].rows
     assert rows[0][:3] == ["VIT: mean ± SD", "2 trainings", ""]
     assert rows[1][:4] == ["+ vit", "seed 0", "fold 1", f"{dice[0]:.3f}"]
-    assert repeats_section([], model_results, CONTEXT) is None
+    assert repeats_section([], model_results, CONTEXT) == []
 
 
 def test_sentences_say_what_was_done(model_results):
