@@ -60,7 +60,9 @@ def failure_figure(hu: Volume, masks: Mapping[str, Volume], place: str, title: s
         _limits(above, axis, center * spacing - half, center * spacing + half)
         above.set_title(f"{name}, slice {center[axis] + 1} of {image.shape[axis]}", fontsize=9)
         shadow = np.clip(image, *BONE_WINDOW_HU).mean(axis=axis)
-        _view(below, shadow, _range(shadow), {key: mask.any(axis=axis) for key, mask in data.items()}, axis, spacing)
+        _view(
+            below, shadow, _range(shadow), {key: np.max(mask, axis=axis) for key, mask in data.items()}, axis, spacing
+        )
         _limits(below, axis, *_box(everything, spacing, image.shape))
         across, up = [a for a in range(3) if a != axis]
         below.plot(center[across] * spacing[across], center[up] * spacing[up], "+", color="white", markersize=15)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from data_modules.csv_files import as_text
 from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
 from iac_lightning.evaluation.statistics.paired import holm
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, stratum_index
@@ -97,7 +98,7 @@ def subgroups(table: pd.DataFrame, attributes: Mapping[str, NDArray[np.str_]], o
         attributes: from `attributes_of`.
         order: of levels that have one (strata); others follow by name.
     """
-    patients = table["patient_id"].astype(str).to_numpy()
+    patients = as_text(table["patient_id"])
     dice, f1 = values(table, "dice"), values(table, "lesion_f1")
     lesion = table["has_lesion"].astype(bool).to_numpy()
     predicted = table["volume_mm3"].to_numpy(dtype=float)

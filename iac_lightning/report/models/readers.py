@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isnan
 
+from iac_lightning.evaluation.clinical.readers import Reading, readings
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.readers import Reading, readings
 from iac_lightning.report.page import ReportContext, Section, Table
 from iac_lightning.report.words import TableCell, cell, p_cell, pair, plural, signed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iac_lightning.evaluation.tables.detection import scan_detection
+from iac_lightning.evaluation.clinical.detection import scan_detection
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.report.page import ReportContext, Section, Table, sample
 from iac_lightning.report.words import TableCell, cell, number, plural

@@ -17,8 +17,8 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.clinical.readers import SECOND, readings
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.readers import SECOND, readings
 from iac_lightning.evaluation.tables.series_table import read_series_table
 from iac_lightning.report.models.readers import readers_section
 from iac_lightning.report.page import ReportContext

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from iac_lightning.evaluation.tables.detection import scan_detection
+from iac_lightning.evaluation.clinical.detection import scan_detection
 
 TABLE = pd.DataFrame(
     {

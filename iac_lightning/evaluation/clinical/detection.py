@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_modules.csv_files import as_text
 from iac_lightning.evaluation.clinical.conformal import clopper_pearson
 from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
 
@@ -28,7 +29,7 @@ def scan_detection(table: pd.DataFrame, prefix: str = "") -> dict[str, Any]:
     """
     lesion = table["has_lesion"].astype(bool).to_numpy()
     called = table[f"{prefix}volume_mm3"].to_numpy(dtype=float) > 0
-    patients = table["patient_id"].astype(str).to_numpy()
+    patients = as_text(table["patient_id"])
     false = (table[f"{prefix}n_predicted"] - table[f"{prefix}n_predicted_hit"]).to_numpy(dtype=float)
     return {
         "tp": int((lesion & called).sum()),
