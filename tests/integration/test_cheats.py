@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +28,8 @@ from iac_lightning.report.models.guard import guard_section
 from iac_lightning.runs.directory import load_run, open_run
 from iac_lightning.runs.looks import record_look
 from iac_lightning.runs.signatures import sign
-from iac_lightning.workflows import evaluate as evaluation
 from iac_lightning.workflows.calibrate import calibrate_run
 from iac_lightning.workflows.evaluate import describe_evaluation, evaluate
-from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.evaluate import evaluate_predictions
 from iac_lightning.workflows.guard import guard_sentences
 from iac_lightning.workflows.trained import load_trained, refuse_known_patients
@@ -60,8 +57,6 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, phantom_cohort: Path) ->
     for row in table.itertuples():
         assert row.label or row.split == "pretrain"
     with pytest.MonkeyPatch.context() as patch:
-        for module in (evaluation, external):  # intervals are not what is tested
-            patch.setattr(module, "summarise", partial(module.summarise, resamples=20))
         patch.chdir(base)
         patch.setenv(HOME, str(base / "own"))
         for name in ("cohort.csv", "split_salt"):
