@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from iac_lightning.evaluation.ablation.repeats import REPEATED, Repeats
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.repeats import REPEATED, Repeats
 from iac_lightning.report.page import ReportContext, Section, Table, sample
 from iac_lightning.report.words import TableCell, number, plural
 

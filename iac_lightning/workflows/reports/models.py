@@ -15,12 +15,12 @@ from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
+from iac_lightning.evaluation.ablation.repeats import Repeats, repeats
 from iac_lightning.evaluation.ablation.worth import worths
 from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.repeats import Repeats, repeats
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences

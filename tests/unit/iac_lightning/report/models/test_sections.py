@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from iac_lightning.evaluation.ablation.recipes import Candidate
+from iac_lightning.evaluation.ablation.repeats import repeats
 from iac_lightning.evaluation.tables.comparison import compare
-from iac_lightning.evaluation.tables.repeats import repeats
 from iac_lightning.report.models.paired import HEADLINE, measures_table
 from iac_lightning.report.models.repeats import repeats_section, training_sentence
 from iac_lightning.report.models.sentences import threshold_sentence
