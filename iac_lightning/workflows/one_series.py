@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from data_modules.cohort.look import RecordedLook, read_label
 from data_modules.cohort.series import read_series
+from data_modules.cohort.table import Series
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
+from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
 from iac_lightning.evaluation.calibration.held_out import ScanSums, sums_of_scan
 from iac_lightning.evaluation.calibration.lesions import candidate_lesions
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.metrics.lesions import components
-from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.metrics.series import SeriesMetrics, series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
 from iac_lightning.modules.development import native_probability
 from iac_lightning.workflows.prediction_files import (
@@ -186,8 +188,23 @@ def evaluate_series(work: EvaluationWork) -> Evaluated | None:
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(calibration.uncalibrated_mask(probability, thickness_mm), label, scan),
+        second_reader(series, scan, label, work.look),
     )
     return Evaluated(row, sums_of_scan(probability, mask, label, calibration, thickness_mm))
+
+
+def second_reader(series: Series, scan: Scan, label: Volume, look: RecordedLook | None) -> SeriesMetrics | None:
+    """Values of the second reader's mask against the label, as of a prediction; None where there is no such mask.
+
+    Args:
+        series: of the cohort.
+        scan: of the series.
+        label: the first reader's mask, on the scan's grid.
+        look: needed for the test split.
+    """
+    if series.label_2 is None:
+        return None
+    return series_metrics(read_label(series, like=scan, look=look, second=True), label, scan)
 
 
 def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:

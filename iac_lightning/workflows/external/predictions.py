@@ -39,6 +39,7 @@ from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
+from iac_lightning.workflows.one_series import second_reader
 
 EXTERNAL_CUT = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""
@@ -319,6 +320,7 @@ def measure_prediction(prediction: Prediction, look: RecordedLook | None = None)
         label = read_label(series, like=scan, look=look)
         check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
         mask, plain, uncalibrated, probability = read_all(prediction, scan)
+        second = second_reader(series, scan, label, look)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -331,6 +333,7 @@ def measure_prediction(prediction: Prediction, look: RecordedLook | None = None)
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
+        second,
     )
     label_mm3 = float(np.count_nonzero(label.data)) * scan.grid.voxel_volume_mm3
     sums = None

@@ -180,6 +180,7 @@ def test_the_report_names_the_evaluated_thickness(
     table = pd.DataFrame(evaluated(model, item, calibration))
     entry = ExternalModel(Path(), "m", {}, item.directory.parents[2] / "cohort.csv", None)
     result = ModelResult(name="m", label="m", table=table, summary={}, threshold=None)
-    model_results.overlays(entry, result, "dev", None)
+    series = {item.series.series_id: item.series}
+    model_results.overlays(entry, result, series, dict.fromkeys(series, "scan 3fa9c1"), "dev", None)
     assert titles
-    assert all("4 mm slices" in title for title in titles)
+    assert all("4 mm slices" in title and "scan 3fa9c1" in title for title in titles)

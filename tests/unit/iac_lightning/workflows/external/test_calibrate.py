@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from data_modules.cohort.table import write_cohort
+from data_modules.cohort.table import read_cohort, write_cohort
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
@@ -19,11 +19,13 @@ from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import Calibration, describe_calibration
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.report.page import ReportContext
 from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external.calibrate import DOMAIN_HU
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
+from iac_lightning.workflows.reports.development import has_development
+from iac_lightning.workflows.reports.gallery import gallery_section
 from iac_lightning.workflows.reports.model_results import external_result, overlays
-from iac_lightning.workflows.reports.models import has_development
 
 SHAPE = (24, 20, 8)
 GRID = Grid(SHAPE, np.diag([0.5, 0.5, 2.0, 1.0]))
@@ -194,7 +196,16 @@ def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> 
     model, look = load_external(out), record_look(out, "report", "test", "", None)
     result = external_result(model, "test", look)
     assert result.threshold == json.loads((out / "calibration.json").read_text())["operating_point"]["threshold"]
-    assert [o.kind for o in overlays(model, result, "test", look)] == ["best", "median", "worst"]
+    series = {item.series_id: item for item in read_cohort(cohort).series}
+    names = {name: f"scan of {name}" for name in series}
+    examples = overlays(model, result, series, names, "test", look)
+    assert [o.kind for o in examples] == ["best", "median", "worst"]
+    context = ReportContext(title="T", question="Q", split="test", seed=0)
+    gallery = gallery_section({"other": model}, {"other": result}, series, names, context, {"other": look})
+    found = {figure.name: figure for figure in gallery.figures}
+    assert list(found) == ["failure_1_missed", "failure_1_false", "failure_1_worst"]
+    assert examples[-1].scan in found["failure_1_worst"].alt
+    assert all("scan of " in figure.caption and "missed" in figure.alt for figure in found.values())
     evaluate_predictions(tmp_path / "dev", cohort, "dev", out, threshold=0.5, label="other", workers=1)
     assert not has_development(out / "evaluation", "test")  # another threshold is another model
 
