@@ -2,7 +2,7 @@
 # The study of experiments/study, a slice of minutes at a time, from any folder:
 #
 #     bash benchmarks/gpu/study.sh DEVICE=cuda MINUTES=8     # one slice; again until it says that all is done
-#     bash benchmarks/gpu/study.sh DEVICE=cpu MINUTES=30     # the size for two idle CPU cores: about 25 minutes
+#     bash benchmarks/gpu/study.sh DEVICE=cpu MINUTES=30     # the size for two idle CPU cores: about 35 minutes
 #
 # A slice begins no training that it could not go on with: what runs when the time is up is stopped between two steps and
 # goes on from its last checkpoint in the next. Status: 0 when all is done, 75 when it goes on, 1 when cells have failed.
