@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
 from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
+from iac_lightning.evaluation.calibration.held_out import ScanSums, sums_of_scan
+from iac_lightning.evaluation.calibration.lesions import candidate_lesions
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.metrics.lesions import components
@@ -85,7 +87,8 @@ class EvaluationWork(SeriesWork):
     @property
     def key(self) -> dict[str, Any]:
         """What the calibrated map depends on."""
-        return {**self.raw_key, "temperature": self.calibration.temperature, "bias": self.calibration.bias}
+        own = self.calibration.scaling.of(self.item.slice_thickness_mm)
+        return {**self.raw_key, "temperature": own.temperature, "bias": own.bias}
 
     def is_saved(self) -> bool:
         """Whether the network need not be asked, as far as the keys tell."""
@@ -136,8 +139,34 @@ def development_counts(work: SeriesWork, scaling: Scaling) -> ScanCounts | None:
     return scan_counts(raw, lesions, n_lesions, hu, item.slice_thickness_mm, scaling, n_outside=outside)
 
 
-def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
-    """Write one series' probability and masks on the scan's own grid, and measure them there: its row of the table.
+def development_candidates(work: SeriesWork, calibration: Calibration) -> Part | None:
+    """Uncalibrated probabilities of the lesions that are marked in a development series, and which of them are any.
+
+    None as `development_probability`.
+    """
+    raw = development_probability(work)
+    if raw is None:
+        return None
+    item = work.item
+    hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+    mask = calibration.masks(calibration.apply(raw, item.slice_thickness_mm), hu, item.slice_thickness_mm).mask
+    return candidate_lesions(mask.data, raw.data, development_label(item))
+
+
+class Evaluated(NamedTuple):
+    """What is measured of a series.
+
+    Attributes:
+        row: of the table.
+        sums: of its probabilities, before and after calibration.
+    """
+
+    row: dict[str, Any]
+    sums: ScanSums
+
+
+def evaluate_series(work: EvaluationWork) -> Evaluated | None:
+    """Write one series' probability and masks on the scan's own grid, and measure them there.
 
     None: what is saved is damaged, and the network was not asked.
     """
@@ -147,19 +176,21 @@ def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
     if probability is None:
         return None
     label = read_label(series, like=scan, look=work.look)
-    mask, plain = calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
+    thickness_mm = work.item.slice_thickness_mm
+    mask, plain = calibration.masks(probability, scan.volume, thickness_mm)
     write_nifti(mask, work.folder / f"{series.series_id}{MASK_ENDING}")
     write_nifti(plain, work.folder / f"{series.series_id}{PLAIN_MASK_ENDING}")
-    return series_row(
+    row = series_row(
         series.series_id,
         series.patient_id,
-        work.item.slice_thickness_mm,
+        thickness_mm,
         series_metrics(mask, label, scan),
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
-        series_metrics(calibration.uncalibrated_mask(probability), label, scan),
+        series_metrics(calibration.uncalibrated_mask(probability, thickness_mm), label, scan),
         second_reader(series, scan, label, work.look),
     )
+    return Evaluated(row, sums_of_scan(probability, mask, label, calibration, thickness_mm))
 
 
 def second_reader(series: Series, scan: Scan, label: Volume, look: RecordedLook | None) -> SeriesMetrics | None:
@@ -187,6 +218,6 @@ def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:
         if region is None:
             return None
         raw = place(region, grid, 0.0)
-    probability = work.calibration.apply(raw)
+    probability = work.calibration.apply(raw, work.item.slice_thickness_mm)
     write_prediction(probability, work.path, work.key)
     return probability

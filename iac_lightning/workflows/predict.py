@@ -144,8 +144,9 @@ def segment(
     remark = thickness_remark(slice_thickness_mm, region.slice_thickness_mm, "the option slice_thickness_mm")
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
-    probability = calibration.apply(raw)
+    probability = calibration.apply(raw, region.slice_thickness_mm)
     mask, plain = calibration.masks(probability, region.volume, region.slice_thickness_mm)
+    own = calibration.scaling.of(region.slice_thickness_mm)
     result = {
         **measure_lesions(mask, region),
         "volume_plain_mm3": float(plain.data.sum() * plain.grid.voxel_volume_mm3),
@@ -157,7 +158,11 @@ def segment(
         "rule": calibration.point.rule,
         "least_lesion_mm3": calibration.point.least_lesion_mm3,
         "plain_threshold": calibration.plain.at(region.slice_thickness_mm),
-        "calibration": calibration.facts(("temperature", "bias", "n_series", "n_patients")),
+        "calibration": {
+            "temperature": own.temperature,
+            "bias": own.bias,
+            **calibration.facts(("n_series", "n_patients")),
+        },
         "registration": registration_facts(registration),
         "run": model.config.name,
         "checkpoint_sha256": model.checkpoint_sha256,

@@ -105,8 +105,8 @@ def test_the_whole_table_follows_from_the_files_by_plain_numpy(
     table = pd.read_csv(tmp_path / "cnn/evaluation/test.csv")
     table.loc[0, "volume_mm3"] += 0.5
     table.to_csv(tmp_path / "cnn/evaluation/test.csv", index=False)
-    (told,) = differences(tmp_path / "cnn", phantom_cohort)[1]
-    assert "volume_mm3" in told
+    told = differences(tmp_path / "cnn", phantom_cohort)[1]
+    assert f"{table.loc[0, 'series_id']}: volume_mm3" in told[0]
 
 
 def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:
@@ -138,7 +138,11 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
         total = half.sum() + label.sum()
         assert row["uncalibrated_dice"] == pytest.approx(2 * (half & label).sum() / total if total else 1)
         squares.append((calibrated[inside] - label[inside]) ** 2)
-    assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    found = json.loads((runs / "cnn/evaluation/dev.json").read_text())["reliability"]["voxels"]
+    assert found["after"]["brier"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    for name in ("ece", "brier", "nll"):
+        assert found["before"][name] == pytest.approx(calibration[f"{name}_before"], rel=1e-2)
+    assert calibration["nll_after"] <= calibration["nll_before"]
 
 
 def test_a_vit_is_evaluated_under_its_controls_within_one_look(runs: Path) -> None:

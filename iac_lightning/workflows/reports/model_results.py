@@ -18,7 +18,7 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability
 from data_modules.scan.scan import Scan
-from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.calibration.record import DECIDING, Calibration
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import example_series
 from iac_lightning.figures.models import training_figure
@@ -64,7 +64,7 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
 def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The calibration that an evaluation applied; None where the run has another one by now."""
     known, applied = read_calibration(run), summary.get("calibration") or {}
-    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", "temperature"))
+    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", *DECIDING[:3]))
     return Calibration.from_dict(known, calibration_file(run)).to_dict() if known and same else None
 
 

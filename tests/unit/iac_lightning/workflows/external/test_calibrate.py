@@ -82,9 +82,10 @@ def test_by_the_rule_of_the_projects_own_models(
     domain = [(p[hu >= DOMAIN_HU].astype(float), y[hu >= DOMAIN_HU]) for hu, y, p in (scans[name] for name in DEV)]
     p, y = (np.concatenate(column) for column in zip(*domain, strict=True))
     after = special.expit(special.logit(np.clip(p, 1e-20, 1 - 1e-7)) / found["temperature"] + found["bias"])
-    for when, q in (("before", np.clip(p, 1e-20, 1 - 1e-7)), ("after", after)):
-        assert found[f"brier_{when}"] == pytest.approx(((q - y) ** 2).mean(), rel=1e-5)
-        assert found[f"nll_{when}"] == pytest.approx(-np.where(y, np.log(q), np.log1p(-q)).mean(), rel=1e-4)
+    for when, q, rel in (("before", np.clip(p, 1e-20, 1 - 1e-7), 1e-4), ("after", after, 0.02)):  # by others' fits
+        assert found[f"brier_{when}"] == pytest.approx(((q - y) ** 2).mean(), rel=rel)
+        assert found[f"nll_{when}"] == pytest.approx(-np.where(y, np.log(q), np.log1p(-q)).mean(), rel=rel)
+    assert found["after"] == "cross-validated by patient in 3 folds"
     assert found["ece_after"] < 0.3 * found["ece_before"]
     assert (found["n_voxels"], found["n_lesion_voxels"]) == (len(p), y.sum())
     assert (found["n_series"], found["n_patients"], found["n_lesion_voxels_unseen"]) == (4, 3, 0)
@@ -116,6 +117,16 @@ def test_by_the_rule_of_the_projects_own_models(
     assert {key: applied[key] for key in ("temperature", "bias")} == {k: found[k] for k in ("temperature", "bias")}
     assert (summary["threshold"], summary["plain_threshold"]) == thresholds
     assert applied["file"] == "calibration.json"
+    p, y = (
+        np.concatenate([part[scans[name][0] >= DOMAIN_HU].astype(float) for name in TEST for part in [scans[name][k]]])
+        for k in (2, 1)
+    )
+    after = special.expit(special.logit(np.clip(p, 1e-20, 1 - 1e-7)) / found["temperature"] + found["bias"])
+    reliability = summary["reliability"]["voxels"]
+    for when, q in (("before", p), ("after", after)):
+        assert reliability[when]["brier"] == pytest.approx(((q - y) ** 2).mean(), rel=1e-4)
+        assert reliability[when]["n_voxels"] == len(p)
+    assert summary["reliability"]["lesions"]["after"]["n_candidates"] > 0
     assert "calibrated on 4 development scans" in capsys.readouterr().out
 
 
@@ -143,7 +154,7 @@ def test_neither_workers_nor_the_form_of_the_files_matter(cohort: Path, tmp_path
 
 
 def test_a_map_of_zeros_among_four_patients_is_no_crash(cohort: Path, tmp_path: Path) -> None:
-    """A resample may draw nobody but the patient of whom nothing is said."""
+    """One patient of whom nothing is said."""
     table = pd.read_csv(cohort, keep_default_na=False)
     write_cohort(cohort, table.assign(patient_id=table["series_id"]))
     write_nifti(Volume(np.zeros(SHAPE, np.float32), GRID), tmp_path / "dev/d2_probability.nii.gz")
@@ -151,7 +162,8 @@ def test_a_map_of_zeros_among_four_patients_is_no_crash(cohort: Path, tmp_path: 
     evaluate_predictions(tmp_path / "test", cohort, "test", out, dev_predictions=tmp_path / "dev", workers=1)
     found = json.loads((out / "calibration.json").read_text())
     assert (found["n_series"], found["n_patients"]) == (4, 4)
-    assert found["ece_before_ci95"][0] <= found["ece_before"] <= found["ece_before_ci95"][1]
+    assert found["ece_before"] > 0
+    assert found["ece_before_ci95"] is None  # of three patients with voxels
 
 
 def test_thresholds_go_by_the_strata_of_the_settings(cohort: Path, tmp_path: Path) -> None:
