@@ -25,6 +25,10 @@ def test_scans_are_counted_and_intervals_have_patients_as_trials():
     assert (found["tp"], found["fn"], found["tn"], found["fp"]) == (5, 1, 0, 1)
     assert found["sensitivity"]["value"] == pytest.approx(5 / 6)
     assert (found["sensitivity"]["n"], found["sensitivity"]["n_patients"]) == (6, 5)
+    of_scans = stats.binomtest(5, 6).proportion_ci(method="exact")
+    low, high = found["sensitivity"]["ci95"]
+    assert low < of_scans.low - 0.02  # six scans of five patients tell less than six patients would
+    assert high > of_scans.low
     assert found["specificity"] == {"value": 0.0, "ci95": [None, None], "n": 1, "n_patients": 1}
     assert found["ppv"]["value"] == pytest.approx(5 / 6)
     assert found["npv"]["value"] == 0.0
