@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
@@ -25,7 +25,10 @@ LABEL_COLOR, PREDICTION_COLOR = SKY, ORANGE
 BONE_WINDOW_HU = (-100.0, 900.0)
 """Display window that keeps calcium (130 HU and more) apart from brain and from bone."""
 
-_OUTLINES: dict[str, dict[str, Any]] = {
+PLANES = (("axial", 2, "R", "L"), ("coronal", 1, "R", "L"), ("sagittal", 0, "A", "P"))
+"""Name, array axis across, and what lies at the left and right edge, as radiologists look."""
+
+OUTLINES: dict[str, dict[str, Any]] = {
     "label": {"colors": [LABEL_COLOR], "linewidths": 2.2, "linestyles": "solid"},
     "prediction": {"colors": [PREDICTION_COLOR], "linewidths": 1.4, "linestyles": "solid"},
 }
@@ -63,17 +66,32 @@ def overlay_figure(
         window_hu: HU shown black and white.
         field_mm: width of each view around the lesion.
     """
+    figure = Figure(figsize=(10.0, 3.3 * (1 if probability is None else 2) + 1.1), layout="constrained")
+    draw_overlay(figure, hu, label, prediction, probability, title, window_hu=window_hu, field_mm=field_mm)
+    return figure
+
+
+def draw_overlay(
+    figure: Figure | SubFigure,
+    hu: Volume,
+    label: Volume | None = None,
+    prediction: Volume | None = None,
+    probability: Volume | None = None,
+    title: str = "",
+    *,
+    window_hu: tuple[float, float] = BONE_WINDOW_HU,
+    field_mm: float = 48.0,
+) -> None:
+    """`overlay_figure` on a figure, or a part of one, that is there."""
     volumes = {"hu": hu, "label": label, "prediction": prediction, "probability": probability}
     data = {name: canonical(v).data for name, v in volumes.items() if v is not None}
     masks: dict[str, NDArray[np.bool_]] = {n: as_mask(data[n]) for n in ("label", "prediction") if n in data}
     spacing = np.asarray(canonical(hu).grid.spacing_mm)
     center, what = _lesion_center(masks, data["hu"].shape)
     n_rows = 2 if probability is not None else 1
-    figure = Figure(figsize=(10.0, 3.3 * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, 3, squeeze=False)
-    planes = (("axial", 2, "R", "L"), ("coronal", 1, "R", "L"), ("sagittal", 0, "A", "P"))
     for row in range(n_rows):
-        for column, (name, axis, left, right) in enumerate(planes):
+        for column, (name, axis, left, right) in enumerate(PLANES):
             axes = panels[row, column]
             across, up = [a for a in range(3) if a != axis]
             extent = (-0.5 * spacing[across], (data["hu"].shape[across] - 0.5) * spacing[across])
@@ -87,7 +105,7 @@ def overlay_figure(
                 axes.imshow(chance, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(2 * chance, 0, 0.75), **place)
             for mask_name, mask in masks.items():
                 lines = outline(mask.take(center[axis], axis=axis), spacing[across], spacing[up])
-                axes.add_collection(LineCollection(lines, **_OUTLINES[mask_name]))
+                axes.add_collection(LineCollection(lines, **OUTLINES[mask_name]))
             middle = center * spacing
             half = field_mm / 2
             # The image's left is the patient's right (x) or front (y): both rise to the left on RAS+ axes.
@@ -99,16 +117,16 @@ def overlay_figure(
             axes.yaxis.set_major_locator(NullLocator())
             if row == 0:
                 axes.set_title(f"{name}, slice {center[axis] + 1} of {data['hu'].shape[axis]}", fontsize=9)
-            _letters(axes, left, right)
-            _scale_bar(axes)
+            letters(axes, left, right)
+            scale_bar(axes)
     if probability is not None:
-        scale = ScalarMappable(Normalize(0, 1), cmap="viridis")
-        figure.colorbar(scale, ax=panels[1, :].tolist(), label="probability", shrink=0.9, pad=0.01)
+        chances = ScalarMappable(Normalize(0, 1), cmap="viridis")
+        figure.colorbar(chances, ax=panels[1, :].tolist(), label="probability", shrink=0.9, pad=0.01)
     voxel = " × ".join(f"{s:.3g}" for s in spacing)
-    figure.suptitle(f"{title}\nplanes through {what}; {_window(window_hu)}; voxels {voxel} mm; bar 10 mm", fontsize=10)
+    scale = f"{window_words(window_hu)}; voxels {voxel} mm; bar 10 mm"
+    figure.suptitle(f"{title}\n" * bool(title) + f"planes through {what}; {scale}", fontsize=10)
     if masks:
-        legend_below(figure, [LineCollection([], label=name, **_OUTLINES[name]) for name in masks])
-    return figure
+        legend_below(figure, [LineCollection([], label=name, **OUTLINES[name]) for name in masks])
 
 
 def reconstruction_figure(
@@ -146,10 +164,10 @@ def reconstruction_figure(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(name, fontsize=10)
-        _letters(axes, "R", "L")
-        _scale_bar(axes)
+        letters(axes, "R", "L")
+        scale_bar(axes)
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, _TITLE_CHARACTERS)]
-    lines.append(f"axial slice {k + 1} of {image.shape[2]}; {_window(window_hu)}; bar 10 mm")
+    lines.append(f"axial slice {k + 1} of {image.shape[2]}; {window_words(window_hu)}; bar 10 mm")
     figure.suptitle("\n".join(lines), fontsize=10)
     return figure
 
@@ -170,7 +188,8 @@ def outline(mask: NDArray[np.bool_], step_x: float, step_y: float) -> list[NDArr
     return segments
 
 
-def _window(window_hu: tuple[float, float]) -> str:
+def window_words(window_hu: tuple[float, float]) -> str:
+    """Such as ``window −100 to 900 HU``."""
     return f"window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU".replace("-", "−")
 
 
@@ -185,14 +204,15 @@ def _lesion_center(masks: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...
     return np.asarray(shape) // 2, "the middle"
 
 
-def _letters(axes: Axes, left: str, right: str) -> None:
+def letters(axes: Axes, left: str, right: str) -> None:
+    """The sides of the patient that the left and the right edge of a view show."""
     for x, letter in ((0.03, left), (0.93, right)):
         axes.text(
             x, 0.92, letter, transform=axes.transAxes, color="white", fontsize=9, fontweight="bold", path_effects=_HALO
         )
 
 
-def _scale_bar(axes: Axes, length_mm: float = 10.0) -> None:
+def scale_bar(axes: Axes, length_mm: float = 10.0) -> None:
     """A bar in the lower left corner of the view; data units are millimetres."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     start, height = x0 + 0.05 * (x1 - x0), y0 + 0.06 * (y1 - y0)

@@ -24,6 +24,7 @@ from iac_lightning.modules.foreign import licence_words
 from iac_lightning.report.words import estimate, interval
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import FILE, looks
+from iac_lightning.workflows.reference import domain_section
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
@@ -53,6 +54,7 @@ def model_card(run: Run, model: CalibratedModel) -> str:
         f"Model card: {model.config.name}": about(model),
         "What it is for": PURPOSE,
         "What it learnt from": training_data(run, model),
+        "Training domain": domain_section(model.reference.domain),
         "How good it was found to be": metrics(run, model),
         "Calibration": calibration(model.calibration),
         "How to use it": USE + (FOREIGN_LICENCE if foreign_encoder(run) else LICENCE),

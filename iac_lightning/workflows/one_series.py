@@ -134,6 +134,22 @@ def development_counts(work: SeriesWork, scaling: Scaling) -> ScanCounts | None:
     return scan_counts(raw, lesions, n_lesions, hu, item.slice_thickness_mm, scaling, n_outside=outside)
 
 
+def development_volumes(work: SeriesWork, calibration: Calibration) -> tuple[float, float] | None:
+    """Predicted volume of a development series at the operating point, and labelled volume, mm³.
+
+    None as `development_probability`.
+    """
+    raw = development_probability(work)
+    if raw is None:
+        return None
+    item = work.item
+    hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+    mask = calibration.masks(calibration.apply(raw), hu, item.slice_thickness_mm).mask
+    label = read_label(item.series, like=read_series(item.series))
+    predicted, labelled = (float(np.count_nonzero(m.data)) * m.grid.voxel_volume_mm3 for m in (mask, label))
+    return predicted, labelled
+
+
 def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
     """Write one series' probability and masks on the scan's own grid, and measure them there: its row of the table.
 
