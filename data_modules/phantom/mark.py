@@ -33,7 +33,7 @@ def is_phantom_image(path: Path) -> bool:
 
 def _is_marked(path: Path) -> bool:
     try:
-        header = nib.load(path).header  # type: ignore[attr-defined]
+        header = nib.load(path).header
         return bool(header["descrip"].item().decode("latin-1").rstrip("\0") == MARK)
     except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError):
         return False

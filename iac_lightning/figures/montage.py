@@ -103,7 +103,7 @@ def montage_figure(
     alarms = [line for text in alarm for line in textwrap.wrap(text, _CHARACTERS)]
     heights = [0.19 * (len(heading) + len(alarms)) + 0.1, 7.7, 2.75 * rows + 0.5]
     figure = Figure(figsize=(10.0, sum(heights)), layout="constrained")
-    top, planes, below = figure.subfigures(3, 1, height_ratios=heights)
+    top, planes, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights).ravel()
     _heading(top, heading, alarms)
     draw_overlay(planes, hu, prediction=mask, probability=probability)
     image, spacing = canonical(hu).data, np.asarray(canonical(hu).grid.spacing_mm)

@@ -115,7 +115,9 @@ def find_domain(config: ExperimentConfig, trained_on: Sequence[dict[str, Any]]) 
     phantoms = {s.series_id for s in learnt if is_phantom_series(s)}
     labelled = [s.series_id for s in learnt if s.split != "pretrain"]
     mine = [item for item in prepared if item.series.patient_id in seen]
-    measured = mine[:: -(-len(mine) // MOST_MEASURED)] if mine else []
+    if not mine:
+        return None
+    measured = mine[:: -(-len(mine) // MOST_MEASURED)]
     everyone = {digest for record in trained_on for digest in record["hashes"]}
     return training_domain(
         [series_facts(item) for item in measured],

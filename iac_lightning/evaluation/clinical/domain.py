@@ -1,12 +1,11 @@
 """What a model has learnt from, in a few numbers, and whether a scan is like that.
 
-Of the region of interest of each training scan a few values are taken (`region_features`): quantiles of HU, the share
-of calcium-bright voxels, the noise. A scan's distance from the training scans is the root mean square of its values'
-deviations from their medians, each in units of the spread among training scans (median absolute deviation × 1.4826,
-at least `_LEAST_SPREAD`). Distances of the training scans themselves are measured from the other patients', ten parts
-of the patients in turn; the percentile of a scan is the share of them below its own. Values on different scales make
-no assumption of a distribution, and a scan that none of n training scans is as far as would be met once in n + 1 scans
-by chance.
+Of the region of interest of each training scan a few values are taken (`region_features`): the share of its voxels in
+each of some classes of HU, and the noise. A scan's distance from the training scans is the root mean square of the
+deviations of their square roots from the medians, each in units of the spread among training scans (median absolute
+deviation × 1.4826, at least `_LEAST_SPREAD`). Distances of the training scans themselves are measured from those of
+other patients, ten parts of the patients in turn; the percentile of a scan is the share of them below its own. No
+distribution is assumed. A scan like them is farther than all n of them once in n + 1 times.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from math import isfinite
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from data_modules.csv_files import as_text
+CLASSES_HU = (-500, -100, 0, 40, 80, 130, 300, 700)
+"""Where classes part: air, fat, water, brain, blood, partial volume and calcium, spongy and dense bone."""
 
-QUANTILES = (1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.9)
 _SOFT_TISSUE_HU = (0, 80)
-_CALCIUM_HU = 130
-_LEAST_SPREAD = {"share_130_hu": 0.005, "noise_hu": 1.0}
-_LEAST_SPREAD_HU = 5.0
+_LEAST_SPREAD = 0.02
 _PARTS = 10
 
 LENGTHS = ("slice_thickness_mm", "in_plane_mm", "slice_spacing_mm")
@@ -53,8 +51,8 @@ class Domain:
         n_measured: series that ranges and distances were taken of.
         window_hu: what the network can tell apart.
         ranges: least and largest of `LENGTHS`, `SIMILARITY` and each of `region_features`, where known.
-        center: median of each feature.
-        scale: spread of each feature.
+        center: median of the square root of each share and of the noise.
+        scale: their spread.
         distances: of the training scans, rising.
         manufacturers: where the cohort table or the files know them.
         kernels: likewise.
@@ -102,7 +100,9 @@ class Domain:
         if not isinstance(record, Mapping) or set(record) != names:
             raise ValueError("does not hold the values of a training domain")
         counts = [record[name] for name in names if name.startswith("n_")]
-        pairs = [*record["ranges"].values(), record["window_hu"]] if isinstance(record["ranges"], Mapping) else [0]
+        pairs: list[Any] = [None]
+        if isinstance(record["ranges"], Mapping):
+            pairs = [*record["ranges"].values(), record["window_hu"]]
         by_name = [record[name] for name in ("center", "scale")]
         words = [record[name] for name in ("manufacturers", "kernels")]
         distances = record["distances"]
@@ -154,31 +154,37 @@ def region_features(hu: NDArray[Any]) -> dict[str, float]:
         hu: `[X, Y, Z]` HU of its own voxels.
 
     Returns:
-        `hu_p1` … `hu_p99.9`, quantiles of HU; `share_130_hu`, of voxels of at least 130 HU; `noise_hu`, the standard
-        deviation that the median difference of neighbours along the first axis stands for, within soft tissue.
+        `hu_p50` and `hu_p99`, quantiles of HU; `noise_hu`, the standard deviation that the median difference of
+        neighbours along the first axis stands for, within soft tissue; `share_0` …, of voxels in each of the classes.
     """
     low, high = _SOFT_TISSUE_HU
     soft = (hu >= low) & (hu <= high)
     steps = np.abs(np.diff(hu.astype(np.float32), axis=0))[soft[1:] & soft[:-1]]
+    median, bone = np.percentile(hu, (50, 99))
+    counts = np.bincount(np.searchsorted(CLASSES_HU, hu.ravel(), side="right"), minlength=len(CLASSES_HU) + 1)
     return {
-        **{f"hu_p{q:g}": float(v) for q, v in zip(QUANTILES, np.percentile(hu, QUANTILES), strict=True)},
-        "share_130_hu": float((hu >= _CALCIUM_HU).mean()),
+        "hu_p50": float(median),
+        "hu_p99": float(bone),
         "noise_hu": float(np.median(steps) / 0.6745 / np.sqrt(2)) if steps.size else 0.0,
+        **{f"share_{k}": float(count / hu.size) for k, count in enumerate(counts)},
     }
+
+
+def _rooted(features: Mapping[str, float]) -> dict[str, float]:
+    """What distances are taken of: square roots, for shares and noise vary the more the larger they are."""
+    return {name: float(np.sqrt(value)) for name, value in features.items() if not name.startswith("hu_")}
 
 
 def training_domain(scans: Sequence[ScanFacts], patients: Sequence[str], **known: Any) -> Domain:
     """The domain of a model from its training scans.
 
     Args:
-        scans: of the training.
+        scans: of the training; one at least.
         patients: whose each is.
         known: the counts and the window of `Domain`.
     """
-    names = sorted(scans[0].features) if scans else []
-    table = np.array([[scan.features[name] for name in names] for scan in scans]).reshape(len(scans), len(names))
-    least = np.array([_LEAST_SPREAD.get(name, _LEAST_SPREAD_HU) for name in names])
-    center, scale = _middle(table, least) if scans else (np.zeros(0), np.ones(0))
+    rooted = pd.DataFrame([_rooted(scan.features) for scan in scans])
+    center, scale = _middle(rooted.to_numpy())
     values = [scan.values() for scan in scans]
     ranges = {
         name: (min(v[name][0] for v in values if name in v), max(v[name][1] for v in values if name in v))
@@ -187,9 +193,9 @@ def training_domain(scans: Sequence[ScanFacts], patients: Sequence[str], **known
     return Domain(
         n_measured=len(scans),
         ranges=ranges,
-        center=dict(zip(names, center.tolist(), strict=True)),
-        scale=dict(zip(names, scale.tolist(), strict=True)),
-        distances=tuple(sorted(_distances_from_others(table, as_text(patients), least))),
+        center=dict(zip(rooted, center.tolist(), strict=True)),
+        scale=dict(zip(rooted, scale.tolist(), strict=True)),
+        distances=tuple(sorted(_distances_from_others(rooted.to_numpy(), patients))),
         manufacturers=tuple(sorted({scan.manufacturer for scan in scans} - {""})),
         kernels=tuple(sorted({scan.kernel for scan in scans} - {""})),
         **known,
@@ -214,7 +220,8 @@ def compare_with(domain: Domain, scan: ScanFacts) -> dict[str, Any]:
             found.append({"what": what, "value": own, "training": list(known), "words": words})
     distance = percentile = largest = None
     if domain.distances:
-        deviations = [(scan.features[name] - domain.center[name]) / domain.scale[name] for name in domain.center]
+        rooted = _rooted(scan.features)
+        deviations = [(rooted[name] - domain.center[name]) / domain.scale[name] for name in domain.center]
         distance = float(np.sqrt(np.mean(np.square(deviations))))
         percentile = 100 * float(np.searchsorted(domain.distances, distance)) / len(domain.distances)
         largest = domain.distances[-1]
@@ -270,22 +277,20 @@ def span(low: float, high: float) -> str:
     return words[0] if words[0] == words[1] else " to ".join(words)
 
 
-def _middle(table: NDArray[np.float64], least: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Median and spread of each column `[n_features]`."""
+def _middle(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median and spread of each column of `[n, n_features]`."""
     center = np.median(table, axis=0)
-    return center, np.maximum(1.4826 * np.median(np.abs(table - center), axis=0), least)
+    return center, np.maximum(1.4826 * np.median(np.abs(table - center), axis=0), _LEAST_SPREAD)
 
 
-def _distances_from_others(
-    table: NDArray[np.float64], patients: NDArray[np.str_], least: NDArray[np.float64]
-) -> list[float]:
+def _distances_from_others(table: NDArray[np.float64], patients: Sequence[str]) -> list[float]:
     """Distance of each training scan `[n, n_features]` from those of others; none where there is one patient."""
-    _, codes = np.unique(patients, return_inverse=True)
+    _, codes = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     distances: list[float] = []
     for part in range(_PARTS):
         inside = codes % _PARTS == part
         if inside.any() and not inside.all():
-            center, scale = _middle(table[~inside], least)
+            center, scale = _middle(table[~inside])
             distances += np.sqrt(np.mean(((table[inside] - center) / scale) ** 2, axis=1)).tolist()
     return distances
 

@@ -54,7 +54,7 @@ class Development:
         """
         if not isinstance(record, Mapping) or set(record) != {field.name for field in fields(cls)}:
             raise ValueError("does not hold the development scans")
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
         columns = [values[name] for name in (*_COLUMNS, "thickness_edges_mm")]
         if (
             not all(_not_negative(column) for column in columns)
