@@ -128,8 +128,7 @@ def predict(arguments: argparse.Namespace) -> None:
         from iac_lightning.workflows.calibrate import load_calibrated
 
         model = load_calibrated(load_run(arguments.run))
-    from iac_lightning.evaluation.clinical.reference import interval_words, risk_words
-    from iac_lightning.workflows.predict import predict
+    from iac_lightning.workflows.predict import predict, result_words
 
     result = predict(
         arguments.input,
@@ -143,8 +142,7 @@ def predict(arguments: argparse.Namespace) -> None:
     for warning in result["warnings"]:
         print(f"warning: {warning}")
     print(f"{result['volume_mm3']:.1f} mm³ in {result['n_lesions']} lesions; see {arguments.out}/overlay.png")
-    holds = "" if result["interval_holds"] else "; promised for other scans than this one"
-    print(f"  {interval_words(result['volume_interval'])}; {risk_words(result['risk'])}{holds}")
+    print(f"  {result_words(result)}")
 
 
 @command(

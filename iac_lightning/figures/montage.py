@@ -98,23 +98,25 @@ def montage_figure(
         axis: array axis of the canonical region across slices.
     """
     shown = lesion_slices(as_mask(canonical(mask).data), axis)
+    spacing = np.asarray(canonical(hu).grid.spacing_mm)
+    low, high = _box(shown.ids > 0, spacing)
+    across, up = [a for a in range(3) if a != axis]
     rows = -(-len(shown.slices) // _COLUMNS)
+    row_inches = 2.45 * (high[up] - low[up]) / (high[across] - low[across]) + 0.3
     heading = [line for text in title for line in textwrap.wrap(text, _CHARACTERS)]
     alarms = [line for text in alarm for line in textwrap.wrap(text, _CHARACTERS)]
-    heights = [0.19 * (len(heading) + len(alarms)) + 0.1, 7.7, 2.75 * rows + 0.5]
+    heights = [0.19 * (len(heading) + len(alarms)) + 0.1, 7.7, row_inches * rows + 0.6]
     figure = Figure(figsize=(10.0, sum(heights)), layout="constrained")
     top, planes, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights).ravel()
     _heading(top, heading, alarms)
     draw_overlay(planes, hu, prediction=mask, probability=probability)
-    image, spacing = canonical(hu).data, np.asarray(canonical(hu).grid.spacing_mm)
+    image = canonical(hu).data
     if not shown.slices:
         below.suptitle("no lesion is marked", fontsize=10)
         return figure
-    low, high = _box(shown.ids > 0, spacing)
     panels = below.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes, index in zip(panels, shown.slices, strict=False):
-        _panel(axes, image.take(index, axis=axis), shown.ids.take(index, axis=axis), axis, spacing)
-        across, up = [a for a in range(3) if a != axis]
+        _panel(axes, image.take(index, axis=axis), np.take(shown.ids, index, axis=axis), axis, spacing)
         axes.set_xlim(high[across], low[across])  # the image's left is the patient's right or front
         axes.set_ylim(low[up], high[up])
         axes.set_title(f"slice {index + 1} of {image.shape[axis]}", fontsize=9)
@@ -177,7 +179,7 @@ def _panel(axes: Axes, image: NDArray[Any], ids: NDArray[np.int32], axis: int, s
 
 def _box(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Corners in mm around all lesions, on every panel the same."""
-    voxels = np.argwhere(mask)
+    voxels = np.argwhere(mask) if mask.any() else np.zeros((1, 3))
     low, high = voxels.min(axis=0) * spacing - _MARGIN_MM, voxels.max(axis=0) * spacing + _MARGIN_MM
     lacking = np.maximum(0, _LEAST_MM - (high - low)) / 2
     return low - lacking, high + lacking

@@ -213,13 +213,21 @@ def out_of_range(compared: dict[str, Any] | None) -> list[str]:
     return [f"this scan is not like those that the model has learnt from: {'; '.join(found)}"] if found else []
 
 
+def result_words(result: dict[str, Any]) -> str:
+    """Interval and risk group, and whether they were promised for such a scan."""
+    interval, risk = result["volume_interval"], result["risk"]
+    if "unknown" in interval:
+        return str(interval["unknown"])
+    holds = "" if result["interval_holds"] else ", promised for other scans than this one"
+    return f"{interval_words(interval)}; {risk_words(risk)}{holds}"
+
+
 def overlay_title(result: dict[str, Any], model: CalibratedModel) -> list[str]:
     """What was found, in which slices, by what kind of model."""
     thinnest, thickest = result["slice_thickness_range_mm"]
     own = f", {result['slice_thickness_mm']:g} mm in the region" if thinnest != thickest else ""
     return [
-        f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; "
-        f"{interval_words(result['volume_interval'])}; {risk_words(result['risk'])}",
+        f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; {result_words(result)}",
         f"slices of {span(thinnest, thickest)} mm{own}; model {model.config.name}, learnt from "
         f"{domain_words(model.reference.domain)}",
     ]

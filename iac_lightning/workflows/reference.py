@@ -196,16 +196,16 @@ def refuse_phantom_model(model: CalibratedModel, source: Path, allowed: bool) ->
 
 
 def domain_words(domain: Domain | None) -> str:
-    """Such as "69 patients (123 scans), all of them simulated heads"."""
+    """Such as "69 simulated heads (phantoms; 123 scans)"."""
     if domain is None:
         return "scans that are not known"
-    kind = {
-        "phantoms": "all of them simulated heads (phantoms)",
-        "patients": "no simulated heads among them",
-        "both": f"{domain.n_phantoms} of the scans simulated heads (phantoms)",
-    }[domain.learnt_from]
-    unknown = f", and {domain.n_patients_unknown} patients of whom nothing is known" * bool(domain.n_patients_unknown)
-    return f"{domain.n_patients} patients ({domain.n_series} scans), {kind}{unknown}"
+    scans, unknown = f"{domain.n_series} scans", ""
+    if domain.n_patients_unknown:
+        unknown = f", and {domain.n_patients_unknown} patients of whom nothing is known"
+    if domain.learnt_from == "phantoms":
+        return f"{domain.n_patients} simulated heads (phantoms; {scans}){unknown}"
+    some = "" if domain.learnt_from == "patients" else f", {domain.n_phantoms} of them of simulated heads"
+    return f"{domain.n_patients} patients ({scans}{some}){unknown}"
 
 
 def domain_facts(domain: Domain | None) -> dict[str, Any] | None:
@@ -213,6 +213,7 @@ def domain_facts(domain: Domain | None) -> dict[str, Any] | None:
     if domain is None:
         return None
     known = {k: v for k, v in asdict(domain).items() if k not in ("center", "scale", "distances")}
+    known["ranges"] = {name: pair for name, pair in domain.ranges.items() if not name.startswith("share_")}
     return {"learnt_from": domain.learnt_from, **plain(known)}
 
 

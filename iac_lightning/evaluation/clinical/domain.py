@@ -215,7 +215,7 @@ def compare_with(domain: Domain, scan: ScanFacts) -> dict[str, Any]:
         ("manufacturer", scan.manufacturer, domain.manufacturers),
         ("kernel", scan.kernel, domain.kernels),
     ):
-        if own and known and own.casefold() not in {word.casefold() for word in known}:
+        if own and known and not any(_same(own, word) for word in known):
             words = f"{what} {own} is none of the training scans' ({', '.join(known[:6])}{' …' if known[6:] else ''})"
             found.append({"what": what, "value": own, "training": list(known), "words": words})
     distance = percentile = largest = None
@@ -293,6 +293,12 @@ def _distances_from_others(table: NDArray[np.float64], patients: Sequence[str]) 
             center, scale = _middle(table[~inside])
             distances += np.sqrt(np.mean(((table[inside] - center) / scale) ** 2, axis=1)).tolist()
     return distances
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are one, or a shorter and a longer form of it, such as "GE" and "GE MEDICAL SYSTEMS"."""
+    a, b = one.casefold().split(), other.casefold().split()
+    return a[: len(b)] == b or b[: len(a)] == a
 
 
 def _numbers(values: Any) -> bool:

@@ -116,7 +116,10 @@ class Reference:
         )
 
 
-NOT_KNOWN = "the volumes of the development scans are not kept beside this model: iac calibrate RUN, and export again"
+NOT_KNOWN = (
+    "the volumes of its development scans are not kept beside this model, so interval and risk group are not known: "
+    "iac calibrate RUN, and export it again"
+)
 
 
 def volume_and_risk(development: Development | None, volume_mm3: float, slice_thickness_mm: float) -> dict[str, Any]:
