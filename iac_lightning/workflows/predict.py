@@ -227,7 +227,8 @@ def overlay_title(result: dict[str, Any], model: CalibratedModel) -> list[str]:
     thinnest, thickest = result["slice_thickness_range_mm"]
     own = f", {result['slice_thickness_mm']:g} mm in the region" if thinnest != thickest else ""
     return [
-        f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions; {result_words(result)}",
+        f"{result['volume_mm3']:.0f} mm³ in {result['n_lesions']} lesions",
+        result_words(result),
         f"slices of {span(thinnest, thickest)} mm{own}; model {model.config.name}, learnt from "
         f"{domain_words(model.reference.domain)}",
     ]

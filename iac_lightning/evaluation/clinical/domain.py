@@ -16,7 +16,6 @@ from math import isfinite
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 CLASSES_HU = (-500, -100, 0, 40, 80, 130, 300, 700)
@@ -183,8 +182,9 @@ def training_domain(scans: Sequence[ScanFacts], patients: Sequence[str], **known
         patients: whose each is.
         known: the counts and the window of `Domain`.
     """
-    rooted = pd.DataFrame([_rooted(scan.features) for scan in scans])
-    center, scale = _middle(rooted.to_numpy())
+    rooted = [_rooted(scan.features) for scan in scans]
+    table = np.array([list(features.values()) for features in rooted])
+    center, scale = _middle(table)
     values = [scan.values() for scan in scans]
     ranges = {
         name: (min(v[name][0] for v in values if name in v), max(v[name][1] for v in values if name in v))
@@ -193,9 +193,9 @@ def training_domain(scans: Sequence[ScanFacts], patients: Sequence[str], **known
     return Domain(
         n_measured=len(scans),
         ranges=ranges,
-        center=dict(zip(rooted, center.tolist(), strict=True)),
-        scale=dict(zip(rooted, scale.tolist(), strict=True)),
-        distances=tuple(sorted(_distances_from_others(rooted.to_numpy(), patients))),
+        center=dict(zip(rooted[0], center.tolist(), strict=True)),
+        scale=dict(zip(rooted[0], scale.tolist(), strict=True)),
+        distances=tuple(sorted(_distances_from_others(table, patients))),
         manufacturers=tuple(sorted({scan.manufacturer for scan in scans} - {""})),
         kernels=tuple(sorted({scan.kernel for scan in scans} - {""})),
         **known,

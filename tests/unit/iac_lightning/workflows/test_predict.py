@@ -326,9 +326,9 @@ def test_the_picture_shows_the_mask_on_the_region(
 
     monkeypatch.setattr(workflow, "montage_figure", draw)
     predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
-    volume, mask, probability, (first, second), alarm, axis = shown
-    assert first == f"18 mm³ in 3 lesions; {NOT_KNOWN}"
-    assert second == "slices of 3 mm; model a, learnt from scans that are not known"
+    volume, mask, probability, (first, second, third), alarm, axis = shown
+    assert (first, second) == ("18 mm³ in 3 lesions", NOT_KNOWN)
+    assert third == "slices of 3 mm; model a, learnt from scans that are not known"
     assert (len(alarm), axis) == (1, 2)
     assert mask.data.sum() == 6
     assert probability.data.max() == pytest.approx(0.525, abs=0.001)
