@@ -18,6 +18,7 @@ RESERVED = ("failed.csv", "warnings.csv", "settings.json")
 
 _LISTED_ROWS = 10
 _DECIMAL = re.compile(r"\d+\.0")
+_WITHIN_LETTERS = re.compile(r"(?<=[^\W\d_])_+(?=[^\W\d_])")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -33,19 +34,24 @@ def id_problem(name: str) -> str:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of ids that are one in all likelihood, each sorted, in the order of their first ids.
-
-    Ids are alike that differ only in capitals, in zeros before a number, in the width of letters, or in what stands
-    between letters and numbers: `P9`, `p9`, `P009`, `P-9` and `P9 `; so are `9` and the `9.0` that programs make of it.
-    Those whose letters or numbers differ never are.
-    """
-    groups: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    """Groups of ids that are one in all likelihood (`normal_form`), each sorted, in the order of their first ids."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
-        text = unicodedata.normalize("NFKC", name).casefold()
-        text = text.removesuffix(".0") if _DECIMAL.fullmatch(text) else text
-        parts = re.findall(r"[^\W\d_]+|\d+", text)
-        groups[tuple(part.lstrip("0") if part.isdigit() else part for part in parts)].append(name)
-    return sorted(group for parts, group in groups.items() if len(group) > 1 and parts)
+        groups[normal_form(name)].append(name)
+    return sorted(group for form, group in groups.items() if len(group) > 1 and form)
+
+
+def normal_form(name: str) -> str:
+    """What ids that are one in all likelihood have in common.
+
+    Ids are alike that differ only in capitals, in zeros before a number, in the width of letters, in underscores within
+    letters, or in what stands between letters and numbers: `P9`, `p9`, `P009`, `P-9` and `P9 `; `AB9` and `A_B9`; `9`
+    and the `9.0` that programs make of it. Those whose letters or numbers differ never are: `1_2` and `12` are two.
+    """
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = text.removesuffix(".0") if _DECIMAL.fullmatch(text) else text
+    parts = re.findall(r"[^\W\d_]+|\d+", _WITHIN_LETTERS.sub("", text))
+    return "-".join((part.lstrip("0") or "0") if part.isdigit() else part for part in parts)
 
 
 def like_ids(records: Records) -> list[str]:

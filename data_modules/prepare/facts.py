@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data_modules.files import write_text_atomic
 from data_modules.prepare.sources import digest
 from data_modules.scan.geometry import Grid
 
@@ -45,6 +46,14 @@ def write_meta(directory: Path, meta: dict[str, Any]) -> None:
     facts = {**meta, "arrays": arrays}
     text = json.dumps({**facts, "digest": digest(facts)})
     (directory / META_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def add_facts(directory: Path, more: dict[str, Any]) -> None:
+    """Add to the facts of a prepared series what earlier preparations did not note."""
+    meta = read_meta(directory)
+    if meta is not None:
+        facts = {key: value for key, value in meta.items() if key != "digest"} | more
+        write_text_atomic(directory / META_FILE, json.dumps({**facts, "digest": digest(facts)}) + "\n")
 
 
 def read_meta(directory: Path) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from data_modules.config import DataConfig, GridConfig
 from data_modules.files import remove_folder, remove_leftovers, replacing_folder, write_json_atomic
 from data_modules.prepare.common_grid import on_common_grid, surroundings
 from data_modules.prepare.facts import broken_array, read_meta, write_meta
+from data_modules.prepare.images import refuse_copies, with_images
 from data_modules.prepare.labels import check_label
 from data_modules.prepare.listings import (
     FAILED_FILE,
@@ -47,6 +48,7 @@ from data_modules.prepare.store import (
     store_directory,
 )
 from data_modules.processes import mapped
+from data_modules.scan.content import image_digests, thumbnail
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.hounsfield import to_int16
 from data_modules.scan.nifti import mask_remarks, read_mask
@@ -94,7 +96,8 @@ def prepare_cohort(
             if todo:
                 _prepare_all(directory, todo, cohort, config)
                 write_warnings(directory, all_warnings(directory, cohort))
-    store = open_prepared(directory, cohort, series, config.grid, look)
+    store = with_images(open_prepared(directory, cohort, series, config.grid, look), config.prepare_workers)
+    refuse_copies(store.series, cohort.path)
     if todo and store.warnings:
         n = len(store.series) + store.n_withheld
         _log.warning("%d of %d series carry warnings; see %s", len(store.warnings), n, directory / WARNINGS_FILE)
@@ -214,6 +217,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "slice_axis": roi.slice_axis,
         "label_volume_mm3": label_mm3,
         "registration_similarity": None if registration is None else registration.similarity,
+        "image": {"digests": image_digests(scan), "thumbnail": thumbnail(image.data)},
         "warnings": warnings,
     }
     with replacing_folder(directory / series.series_id) as folder:

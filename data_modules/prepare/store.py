@@ -57,6 +57,8 @@ class PreparedSeries:
         slice_axis: array axis of the native grid across slices.
         source_sha256: content of the files it was made from.
         warnings: remarks of reading and preparing, and where the table contradicts the file; readable.
+        image_digests: what the whole image is, however it is stored (`scan.content`); none where it is not known.
+        thumbnail: of the region (`scan.content`); empty where it is not known.
     """
 
     series: Series
@@ -67,6 +69,8 @@ class PreparedSeries:
     slice_axis: int
     source_sha256: str
     warnings: tuple[str, ...] = ()
+    image_digests: tuple[str, ...] = ()
+    thumbnail: str = ""
 
     @cached_property
     def components(self) -> NDArray[np.int32]:
@@ -234,7 +238,14 @@ def prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> Pr
         slice_axis=meta["slice_axis"],
         source_sha256=meta["source_sha256"],
         warnings=(*meta["warnings"], *remarks),
+        **image_facts(meta),
     )
+
+
+def image_facts(meta: dict[str, Any]) -> dict[str, Any]:
+    """What the facts of a prepared series say of its image; nothing in what was prepared earlier."""
+    known = meta.get("image") or {"digests": (), "thumbnail": ""}
+    return {"image_digests": tuple(known["digests"]), "thumbnail": known["thumbnail"]}
 
 
 def all_warnings(directory: Path, cohort: Cohort) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ MOVED = "data.cohort=, data.prepared_dir=: where the run's data were moved to"
     "calibrate",
     "temperature, bias and thresholds of a run, on its dev split",
     option("run", type=Path, help=RUN),
-    settings(MOVED),
+    settings(f"evaluation.operating_point=: what masks are cut for; {MOVED}"),
 )
 def calibrate(arguments: argparse.Namespace) -> None:
     """`iac calibrate`."""

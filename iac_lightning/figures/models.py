@@ -16,7 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from iac_lightning.evaluation.statistics.bootstrap import PairedDifference
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
+from iac_lightning.evaluation.statistics.paired import PairedDifference
+from iac_lightning.evaluation.statistics.plain import plain_interval
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum
 from iac_lightning.figures.style import (
     BLACK,
@@ -30,6 +32,15 @@ from iac_lightning.figures.style import (
     signed,
     title_axes,
 )
+
+_HOLLOW: dict[str, Any] = {
+    "linestyle": "",
+    "markersize": 8,
+    "markerfacecolor": "white",
+    "markeredgecolor": GREY,
+    "zorder": 4,
+}
+"""Of a mean without an interval."""
 
 
 def dice_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, dict[str, Any]], source: str) -> Figure:
@@ -93,7 +104,7 @@ def difference_figure(
     for y, (_, patients, paired) in enumerate(comparisons):
         interval = paired.difference
         axes.scatter(patients, y + jitter.uniform(-0.2, 0.2, len(patients)), s=22, color=BLUE, alpha=0.5, linewidths=0)
-        _mean_with_interval(axes, {"mean": interval.estimate, "ci95": [interval.low, interval.high]}, y)
+        _mean_with_interval(axes, plain_interval(interval, "mean"), y)
     axes.axvline(0, color=GREY, linewidth=1, linestyle="--", zorder=0)
     widest = max([0.02, *(float(np.abs(p).max()) for _, p, _ in comparisons if len(p))])
     axes.set_xlim(-1.08 * widest, 1.08 * widest)
@@ -135,7 +146,7 @@ def thickness_figure(
             alpha=0.35,
             linewidths=0,
         )
-        places, means, low, high = [], [], [], []
+        places, means, low, high, bare_at, bare = [], [], [], [], [], []
         for (_, lower, upper), stratum in zip(strata, summaries[label]["thickness"], strict=True):
             if stratum["mean"] is None:
                 continue
@@ -145,10 +156,14 @@ def thickness_figure(
             ends = [stratum["mean"] if v is None else v for v in stratum["ci95"]]
             low.append(ends[0])
             high.append(ends[1])
+            if _bare(stratum):
+                bare_at.append(places[-1])
+                bare.append(stratum["mean"])
         axes.vlines(places, low, high, color=color_of(k), linewidth=1.6)
         axes.plot(
             places, means, color=color_of(k), marker=marker_of(k), markersize=8, markeredgecolor="white", label=label
         )
+        axes.plot(bare_at, bare, marker=marker_of(k), **{**_HOLLOW, "markeredgecolor": color_of(k)})
     for _, _, upper in strata:
         if upper < longest:
             axes.axvline(upper, color="#cccccc", linewidth=0.8, linestyle=":", zorder=0)
@@ -156,7 +171,10 @@ def thickness_figure(
     axes.set_ylabel("Dice")
     axes.set_ylim(-0.03, 1.03)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    legend_below(figure, axes.get_legend_handles_labels()[0])
+    handles = axes.get_legend_handles_labels()[0]
+    if any(_bare(stratum) for summary in summaries.values() for stratum in summary["thickness"]):
+        handles.append(Line2D([], [], marker="o", label=f"fewer than {MIN_PATIENTS} patients: no interval", **_HOLLOW))
+    legend_below(figure, handles)
     title_axes(axes, "Dice by slice thickness, scans with lesions", source)
     return figure
 
@@ -243,5 +261,12 @@ def _mean_with_interval(axes: Axes, mean: dict[str, Any], y: float) -> None:
     if mean["mean"] is None or np.isnan(mean["mean"]):
         return
     low, high = (np.nan if v is None else v for v in mean["ci95"])
+    if without := mean.get("remark"):
+        axes.annotate(without, (1, y + 0.35), xycoords=("axes fraction", "data"), ha="right", fontsize=8, color=GREY)
     axes.hlines(y, low, high, color=BLACK, linewidth=2.4, zorder=3)
     axes.vlines(mean["mean"], y - 0.22, y + 0.22, color=BLACK, linewidth=2.4, zorder=3)
+
+
+def _bare(estimate: Mapping[str, Any]) -> bool:
+    """Whether there is a mean without an interval."""
+    return estimate["mean"] is not None and None in estimate["ci95"]

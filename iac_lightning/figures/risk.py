@@ -17,14 +17,15 @@ from numpy.typing import ArrayLike
 from data_modules.csv_files import as_text
 from iac_lightning.evaluation.clinical.conformal import Coverage
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs
-from iac_lightning.evaluation.statistics.bootstrap import Interval
 from iac_lightning.evaluation.statistics.classification import Roc
+from iac_lightning.evaluation.statistics.intervals import Interval
 from iac_lightning.evaluation.statistics.thickness import line_band
 from iac_lightning.figures.style import (
     BLACK,
     BLUE,
     GREY,
     VERMILLION,
+    bracket,
     color_of,
     legend_below,
     line_style_of,
@@ -162,7 +163,7 @@ def coverage_figure(coverages: Mapping[str, Sequence[Coverage]], promised: float
     ticks = [f"{name}\n{merged[name]}{sizes[name].n} scans, {sizes[name].n_patients} pat." for name in names]
     left.set_yticks(range(len(names)), ticks, fontsize=9)
     left.set_ylim(len(names) - 0.5, -0.5)
-    lowest = min([0.8, *(row.low for rows in coverages.values() for row in rows)])
+    lowest = min([0.8, *(row.low for rows in coverages.values() for row in rows if not np.isnan(row.low))])
     left.set_xlim(max(-0.02, lowest - 0.05), 1.02)
     left.set_xlabel("measured coverage over patients, 95 % CI")
     right.set_xlim(left=0)
@@ -183,19 +184,16 @@ def slope_figure(
     slopes: Mapping[str, Interval],
     source: str,
     metric: str = "dice",
-    *,
-    seed: int,
-    resamples: int = 1_000,
 ) -> Figure:
     """A metric against slice thickness: a faint point a scan with lesions, each model's fitted line with a band.
+
+    The band holds 95 % over patients, pointwise.
 
     Args:
         tables: model label to table of series.
         slopes: model label to `slope_ci`, stated in the legend.
         source: what the figure is drawn from.
         metric: column.
-        seed: of the band (95 % over patients, pointwise).
-        resamples: of the band.
     """
     figure, axes = new_axes(9.0, 4.4)
     handles = []
@@ -206,11 +204,11 @@ def slope_figure(
         axes.scatter(x + shift, y, s=14, marker=marker_of(k), color=color_of(k), alpha=0.3, linewidths=0)
         if len(np.unique(x)) > 1:
             grid = np.linspace(x.min(), x.max(), 60)
-            line, low, high = line_band(x, y, as_text(rows["patient_id"]), grid, seed, resamples)
+            line, low, high = line_band(x, y, as_text(rows["patient_id"]), grid)
             axes.fill_between(grid, low, high, color=color_of(k), alpha=0.15, linewidth=0)
             axes.plot(grid, line, color=color_of(k), linewidth=2, linestyle=line_style_of(k))
         slope = slopes[label]
-        text = f"{label}: {signed(slope.estimate, 3)} [{signed(slope.low, 3)}; {signed(slope.high, 3)}] per mm"
+        text = f"{label}: {signed(slope.estimate, 3)} per mm {bracket(slope)}"
         style: dict[str, Any] = {
             "color": color_of(k),
             "marker": marker_of(k),
@@ -244,7 +242,7 @@ def roc_figure(curves: Mapping[str, Roc], source: str, score: str = "largest pre
         style: dict[str, Any] = {"color": color_of(k), "linestyle": line_style_of(k), "linewidth": 2}
         axes.plot(curve.false_positive_rate, curve.true_positive_rate, **style)
         area = curve.auc
-        text = "one class only" if np.isnan(area.estimate) else f"{area.estimate:.3f} [{area.low:.3f}; {area.high:.3f}]"
+        text = "one class only" if np.isnan(area.estimate) else f"{area.estimate:.3f} {bracket(area)}"
         handles.append(Line2D([], [], label=f"{label}: area {text}", **style))
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)

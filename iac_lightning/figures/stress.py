@@ -90,8 +90,8 @@ def stress_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
     handles.append(Line2D([], [], color=GREY, alpha=0.4, linewidth=0.9, label="one head"))
     legend_below(figure, handles)
     figure.suptitle(
-        f"The same heads through thicker slices: {first['n_with_lesion']} heads with lesions, {first['split']} split, "
-        f"seed {first['seed']}; means with 95 % CI over patients",
+        f"The same heads through thicker slices: {first['n_with_lesion']} heads with lesions, {first['split']} split; "
+        "means with 95 % CI over patients",
         fontsize=11,
     )
     return figure
@@ -126,7 +126,7 @@ def _curve(
 def _points(
     parts: Sequence[dict[str, Any]], pick: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> tuple[NDArray[np.float64], ...]:
-    """Thickness, estimate and interval where there is an estimate; an interval of one patient has no length."""
+    """Thickness, estimate and interval where there is an estimate; an interval that is not there has no length."""
     rows = []
     for part in parts:
         estimate = pick(part)

@@ -13,6 +13,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from iac_lightning.evaluation.statistics.intervals import Interval
+
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
     "#000000",
     "#E69F00",
@@ -69,6 +71,13 @@ def marker_of(k: int) -> str:
 def line_style_of(k: int) -> str:
     """Line style of the k-th model."""
     return LINE_STYLES[k % len(LINE_STYLES)]
+
+
+def bracket(value: Interval, digits: int = 3) -> str:
+    """The interval in brackets, or why there is none."""
+    if isnan(value.low) or isnan(value.high):
+        return f"({value.remark or 'undefined'})"
+    return f"[{value.low:z.{digits}f}; {value.high:z.{digits}f}]".replace("-", "−")
 
 
 def signed(value: float, digits: int) -> str:

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data_modules.batches.ct_data_module import CTDataModule
-from data_modules.cohort.leakage import seen_patients, split_salt
+from data_modules.cohort.leakage import check_unseen, seen_patients, split_salt
+from data_modules.cohort.registry import register_use
 from data_modules.files import on_disk, write_text_atomic
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Volume
@@ -42,12 +43,30 @@ class RunRecord(Callback):
         """Runs after the data module's own `setup` and before a checkpoint is read.
 
         Raises:
-            UserError: when a run would go on with other data than it began with.
+            UserError: when a run would go on with other data than it began with, or the pre-training that it starts
+                from has seen a development patient, under whatever id.
         """
         assert isinstance(pl_module, ExperimentModule)
         data: CTDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        record = seen_patients(data.trained_patients, split_salt(self.run.config.data.cohort))
+        dev, salt = data.dev_series, split_salt(self.run.config.data.cohort)
+        for before in pl_module.trained_on:
+            check_unseen(
+                {item.series.patient_id for item in dev},
+                before,
+                salt,
+                [(item.series.patient_id, item.image_digests) for item in dev],
+                everyone={item.patient_id for item in data.cohort.series},
+            )
+        record = seen_patients(
+            data.trained_patients,
+            salt,
+            [item.image_digests for item in data.train_series],
+            ([item.series.patient_id for item in dev], [item.image_digests for item in dev]),
+        )
         pl_module.trained_on = [*(r for r in pl_module.trained_on if r != record), record]
+        if trainer.is_global_zero:
+            scans = [(item.series, item.image_digests) for item in (*data.train_series, *dev)]
+            register_use(data.cohort.path, data.cohort.series, scans)
         self.run.write_provenance(data.fingerprint)
         tracking.begin(self.logger)
 

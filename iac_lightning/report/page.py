@@ -109,7 +109,7 @@ class ReportContext:
         question: what is asked, in one sentence.
         caveat: what the figures cannot say, shown beside the answer; empty when there is none.
         split: which split is reported.
-        seed: of the bootstrap and the runs.
+        seed: of the resamples and the runs.
         reference: name of the model that all others are compared with; without one, every pair is compared.
         command: how to make the page again.
         git: commit of the code.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.clinical.stress import METRICS, SHARED
+from iac_lightning.evaluation.statistics.paired import SIGNIFICANT
 from iac_lightning.figures.stress import stress_figure
 from iac_lightning.figures.style import png
 from iac_lightning.report.html import page_template
@@ -98,7 +99,8 @@ def answer_about_stress(summaries: Mapping[str, dict[str, Any]], comparisons: Se
             slope = c["slope_difference_per_mm"][metric]
             low, high = slope["ci95"]
             pair = f"({c['first']} − {c['second']}: {estimate(slope, 4)} per mm)"
-            if low is None or low <= 0 <= high:
+            p = slope.get("holm_p")  # comparisons of an earlier version were not corrected
+            if low is None or low <= 0 <= high or (p is not None and p >= SIGNIFICANT):
                 sentences.append(f"Which of {c['first']} and {c['second']} loses more {words} is open {pair}.")
             else:
                 worse, better = (c["first"], c["second"]) if slope["value"] < 0 else (c["second"], c["first"])

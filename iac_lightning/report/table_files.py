@@ -48,6 +48,8 @@ _LATEX = {
     "’": "'",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
+_INTERVAL = re.compile(r"[^;A-Za-z]+; [^;A-Za-z]+")
+"""Both ends of an interval; anything else says in words why there is none."""
 
 
 def write_table(table: Table, folder: Path, command: str) -> list[Path]:
@@ -65,16 +67,23 @@ def write_table(table: Table, folder: Path, command: str) -> list[Path]:
 
 
 def table_frame(table: Table) -> pd.DataFrame:
-    """The table as programs read it: plain minus signs, empty for undefined, an interval in columns of its own."""
+    """The table as programs read it: plain minus signs, empty for undefined, an interval in columns of its own.
+
+    Where there is none, a further column says why and holds the patients' values. Marks of what is established are left
+    out: their p stands in `analysis.json`.
+    """
     columns: dict[str, list[str]] = {}
     for k, head in enumerate(table.header):
         cells = [row[k] for row in table.rows]
         name = _unique(_heading(head), columns)
-        columns[name] = [_plain(c if isinstance(c, str) else c[0]) for c in cells]
+        columns[name] = [_plain(c if isinstance(c, str) else c[0].removesuffix("*")) for c in cells]
         if any(not isinstance(c, str) for c in cells):
-            ends = [("", "") if isinstance(c, str) else tuple(c[1].split("; ")) for c in cells]
+            small = ["" if isinstance(c, str) else c[1] for c in cells]
+            ends = [tuple(text.split("; ")) if _INTERVAL.fullmatch(text) else ("", "") for text in small]
             columns[f"{name}, low"] = [_plain(low) for low, _ in ends]
             columns[f"{name}, high"] = [_plain(high) for _, high in ends]
+            if any(text and not _INTERVAL.fullmatch(text) for text in small):
+                columns[f"{name}, why no interval"] = ["" if _INTERVAL.fullmatch(t) else _plain(t) for t in small]
     return pd.DataFrame(columns)
 
 

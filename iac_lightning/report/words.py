@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
+from iac_lightning.evaluation.statistics.intervals import missing_interval
+
 TableCell = str | tuple[str, str]
 """Text, or a value with its interval ("low; high"), which is set small and grey."""
 
@@ -44,19 +46,37 @@ def interval(value: float | None, low: float | None, high: float | None, digits:
 
 
 def estimate(value: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> str:
-    """A mean or coefficient with its interval, such as ``0.651 [0.620; 0.684]``; a dash when undefined."""
+    """A mean or coefficient with its interval, such as ``0.651 [0.620; 0.684]``; a dash when undefined.
+
+    Where patients are too few for an interval, their own values stand: ``0.651 (3 patients: too few for an interval;
+    0.610, 0.640, 0.700)``.
+    """
     low, high = value["ci95"]
-    return interval(_value(value), low, high, digits, sign=sign)
+    text = interval(_value(value), low, high, digits, sign=sign)
+    without = remark(value)
+    return f"{text} ({'; '.join([without, *_points(value, digits, sign=sign)])})" if without else text
+
+
+def remark(value: Mapping[str, Any]) -> str:
+    """Why a value has no interval; empty where it has one, or is undefined."""
+    if _value(value) is None or None not in value["ci95"]:
+        return ""
+    without: str = value.get("remark") or missing_interval(value["n_patients"])
+    return without
 
 
 def cell(value: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> TableCell:
-    """A mean or coefficient for a table, and its interval in grey."""
+    """A mean or coefficient for a table, and in grey its interval, or why there is none and the patients' values."""
     show = signed if sign else number
+    if without := remark(value):
+        return show(_value(value), digits), "; ".join([without, *_points(value, digits, sign=sign)])
     return pair(*(show(v, digits) for v in (_value(value), *value["ci95"])))
 
 
 def share_cell(change: Mapping[str, Any]) -> TableCell:
-    """A relative change for a table, and its interval in grey."""
+    """A relative change for a table, and in grey its interval, or why there is none."""
+    if without := remark(change):
+        return share(_value(change), sign=True), without
     return pair(*(share(v, sign=True) for v in (_value(change), *change["ci95"])))
 
 
@@ -94,6 +114,13 @@ def sentence(text: str) -> str:
 def plural(n: int, word: str) -> str:
     """``1 scan``, ``2 scans``."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _points(value: Mapping[str, Any], digits: int, *, sign: bool) -> list[str]:
+    """The patients' values, rising, as one text; none where the value has no such points."""
+    show = signed if sign else number
+    points = value.get("points", [])
+    return [", ".join(show(point, digits) for point in points)] if points else []
 
 
 def _value(value: Mapping[str, Any]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
+from data_modules.cohort.registry import register_use
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from data_modules.prepare.preparation import prepare_cohort
@@ -23,6 +24,7 @@ from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, 
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
+from iac_lightning.runs.signatures import sign, was_changed
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.one_series import SeriesWork, development_counts, development_voxels
 from iac_lightning.workflows.reference import keep_reference, reference_of
@@ -148,6 +150,8 @@ def calibrate(
         run.directory / "figures/reliability.png",
     )
     write_json_atomic(calibration_file(run), result)
+    sign(run.directory, [calibration_file(run)], run.config.data.cohort)
+    register_use(store.cohort.path, store.cohort.series, ((item.series, item.image_digests) for item in series))
     tracking.log_summary(run, result, "calibration", logger)
     return Calibration.from_dict(result)
 
@@ -211,7 +215,10 @@ def read_calibration(run: Run) -> dict[str, Any]:
 
 
 def whole_calibration(run: Run) -> Calibration | None:
-    """The calibration that `calibrate` wrote; None where there is none, or a damaged one, which is made again."""
+    """The calibration that `calibrate` wrote; None where there is none, or a damaged or changed one: made again."""
+    if was_changed(run.directory, calibration_file(run)):
+        print(f"{run.config.name}: calibration.json was changed after it was written; it is made again")
+        return None
     try:
         known = read_calibration(run)
         return Calibration.from_dict(known, calibration_file(run)) if set(DESCRIBED) <= known.keys() else None
@@ -231,6 +238,11 @@ def trained_calibration(model: TrainedModel) -> Calibration:
         UserError: when there is none.
     """
     known = read_calibration(model.run)
+    if was_changed(model.run.directory, calibration_file(model.run)):
+        raise UserError(
+            f"{calibration_file(model.run)}: was changed after it was written. Calibrate again: iac calibrate "
+            f"{model.run.directory}"
+        )
     if known.get("checkpoint_sha256") != model.checkpoint_sha256:
         raise UserError(
             f"{calibration_file(model.run)}: these weights are not calibrated. Run: iac calibrate {model.run.directory}"

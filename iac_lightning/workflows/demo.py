@@ -17,7 +17,7 @@ from data_modules.files import write_json_atomic
 from data_modules.phantom.cohort import make_phantom_cohort
 from data_modules.prepare.preparation import prepare_cohort
 from iac_lightning.config.reading import load_experiment
-from iac_lightning.report.words import estimate, number
+from iac_lightning.report.words import interval, number
 from iac_lightning.runs.directory import load_run
 from iac_lightning.sweeps.local import cores
 from iac_lightning.tracking.store import create_store
@@ -172,7 +172,7 @@ def summary_lines(results: dict[str, Any], page: Path, seconds: float) -> str:
     """What the demo found, for the terminal."""
     lines = ["", f"{'model':12s}  test Dice [95 % CI over patients]  without tokens  volume ICC   scans / patients"]
     for name, r in results.items():
-        dice = estimate({"mean": r["dice"], "ci95": r["dice_ci95"]})
+        dice = interval(r["dice"], *r["dice_ci95"])
         without, icc = number(r["dice_mean_tokens"], 3), number(r["volume_icc"], 2)
         lines.append(f"{name:12s}  {dice:33s} {without:>14s} {icc:>11s}       {r['n_series']} / {r['n_patients']}")
     return "\n".join([*lines, "", WITHOUT, CAVEAT, f"Report: {page}   ({seconds / 60:.1f} minutes)"])

@@ -9,9 +9,10 @@ import torch
 
 from data_modules.cohort.look import GUARDED, RecordedLook
 from data_modules.files import write_json_atomic
+from data_modules.prepare.images import alike_elsewhere
 from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.sources import digest, sources_digest
-from data_modules.prepare.store import PreparedSeries, select_series
+from data_modules.prepare.store import PreparedSeries, PreparedStore, open_store, select_series
 from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
@@ -28,6 +29,7 @@ from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file
 from iac_lightning.workflows.control_series import ControlWork, control_dice
+from iac_lightning.workflows.guard import implausible, judged_set, keep_signed, look_facts, register_look
 from iac_lightning.workflows.one_series import EvaluationWork, evaluate_series
 from iac_lightning.workflows.reports.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
@@ -87,7 +89,8 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         )
     store = prepare_cohort(run.config.data, tuple(dict.fromkeys(("dev", split))), look=look)
     series = labelled(store.split(split), split)
-    refuse_known_patients(series, model)
+    unverified = refuse_known_patients(series, model)
+    guard = sharding.on_first(lambda: guard_facts(model, store, series, look)) if look else {}
 
     def measured(mine: Sequence[PreparedSeries]) -> Iterator[dict[str, Any]]:
         works = [evaluation_work(model, item, split, calibration, look) for item in mine]
@@ -103,20 +106,22 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         "run": run.config.name,
         **summarise(
             table,
-            run.config.seed,
             split=split,
             threshold=calibration.point.thresholds.general,
             thickness_strata=strata_from_edges(run.config.evaluation.thickness_edges_mm),
             each=helpers.results,
         ),
         "plain_threshold": calibration.plain.general,
-        **({"controls": summarise_controls(controlled, controls, run.config.seed)} if controls else {}),
+        **({"controls": summarise_controls(controlled, controls)} if controls else {}),
         "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
         "failed_series": store.failed,
         **({"test_looks": count_looks(run.directory)} if look else {}),
     }
+    if guard:
+        guard["findings"] += [*unverified, *implausible(table)]
+        summary["guard"] = guard
     folder = run.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
     if controls:
@@ -125,9 +130,31 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         (folder / f"{split}{CONTROLS_ENDING}").unlink(missing_ok=True)
     write_summary(summary, folder / f"{split}.json")
     write_json_atomic(warnings_file(folder, split), summarise_warnings([item.warnings for item in series]))
+    keep_signed(run.directory, split, store.cohort, look)
     tracking.log_summary(run, summary, split)
     end_look(look)
     return summary
+
+
+def guard_facts(
+    model: TrainedModel, store: PreparedStore, series: Sequence[PreparedSeries], look: RecordedLook
+) -> dict[str, Any]:
+    """Register the look with its test set; what is known of it (`workflows.guard.look_facts`).
+
+    Args:
+        model: that is judged.
+        store: opened for the look.
+        series: that are judged.
+        look: on record.
+    """
+    run = model.run
+    judged = judged_set(store.cohort.path, store.cohort.series, ((p.series, p.image_digests) for p in series))
+    settings = config_hash(run.config, "inference", "evaluation")
+    register_look(judged, look, "evaluate", model.checkpoint_sha256, run.config.name, settings)
+    facts = look_facts(judged, run.directory, model.checkpoint_sha256, settings)
+    seen = open_store(run.config.data).series  # all that is prepared, but for the test split
+    facts["findings"] += alike_elsewhere(series, seen)
+    return facts
 
 
 def under_control(
@@ -213,4 +240,4 @@ def describe_evaluation(summary: dict[str, Any]) -> str:
             f"  {control.replace('_', ' ')}: dice {estimate(found['dice'])}; so the network's {WORDS[control]} "
             f"{'are' if WORDS[control].endswith('s') else 'is'} worth {estimate(found['difference'], sign=True)}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  attention: {text}" for text in summary.get("guard", {}).get("findings", ()))])

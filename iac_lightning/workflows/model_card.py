@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from iac_lightning.modules.foreign import licence_words
 from iac_lightning.report.words import estimate, interval
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import FILE, looks
+from iac_lightning.workflows.guard import guard_sentences, registry_at, set_sentence
 from iac_lightning.workflows.reference import domain_section
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
@@ -55,6 +57,7 @@ def model_card(run: Run, model: CalibratedModel) -> str:
         "What it is for": PURPOSE,
         "What it learnt from": training_data(run, model),
         "Training domain": domain_section(model.reference.domain),
+        "Whom it saw, and what it was tuned on": whom_it_saw(run, model),
         "How good it was found to be": metrics(run, model),
         "Calibration": calibration(model.calibration),
         "How to use it": USE + (FOREIGN_LICENCE if foreign_encoder(run) else LICENCE),
@@ -147,10 +150,46 @@ def training_data(run: Run, model: CalibratedModel) -> str:
     return "\n".join([*lines, *cohort_facts(run.config.data, model.trained_on)])
 
 
+def whom_it_saw(run: Run, model: CalibratedModel) -> str:
+    """Counts of patients and scans by stage, of those it was tuned on, and of its test set's looks; names nobody."""
+    rows = ["| stage | patients | scans known by their voxels |", "|---|---|---|"]
+    for stage, record in zip(stages(model.trained_on), model.trained_on, strict=True):
+        rows.append(f"| {stage}: learnt from | {len(record['hashes'])} | {scans(record)} |")
+        if tuned := record.get("tuned"):
+            rows.append(f"| {stage}: checkpoint chosen by | {len(tuned['hashes'])} | {scans(tuned)} |")
+    record = model.calibration.to_dict()
+    rows.append(f"| calibration and thresholds: fitted to | {record.get('n_patients', 'unknown')} | – |")
+    digest = hashlib.sha256(json.dumps(model.trained_on, sort_keys=True).encode()).hexdigest()
+    lines = [
+        "\n".join(rows),
+        f"Each of them is in `trained_on.json` as a salted hash (SHA-256 of the whole list: `{digest}`), and each scan "
+        "by a digest of its voxels, so that evaluation on one of them is refused, whatever id or file it has by then.",
+    ]
+    path = run.directory / "evaluation" / f"{GUARDED}.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if summary.get("checkpoint_sha256") == model.checkpoint_sha256:
+        table = Path(run.config.data.cohort)
+        if (known := summary.get("guard")) and (registry := registry_at(table)):
+            lines.append(set_sentence(registry, known))
+        found = guard_sentences(run.directory, summary, GUARDED, table)
+        lines += ["\n".join(f"- {sentence}" for sentence in found)] if found else []
+    return "\n\n".join(lines)
+
+
+def scans(record: Mapping[str, Any]) -> str:
+    """How many scans a record knows by their voxels; earlier versions and ensembles do not say."""
+    return str(record.get("n_scans", "–"))
+
+
+def stages(trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each record of whom a model saw is of."""
+    known = ["fine-tuning"] if len(trained_on) == 1 else ["pre-training", "fine-tuning"]
+    return [*known, *(f"training {k + 1}" for k in range(2, len(trained_on)))][: len(trained_on)]
+
+
 def learnt_from(trained_on: Sequence[Mapping[str, Any]]) -> str:
     """How many patients each stage has seen."""
-    stages = ["fine-tuning"] if len(trained_on) == 1 else ["pre-training", "fine-tuning"]
-    named = zip(stages, trained_on, strict=False)
+    named = zip(stages(trained_on)[:2], trained_on, strict=False)
     return ", ".join(f"{len(record['hashes'])} patients in {stage}" for stage, record in named)
 
 
@@ -218,7 +257,7 @@ def metrics(run: Run, model: CalibratedModel) -> str:
         parts.append("\n".join(rows))
         if split == "test" and (looks := test_looks(run.directory)) is not None:
             parts.append(f"The test split had been looked at {looks} times with this run when it was exported.")
-    intervals = "Means [95 % interval, bootstrap over patients], on each scan's own voxels. " + (
+    intervals = "Means [95 % interval over patients], on each scan's own voxels. " + (
         "The development split chose the thresholds, so its figures flatter."
     )
     return "\n\n".join([intervals, *parts])

@@ -30,6 +30,7 @@ from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import trained_calibration
 from iac_lightning.workflows.evaluate import what_is_seen
+from iac_lightning.workflows.guard import judged_set, register_look
 from iac_lightning.workflows.reports.evaluated import model_labels
 from iac_lightning.workflows.stress_series import TRUTH, stress_series
 from iac_lightning.workflows.trained import TrainedModel, labelled, load_trained, refuse_known_patients
@@ -76,10 +77,9 @@ def stress(
         trained_calibration(model)  # before the first scan: an uncalibrated run is known at once
     results = [stress_run(model, split, wanted, spacing_ratio) for model in models]
     if out is not None:
-        seed = runs[0].config.seed
         tables = dict(zip(model_labels([run.config for run in runs]), (table for table, _ in results), strict=True))
         summaries = dict(zip(tables, (summary for _, summary in results), strict=True))
-        comparisons = compare_stress(tables, wanted, seed)
+        comparisons = compare_stress(tables, wanted)
         write_series_table(comparison_table(comparisons), out / "comparison.csv")
         write_summary({"split": split, "models": summaries, "comparisons": comparisons}, out / "comparison.json")
         write_stress_page(out, tables, summaries, comparisons)
@@ -101,14 +101,18 @@ def stress_run(
     if run.config.trainer.threads:
         torch.set_num_threads(run.config.trainer.threads)
     calibration = trained_calibration(model)
-    look = None
+    look, settings = None, config_hash(run.config, "inference", "evaluation")
     if split == GUARDED:
-        settings = config_hash(run.config, "inference", "evaluation")
         seen = what_is_seen(run, (split,), calibration, list(thicknesses_mm), spacing_ratio)
         look = record_look(run.directory, "stress", split, settings, model.checkpoint_sha256, seen)
     store = prepare_cohort(run.config.data, (split,), look=look)
     series = thinnest(store, split)
     refuse_known_patients(series, model)
+    if look is not None:
+        judged = judged_set(
+            store.cohort.path, store.cohort.series, ((p.series, p.image_digests) for p in store.split(split))
+        )
+        register_look(judged, look, "stress", model.checkpoint_sha256, run.config.name, settings)
     folder = run.directory / "stress" / split
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -134,7 +138,7 @@ def stress_run(
             "ceiling": CEILING,
             "bound": BOUND,
         },
-        **summarise_stress(table, thicknesses_mm, run.config.seed),
+        **summarise_stress(table, thicknesses_mm),
         "failed": failed,
         "calibration": calibration.facts(DECIDING),
         "checkpoint_sha256": model.checkpoint_sha256,

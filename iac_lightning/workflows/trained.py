@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from data_modules.cohort.leakage import check_unseen, is_seen, split_salt
+from data_modules.cohort.folds import cohort_of
+from data_modules.cohort.leakage import check_unseen, is_seen, merged, split_salt
+from data_modules.cohort.look import GUARDED
 from data_modules.errors import UserError
 from data_modules.files import sha256
 from data_modules.prepare.store import PreparedSeries
@@ -134,17 +136,9 @@ def load_ensemble(run: Run, members: Sequence[Member]) -> TrainedModel:
         network=Ensemble([one.network for one in models], [one.run.config for one in models]).to(device).eval(),
         device=device,
         checkpoint_sha256=digest([one.checkpoint_sha256 for one in models]),
-        trained_on=seen_by_any(models),
+        trained_on=merged(record for one in models for record in one.trained_on),
         members=tuple(models),
     )
-
-
-def seen_by_any(models: Sequence[TrainedModel]) -> list[dict[str, Any]]:
-    """Whom any of some models has seen, a record a cohort, as `seen_patients` gives them."""
-    seen: dict[str, set[str]] = {}
-    for record in (record for one in models for record in one.trained_on):
-        seen.setdefault(record["salt_id"], set()).update(record["hashes"])
-    return [{"salt_id": salt_id, "hashes": sorted(hashes)} for salt_id, hashes in sorted(seen.items())]
 
 
 def inference_device(accelerator: str = "auto") -> torch.device:
@@ -157,11 +151,17 @@ def file_digest(path: Path) -> str:
     return sha256(path)[:16]
 
 
-def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel) -> None:
+def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel) -> list[str]:
     """The leakage guard: nobody who trained this model may be used to choose its threshold or judge it.
+
+    Nobody of the development set may judge it on the test split either, after a change of splits. Patients are known
+    by their ids, by ids that are alike, and by the voxels of their scans.
 
     A development patient of an ensemble is predicted by the members that have not seen it (`asked`), so that one of
     them must be left; all other patients are predicted by all members.
+
+    Returns:
+        What could not be verified, in words; said on the terminal too.
 
     Raises:
         UserError: when a patient was seen by the model, or a development patient by every member.
@@ -177,10 +177,33 @@ def refuse_known_patients(series: Sequence[PreparedSeries], model: TrainedModel)
                 "the run that held out their fold"
             )
         patients -= developed.keys()
+    remarks: list[str | None] = []
+    if not model.trained_on:
+        remarks.append(f"the checkpoint of {model.run.config.name} does not say whom it has seen: nothing is verified.")
+    elif GUARDED in {s.series.split for s in series} and not any("tuned" in r for r in model.trained_on):
+        remarks.append(
+            "the checkpoint is an earlier version's: it knows the patients that it learnt from by their ids alone, and "
+            "nobody that it was tuned on."
+        )
+    images = [(s.series.patient_id, s.image_digests) for s in series if s.series.patient_id in patients]
+    everyone = {s.patient_id for s in cohort_of(model.run.config.data).series}
+    judged = [s for s in series if s.series.split == GUARDED]
     for record in model.trained_on:
-        warning = check_unseen(patients, record, salt)
-        if warning and is_main_process():
-            print(f"warning: {warning}")
+        remarks += [check_unseen(patients, record, salt, images, everyone=everyone)]
+        if judged and "tuned" in record:
+            check_unseen(
+                [s.series.patient_id for s in judged],
+                record["tuned"],
+                salt,
+                [(s.series.patient_id, s.image_digests) for s in judged],
+                everyone=everyone,
+                how="used to choose its checkpoint and thresholds",
+            )
+    found = list(dict.fromkeys(remark for remark in remarks if remark))
+    if is_main_process():
+        for remark in found:
+            print(f"warning: {remark}")
+    return found
 
 
 def asked(model: TrainedModel, item: PreparedSeries) -> tuple[int, ...]:
@@ -189,7 +212,8 @@ def asked(model: TrainedModel, item: PreparedSeries) -> tuple[int, ...]:
     if item.series.split != "dev":
         return tuple(everyone)
     salt, patient = split_salt(model.run.config.data.cohort), item.series.patient_id
-    return tuple(k for k in everyone if not any(is_seen(patient, r, salt) for r in model.members[k].trained_on))
+    seen = [any(is_seen(patient, r, salt, item.image_digests) for r in m.trained_on) for m in model.members]
+    return tuple(k for k in everyone if not seen[k])
 
 
 def network_for(model: TrainedModel, item: PreparedSeries) -> nn.Module:

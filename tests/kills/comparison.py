@@ -41,6 +41,7 @@ TIMES = {
 OF_NEW_WEIGHTS = {
     "checkpoint_sha256": "of a file whose archive holds the random name under which it was written",
     "depends_on": "made of that hash",
+    "judged": "made of that hash",
 }
 """The same, of commands that train; where weights were there before, these must not change."""
 
@@ -56,6 +57,8 @@ SKIPPED = {
     ".html": "written from values that are compared, with times",
     ".tex": "the same",
     "jobs.json": "numbers of processes",
+    "signatures.json": "sums of files that are compared",
+    ".registry.jsonl": "events with times; looks are counted in the summaries",
 }
 """Ends of the names of files that are not compared, and why."""
 

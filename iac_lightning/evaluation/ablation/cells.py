@@ -109,7 +109,7 @@ def measure_cells(
     if not defined.any():
         raise UserError(f"no scan has lesions and a defined {metric} in every cell: there is nothing to average")
     sums, counts = patient_sums(values[..., defined], as_text(tables[0]["patient_id"])[defined])
-    draws = two_level(weighted_means(sums, counts), n_seeds, len(counts), seed=seed, resamples=resamples)
+    draws = two_level(weighted_means(sums, counts), n_seeds, counts, seed=seed, resamples=resamples)
     ends = np.cumsum(n_seeds)
     spans = [slice(end - n, end) for end, n in zip(ends, n_seeds, strict=True)]
     extra = {CALIBRATION: tuple(variants)} if len(variants) > 1 else {}

@@ -48,7 +48,8 @@ from iac_lightning.evaluation.ablation.recipes import (
     upsampling_pairs,
 )
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, cutoffs_from_development
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, ratio
+from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES
+from iac_lightning.evaluation.statistics.jackknife import ratio
 from iac_lightning.evaluation.statistics.two_level import percentile_interval
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested here"

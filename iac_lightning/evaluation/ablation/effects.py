@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from iac_lightning.evaluation.ablation.cells import CALIBRATION, Combination, Sample
-from iac_lightning.evaluation.statistics.bootstrap import holm
+from iac_lightning.evaluation.statistics.paired import holm
 from iac_lightning.evaluation.statistics.two_level import percentile_interval
 
 
@@ -37,7 +37,7 @@ class Effect:
         other_level: see `other`.
         other_baseline: see `other`.
         estimate: of the sample.
-        low: of the 95 % interval (`two_level`); nan below two patients.
+        low: of the 95 % interval (`two_level`); nan below five patients.
         high: see `low`.
         p: Wilcoxon signed-rank test over patients of their seed-averaged contrasts; of these networks, it knows
             nothing of other seeds. 1 where all are 0, nan for means.
@@ -82,7 +82,7 @@ class Lead:
     Attributes:
         best: its marginal mean.
         lead: difference to the second highest level.
-        highest_share: share of the resamples in which it is the highest; nan below two patients.
+        highest_share: share of the resamples in which it is the highest; nan below five patients.
     """
 
     best: Effect

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_modules.csv_files import as_text
 from iac_lightning.evaluation.ablation.recipes import Recipe
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, risk_groups
-from iac_lightning.evaluation.statistics.bootstrap import ratio
+from iac_lightning.evaluation.statistics.jackknife import ratio
 from iac_lightning.evaluation.statistics.two_level import (
     Draws,
     Statistic,
@@ -72,7 +72,7 @@ def mean_dice(recipes: Sequence[Recipe], column: str = "dice", **draw: int) -> M
     kept = tables[0]["has_lesion"].to_numpy(dtype=bool)
     values = np.array([t[column].to_numpy(dtype=float)[kept] for t in tables])
     sums, counts = patient_sums(values[:, None], as_text(tables[0]["patient_id"])[kept])
-    return _measured(unique, weighted_means(sums, counts), int(kept.sum()), len(counts), **draw)
+    return _measured(unique, weighted_means(sums, counts), int(kept.sum()), counts, **draw)
 
 
 def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> MeasuredRecipes | None:
@@ -100,7 +100,8 @@ def thickness_slopes(recipes: Sequence[Recipe], stressed: bool, **draw: int) -> 
         slope = ratio(covariance, np.where(spread > 1e-12 * square, spread, 0.0)[:, None])
         return np.stack([slope, (weights @ dice.T) / n[:, None]], axis=-1)
 
-    return _measured(unique, slopes, int(kept.sum()), len(counts), **draw)
+    spread = sxx - 2 * x.mean() * sx + x.mean() ** 2 * counts  # of the thicknesses around their mean
+    return _measured(unique, slopes, int(kept.sum()), np.maximum(spread, 0), **draw)
 
 
 def same_stress(recipes: Sequence[Recipe]) -> bool:
@@ -123,14 +124,14 @@ def misclassified_shares(recipes: Sequence[Recipe], cutoffs: RiskCutoffs, **draw
     right = risk_groups(tables[0]["label_volume_mm3"].to_numpy(dtype=float), cutoffs)
     wrong = np.array([risk_groups(t["volume_mm3"].to_numpy(dtype=float), cutoffs) != right for t in tables])
     sums, counts = patient_sums(wrong[:, None].astype(np.float64), as_text(tables[0]["patient_id"]))
-    return _measured(unique, weighted_means(sums, counts), len(right), len(counts), **draw)
+    return _measured(unique, weighted_means(sums, counts), len(right), counts, **draw)
 
 
 def _measured(
-    recipes: Sequence[Recipe], statistic: Statistic, n_scans: int, n_patients: int, **draw: int
+    recipes: Sequence[Recipe], statistic: Statistic, n_scans: int, leverage: NDArray[np.float64], **draw: int
 ) -> MeasuredRecipes:
-    draws = two_level(statistic, [len(r.trainings) for r in recipes], n_patients, **draw)
-    return MeasuredRecipes(recipes, draws, n_scans, n_patients)
+    draws = two_level(statistic, [len(r.trainings) for r in recipes], leverage, **draw)
+    return MeasuredRecipes(recipes, draws, n_scans, len(leverage))
 
 
 def _tables(recipes: Sequence[Recipe], name: str) -> tuple[list[pd.DataFrame], list[Recipe]]:

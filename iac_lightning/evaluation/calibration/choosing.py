@@ -8,7 +8,7 @@ cross-validated once more around it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ from iac_lightning.evaluation.statistics.strata import Stratum
 
 Cut = tuple[int, int, int]
 """Indices of rule, least lesion and threshold."""
+
+MOST_OF_LABEL = 2
+"""Voxels of all masks over labelled voxels, at most, for aims that count lesions rather than voxels."""
 
 _RULES = list(RULES)
 PROTOCOL, NONE = _RULES.index("protocol"), _RULES.index("none")
@@ -72,12 +75,16 @@ class Scans:
 
     def of(self, which: NDArray[np.bool_]) -> Scans:
         """Some of them `[n]`."""
-        rows = (values[which] for values in (self.counts, self.n_label_voxels, self.n_lesions, self.patients))
-        return Scans(**dict(zip(vars(self), rows, strict=True)))
+        return Scans(
+            counts=self.counts[which],
+            n_label_voxels=self.n_label_voxels[which],
+            n_lesions=self.n_lesions[which],
+            patients=self.patients[which],
+        )
 
     def at(self, counts: NDArray[np.int32]) -> Scans:
         """The same scans with other counts `[n, …, 5]`."""
-        return Scans(counts=counts, **{name: value for name, value in vars(self).items() if name != "counts"})
+        return replace(self, counts=counts)
 
 
 def choose_point(
@@ -140,7 +147,8 @@ def choose_point(
             **_worth(stacked, aim, everything, cut, seed),
             "alternatives": [
                 *_alternatives(stacked, aim, everything, seed),
-                {"name": "uncalibrated, at probability 0.5", "aim": None, "fitted": None, **_price(uncalibrated)},
+                # nothing was fitted to any of these scans
+                {"name": "uncalibrated, at probability 0.5", "fitted": None, "cross_validated": figures(uncalibrated)},
             ],
             "froc": _froc(stacked, cut),
         },
@@ -150,10 +158,6 @@ def choose_point(
         "n_with_lesion": int(lesion.sum()),
         "n_lesion_voxels_unseen": sum(s.n_unseen for s in scans),
     }
-
-
-def _price(scans: Scans) -> dict[str, Any]:
-    return {"cross_validated": figures(scans)}  # nothing was fitted to any of them
 
 
 def _alternatives(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int) -> list[dict[str, Any]]:
@@ -205,7 +209,7 @@ def choose(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int
             components, then the first.
         seed: of the folds.
     """
-    rules, least = (np.array(indices) for indices in zip(*allowed, strict=True))
+    rules, least = np.array(allowed).T
     among = scans.at(scans.counts[:, rules, least])  # [n, pairs, T, 5]
     of_all = merit(among, aim)
     steps = [middle_of_best(row) for row in of_all]
@@ -257,7 +261,9 @@ def folds(scans: Scans, seed: int) -> NDArray[np.int64] | None:
 def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
     """What an aim makes large, `[…]` of counts `[n, …, 5]`; minus infinity where a scan was not counted.
 
-    Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better.
+    Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better. Aims for
+    which touching a lesion is enough leave out masks of more than `MOST_OF_LABEL` times the labelled voxels: one that
+    holds everything bright touches every lesion.
     """
     if aim.name == "sensitivity_at_fp":
         found = scans.counts[..., HIT_LESIONS].sum(axis=0) / max(int(scans.n_lesions.sum()), 1)
@@ -267,7 +273,10 @@ def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
         weights = scan_weights(scans, aim.name)
         counts = weights > 0
         value = np.average(scan_scores(scans.of(counts), aim.name), axis=0, weights=weights[counts])
-    return np.where((scans.counts[..., VOXELS] < 0).any(axis=0), -np.inf, value)
+    unusable = (scans.counts[..., VOXELS] < 0).any(axis=0)
+    if aim.name in ("lesion_f1", "sensitivity_at_fp"):
+        unusable |= scans.counts[..., VOXELS].sum(axis=0, dtype=np.int64) > MOST_OF_LABEL * scans.n_label_voxels.sum()
+    return np.where(unusable, -np.inf, value)
 
 
 def scan_scores(scans: Scans, aim: str) -> NDArray[np.float64]:
@@ -318,13 +327,16 @@ def figures(scans: Scans) -> Mapping[str, Any]:
 def _froc(scans: Scans, cut: Cut) -> dict[str, list[float]]:
     """False components a scan and the share of lesions hit over all thresholds at a rule and least lesion.
 
-    Thresholds rise, of those that give the same only the first.
+    Thresholds rise from the one with most false components on (below, these only grow together); of those that give the
+    same, the first.
     """
     counts = scans.counts[:, cut[0], cut[1]]
-    usable = (counts[..., VOXELS] >= 0).all(axis=0)
+    usable = np.asarray((counts[..., VOXELS] >= 0).all(axis=0))
     false = (counts[..., COMPONENTS] - counts[..., HIT_COMPONENTS]).mean(axis=0)
     found = counts[..., HIT_LESIONS].sum(axis=0) / max(int(scans.n_lesions.sum()), 1)
-    new = usable & np.concatenate([[True], (np.diff(false) != 0) | (np.diff(found) != 0) | ~usable[:-1]])
+    usable &= np.arange(len(false)) >= np.argmax(np.where(usable, false, -1.0))
+    changes = (np.diff(false) != 0) | (np.diff(found) != 0) | ~usable[:-1]
+    new = np.flatnonzero(usable & np.concatenate([[True], changes]))
     return {
         "threshold": CALIBRATED_GRID[new].tolist(),
         "false_components_per_scan": false[new].tolist(),

@@ -161,7 +161,8 @@ class _Forest:
         if pairs.size:
             roots, ends = np.unique(self._find(pairs.ravel()), return_inverse=True)
             ends = ends.reshape(pairs.shape)
-            links = sparse.coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), shape=(len(roots),) * 2)
+            ones = np.ones(pairs.shape[1], dtype=np.int32)
+            links = sparse.coo_array((ones, (ends[0], ends[1])), shape=(len(roots), len(roots)))
             n, member = sparse.csgraph.connected_components(links, directed=False)
             by_size = np.lexsort((-self._size[roots], member))  # the largest stands for all, so that ways stay short
             heads = roots[by_size[np.searchsorted(member[by_size], np.arange(n))]]

@@ -252,11 +252,19 @@ def describe_calibration(calibration: Calibration) -> str:
             for name in QUALITIES
         ),
         f"  operating point ({point['aim']}): {describe_point(calibration.point)}",
+        *([f"    on other patients: {_figures(point['cross_validated'])}"] if point.get("cross_validated") else []),
         f"  by slice thickness: {point['thickness'].get('why', 'not tried')}",
         f"  threshold alone: {record['plain_threshold']:g}",
         *(f"  warning: {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)
+
+
+def _figures(found: Mapping[str, Any]) -> str:
+    return (
+        f"Dice {found['dice']:.3f}, lesion F1 {found['lesion_f1']:.3f}, {found['false_components_per_scan']:.2g} false "
+        f"components a scan, {found['n_false_alarm']} false alarms on {found['n_lesion_free']} lesion-free scans"
+    )
 
 
 def describe_point(point: OperatingPoint) -> str:

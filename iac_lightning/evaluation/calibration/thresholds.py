@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iac_lightning.evaluation.calibration.quality import RESAMPLES
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID, choose_threshold
-from iac_lightning.evaluation.statistics.bootstrap import paired_difference
+from iac_lightning.evaluation.statistics.paired import paired_difference
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum
 
 STRATUM_PATIENTS = 10
@@ -96,7 +95,7 @@ def thresholds_by_thickness(
         why = f"one threshold for all: fewer than two strata have {STRATUM_PATIENTS} patients with lesions ({largest})"
         return {**result, "why": why}
     shared, own = _cross_validated(scores, weight, names, member, seed)
-    gain = paired_difference(own, shared, names, seed=seed, resamples=RESAMPLES).difference
+    gain = paired_difference(own, shared, names).difference
     used = not isnan(gain.low) and gain.low > 0
     words = f"{gain.estimate:+.4f} [{gain.low:+.4f}; {gain.high:+.4f}] in {FOLDS}-fold cross-validation by patient"
     return {

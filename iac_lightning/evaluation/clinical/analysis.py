@@ -21,15 +21,19 @@ from iac_lightning.evaluation.clinical.risk import (
     compare_risk,
     cutoffs_from_development,
 )
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, effect_size, holm, paired_difference
 from iac_lightning.evaluation.statistics.classification import Roc, roc
-from iac_lightning.evaluation.statistics.plain import plain, plain_interval
+from iac_lightning.evaluation.statistics.intervals import Kind
+from iac_lightning.evaluation.statistics.paired import effect_size, paired_difference
+from iac_lightning.evaluation.statistics.plain import correct, plain, plain_interval
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, edges_of
 from iac_lightning.evaluation.statistics.thickness import by_stratum, slope_ci, within_patient_slope_ci
-from iac_lightning.evaluation.tables.measures import present, values
+from iac_lightning.evaluation.tables.measures import MEASURES, present, values
 
 METRICS = ("dice", "sensitivity", "ppv", "lesion_f1")
 """Measures that models are compared in, with tests corrected over all of them."""
+
+SLOPES = ("slope_per_mm", "slope_within_patients_per_mm")
+"""How a measure changes with slice thickness: over all scans, and on the same heads."""
 
 COVERAGE = 0.9
 """Promised by the conformal intervals unless the settings say otherwise."""
@@ -43,8 +47,6 @@ def analyse(
     cutoffs: RiskCutoffs | None = None,
     coverage: float = COVERAGE,
     thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,
-    seed: int,
-    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Risk groups, conformal intervals, thickness and paired comparisons of models on the same test scans.
 
@@ -57,12 +59,11 @@ def analyse(
         cutoffs: limits of the risk groups, where fixed in advance; by default from the development labels.
         coverage: promised by the conformal intervals.
         thickness_strata: strata of slice thickness.
-        seed: of every bootstrap.
-        resamples: of every bootstrap.
 
     Returns:
         Plain types, None for what is undefined and for an interval's end that is infinite. An estimate is
-        `{"value", "ci95": [low, high], "n", "n_patients"}`:
+        `{"value", "ci95": [low, high], "n", "n_patients"}`, of slopes and differences by thickness with `p` and
+        `holm_p` (`correct_thickness`):
 
         - `settings`, `n_series`, `n_patients`, `cutoffs` (with their source), `groups`;
         - `models`: by name `risk` (confusion, accuracy, kappa, misclassified), `conformal` (promise, radii, remarks,
@@ -81,14 +82,12 @@ def analyse(
     tables = _checked(models, dev_tables)
     cutoffs = cutoffs or (_cutoffs(dev_tables) if dev_tables else None)
     first = next(iter(tables.values()))
-    draws = {"seed": seed, "resamples": resamples}
     result: dict[str, Any] = {
         "settings": {
             "baseline": baseline,
             "metrics": METRICS,
             "coverage": coverage,
             "thickness_edges_mm": edges_of(thickness_strata),
-            **draws,
         },
         "n_series": len(first),
         "n_patients": int(first["patient_id"].nunique()),
@@ -99,9 +98,10 @@ def analyse(
     }
     for name, table in tables.items():
         fit = fit_conformal(dev_tables[name], coverage, thickness_strata) if cutoffs and dev_tables else None
-        result["models"][name] = _of_model(table, cutoffs, fit, thickness_strata, draws)
+        result["models"][name] = _of_model(table, cutoffs, fit, thickness_strata)
+    correct_thickness([model["thickness"] for model in result["models"].values()], strata=False)
     if baseline is not None:
-        result["comparisons"] = _against_baseline(tables, baseline, cutoffs, thickness_strata, draws)
+        result["comparisons"] = _against_baseline(tables, baseline, cutoffs, thickness_strata)
     return plain(result)
 
 
@@ -110,16 +110,18 @@ def _of_model(
     cutoffs: RiskCutoffs | None,
     fit: Conformal | None,
     strata: Sequence[Stratum],
-    draws: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `analyse` says of one model; intervals where they were fitted, risk groups where there are cut-offs."""
-    curve = detection(table, seed=draws["seed"])
+    curve = detection(table)
     model: dict[str, Any] = {
-        "thickness": {measure: _thickness(values(table, measure), table, strata, draws) for measure in present(table)},
+        "thickness": {
+            measure: _thickness(values(table, measure), table, strata, MEASURES[measure].kind)
+            for measure in present(table)
+        },
         "detection": {"auc": plain_interval(curve.auc), "n_positive": curve.n_positive},
     }
     if cutoffs:
-        risk = assess_risk(table, cutoffs, **draws)
+        risk = assess_risk(table, cutoffs)
         model["risk"] = {
             "confusion": risk.confusion.tolist(),
             "accuracy": plain_interval(risk.accuracy),
@@ -136,7 +138,6 @@ def _against_baseline(
     baseline: str,
     cutoffs: RiskCutoffs | None,
     strata: Sequence[Stratum],
-    draws: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Every other model against the baseline, p-values corrected over the table."""
     other = tables[baseline]
@@ -147,15 +148,18 @@ def _against_baseline(
         comparison: dict[str, Any] = {
             "model": name,
             "baseline": baseline,
-            "metrics": {metric: paired_measure(table, other, metric, **draws) for metric in METRICS},
+            "metrics": {metric: paired_measure(table, other, metric) for metric in METRICS},
             "thickness": {
-                measure: _thickness(values(table, measure) - values(other, measure), table, strata, draws)
+                measure: _thickness(
+                    values(table, measure) - values(other, measure), table, strata, MEASURES[measure].difference
+                )
                 for measure in present(table)
             },
         }
         if cutoffs:
-            comparison["risk"] = risk_change(table, other, cutoffs, **draws)
+            comparison["risk"] = risk_change(table, other, cutoffs)
         comparisons.append(comparison)
+    correct_thickness([c["thickness"] for c in comparisons], strata=True)
     correct([metric for c in comparisons for metric in c["metrics"].values()], "wilcoxon_p")
     for test in ("mcnemar", "patients"):
         correct([c["risk"][test] for c in comparisons if "risk" in c], "exact_p")
@@ -204,15 +208,14 @@ def shortage(
     return None
 
 
-def detection(table: pd.DataFrame, *, seed: int) -> Roc:
+def detection(table: pd.DataFrame) -> Roc:
     """ROC of detecting patients with calcification by the largest predicted volume of the patient's scans.
 
     Args:
         table: series with `patient_id`, `has_lesion` and `volume_mm3`.
-        seed: of the interval of the area.
     """
     patients = table.groupby("patient_id").agg({"volume_mm3": "max", "has_lesion": "max"})
-    return roc(patients["volume_mm3"].to_numpy(dtype=float), patients["has_lesion"].to_numpy(dtype=bool), seed=seed)
+    return roc(patients["volume_mm3"].to_numpy(dtype=float), patients["has_lesion"].to_numpy(dtype=bool))
 
 
 def _checked(models: Mapping[str, pd.DataFrame], dev_tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -260,55 +263,64 @@ def _conformal(fit: Conformal, test: pd.DataFrame, cutoffs: RiskCutoffs) -> dict
     }
 
 
-def _thickness(
-    x: NDArray[np.float64], table: pd.DataFrame, strata: Sequence[Stratum], draws: Mapping[str, Any]
-) -> dict[str, Any]:
+def _thickness(x: NDArray[np.float64], table: pd.DataFrame, strata: Sequence[Stratum], kind: Kind) -> dict[str, Any]:
     thickness, patients = table["slice_thickness_mm"].to_numpy(dtype=float), as_text(table["patient_id"])
     return {
-        "slope_per_mm": plain_interval(slope_ci(x, thickness, patients, **draws)),
-        "slope_within_patients_per_mm": plain_interval(within_patient_slope_ci(x, thickness, patients, **draws)),
+        "slope_per_mm": plain_interval(slope_ci(x, thickness, patients)),
+        "slope_within_patients_per_mm": plain_interval(within_patient_slope_ci(x, thickness, patients)),
         "strata": [
             {"stratum": name, **plain_interval(interval)}
-            for name, interval in by_stratum(x, thickness, patients, strata, **draws)
+            for name, interval in by_stratum(x, thickness, patients, strata, kind)
         ],
     }
 
 
-def risk_change(
-    table: pd.DataFrame, baseline: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+def correct_thickness(parts: Sequence[Mapping[str, Any]], *, strata: bool) -> None:
+    """Add `holm_p` to slopes, and to the differences of strata, of several models or pairs and all their measures.
+
+    Slopes over all scans, slopes within patients, and strata are three tables, each corrected over all of it.
+
+    Args:
+        parts: of each model or pair, by measure, as from `_thickness`.
+        strata: whether strata hold differences, which are tested; means are not.
+    """
+    measured = [by_kind for part in parts for by_kind in part.values()]
+    for kind in SLOPES:
+        correct([by_kind[kind] for by_kind in measured])
+    if strata:
+        correct([stratum for by_kind in measured for stratum in by_kind["strata"]])
+
+
+def risk_change(table: pd.DataFrame, baseline: pd.DataFrame, cutoffs: RiskCutoffs) -> dict[str, Any]:
     """`compare_risk` as plain types; p-values are not corrected yet (`correct`)."""
-    change = compare_risk(table, baseline, cutoffs, seed=seed, resamples=resamples)
+    change = compare_risk(table, baseline, cutoffs)
     return asdict(change) | {"relative_change": plain_interval(change.relative_change)}
 
 
-def slope_difference(
-    table: pd.DataFrame, baseline: pd.DataFrame, measure: str, *, seed: int, resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """Difference of two models' slopes per mm of slice thickness, over all scans and within patients."""
+def slope_difference(table: pd.DataFrame, baseline: pd.DataFrame, measure: str) -> dict[str, Any]:
+    """Difference of two models' slopes per mm of slice thickness, over all scans and within patients.
+
+    p is not corrected yet (`correct`).
+    """
     x = values(table, measure) - values(baseline, measure)
-    slopes = _thickness(x, table, THICKNESS_STRATA, {"seed": seed, "resamples": resamples})
-    return {key: slope for key, slope in slopes.items() if key != "strata"}
+    slopes = _thickness(x, table, THICKNESS_STRATA, MEASURES[measure].difference)
+    return {kind: slopes[kind] for kind in SLOPES}
 
 
-def paired_measure(
-    table: pd.DataFrame, baseline: pd.DataFrame, measure: str, *, seed: int, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+def paired_measure(table: pd.DataFrame, baseline: pd.DataFrame, measure: str) -> dict[str, Any]:
     """A model against another in one measure, on the same series in the same order; p is not corrected yet.
 
     Args:
         table: series of the model.
         baseline: the same series of the other.
         measure: key of `measures.MEASURES`.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
 
     Returns:
         `difference`, `wilcoxon_p`, `cohen_dz`, `rank_biserial`, `wins` (the model's is higher), `ties`, `losses`.
     """
     a, b = values(table, measure), values(baseline, measure)
     patients = as_text(table["patient_id"])
-    paired = paired_difference(a, b, patients, seed=seed, resamples=resamples)
+    paired = paired_difference(a, b, patients, MEASURES[measure].difference)
     size = effect_size(a, b, patients)
     return {
         "difference": plain_interval(paired.difference),
@@ -319,9 +331,3 @@ def paired_measure(
         "ties": paired.ties,
         "losses": paired.losses,
     }
-
-
-def correct(rows: list[dict[str, Any]], p: str) -> None:
-    """Add `holm_p` to each row: its p after Holm's correction over all of them."""
-    for row, value in zip(rows, holm([row[p] for row in rows]), strict=True):
-        row["holm_p"] = float(value)

@@ -13,8 +13,13 @@ interval [max(0, √predicted − r)², (√predicted + r)²].
 is the usual ⌈(K + 1)(1 − α)⌉-th smallest score. What is promised: a scan of a *new* patient is covered with
 probability ≥ 1 − α, on average over patients (each counts once) and over development sets; not for every patient.
 
-**Strata**: one radius a stratum, from the scans in it. A stratum with few development patients is merged with a
-neighbour, and the result says so. Merging looks at numbers of patients only, never at scores, so the promise stands.
+**Strata**: a stratum's radius comes from the scans in it, so that the promise holds in the stratum and not only on
+average over all. A stratum with few development patients is merged with a neighbour, and the radius of the merged ones
+promises nothing for each: errors on the thickest slices, the fewest, are larger. A merged stratum therefore keeps the
+merged radius only where its own is not larger: with k development patients of its own, its k / (k + 1) quantile (the
+largest score), or the promised one if that is less. Each stratum by itself is promised the smaller of the coverage and
+k / (k + 1), and the result says how much that is. Merging looks at numbers of patients only, never at scores, and no
+radius shrinks by it, so the promise on average stands too.
 
 The development split has usually also chosen checkpoint, temperature and threshold; its scores are then a little too
 small, which the promise does not cover and the coverage measured on the test split shows.
@@ -33,24 +38,29 @@ from scipy import stats
 from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from iac_lightning.evaluation.clinical.risk import GROUPS, RiskCutoffs, risk_groups
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, stratum_index
 
 
 @dataclass(frozen=True, kw_only=True)
 class StratumRadius:
-    """Half-width of the intervals of one (merged) stratum.
+    """Half-width of the intervals of one stratum.
 
     Attributes:
-        strata: names of the strata of slice thickness that share it.
-        n: development scans.
-        n_patients: development patients.
-        radius: in √mm³; infinite when the patients are too few for the promised coverage.
+        stratum: name of the stratum of slice thickness.
+        merged: names of the strata whose development scans decide it together; of one that stands alone its own.
+        n: development scans of the stratum itself.
+        n_patients: development patients of the stratum itself.
+        radius: in √mm³; infinite when the patients of all that were merged are too few for the promised coverage.
+        promised: coverage that holds in this stratum by itself; 0 without a development patient in it.
     """
 
-    strata: tuple[str, ...]
+    stratum: str
+    merged: tuple[str, ...]
     n: int
     n_patients: int
     radius: float
+    promised: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +70,8 @@ class Conformal:
     Attributes:
         coverage: promised, 1 − α.
         strata: strata of slice thickness as asked for.
-        radii: of the strata after merging, thinnest first.
-        remarks: which strata were merged and which have no finite interval, and why.
+        radii: of each stratum, thinnest first.
+        remarks: which strata were merged, what is promised in each, and which have no finite interval.
     """
 
     coverage: float
@@ -79,7 +89,7 @@ class Coverage:
         calibrated_in: names of the strata whose development scans decided the radius; empty for "all".
         coverage: mean over patients of the share of the patient's scans inside their interval.
         low: lower end of the 95 % Clopper–Pearson interval with patients as trials; conservative where a patient has
-            several scans, since a share varies less than a yes or no.
+            several scans, since a share varies less than a yes or no; nan below `MIN_PATIENTS` patients.
         high: upper end.
         scan_coverage: share of all scans.
         mean_width_mm3: of the finite intervals; nan without one.
@@ -145,24 +155,29 @@ def fit_conformal(
     patients = as_text(table["patient_id"])
     index = stratum_index(table["slice_thickness_mm"].to_numpy(dtype=float), strata)
 
-    def rows(members: Sequence[int]) -> NDArray[np.bool_]:
-        return np.isin(index, members)
-
     radii, remarks = [], []
     for members in _merge(index, patients, len(strata), min_patients):
-        inside = rows(members)
-        names = tuple(strata[k][0] for k in members)
+        inside = np.isin(index, members)
         n_patients = len(np.unique(patients[inside]))
-        radius = conformal_radius(scores[inside], patients[inside], coverage)
-        radii.append(StratumRadius(strata=names, n=int(inside.sum()), n_patients=n_patients, radius=radius))
+        shared = conformal_radius(scores[inside], patients[inside], coverage)
+        parts = [
+            _stratum_radius(
+                scores, patients, index == k, strata[k][0], shared, [strata[m][0] for m in members], coverage
+            )
+            for k in members
+        ]
+        radii += parts
         if len(members) > 1:
-            each = ", ".join(f"{strata[k][0]}: {len(np.unique(patients[rows([k])]))}" for k in members)
-            remarks.append(f"strata merged for want of {min_patients} development patients in each ({each})")
-        if np.isinf(radius):
+            each = ", ".join(f"{p.stratum}: {p.n_patients}, {p.promised:.0%}" for p in parts)
+            remarks.append(
+                f"strata merged for want of {min_patients} development patients in each; {coverage:.0%} is promised on "
+                f"average over them, in each by itself less where its own patients are few ({each})"
+            )
+        if np.isinf(shared):
             needed = int(np.ceil(coverage / (1 - coverage) - 1e-9))
             remarks.append(
-                f"{', '.join(names)}: {n_patients} development patients cannot promise {coverage:.0%} (at least "
-                f"{needed} are needed); the intervals have no upper end"
+                f"{', '.join(p.stratum for p in parts)}: {n_patients} development patients cannot promise "
+                f"{coverage:.0%} (at least {needed} are needed); the intervals have no upper end"
             )
     return Conformal(coverage=coverage, strata=tuple(strata), radii=tuple(radii), remarks=tuple(remarks))
 
@@ -183,7 +198,7 @@ def volume_intervals(conformal: Conformal, table: pd.DataFrame, cutoffs: RiskCut
     root = np.sqrt(_volumes(table, "volume_mm3"))
     index = stratum_index(table["slice_thickness_mm"].to_numpy(dtype=float), conformal.strata)
     names = np.array([name for name, _, _ in conformal.strata])[index]
-    by_name = {name: part.radius for part in conformal.radii for name in part.strata}
+    by_name = {part.stratum: part.radius for part in conformal.radii}
     radius = np.array([by_name[name] for name in names], dtype=np.float64)
     intervals = table[["series_id", "patient_id", "volume_mm3"]].reset_index(drop=True)
     intervals.insert(2, "stratum", names)
@@ -208,11 +223,10 @@ def measured_coverage(conformal: Conformal, intervals: pd.DataFrame) -> list[Cov
     """
     known = intervals[intervals["covered"].notna()]
     coverages = [_coverage("all", (), known)] if len(known) else []
-    sharing = {name: part.strata for part in conformal.radii for name in part.strata}
-    for name, _, _ in conformal.strata:
-        inside = known[known["stratum"] == name]
+    for part in conformal.radii:
+        inside = known[known["stratum"] == part.stratum]
         if len(inside):
-            coverages.append(_coverage(name, sharing[name], inside))
+            coverages.append(_coverage(part.stratum, part.merged, inside))
     return coverages
 
 
@@ -227,7 +241,9 @@ def clopper_pearson(successes: float, n: int, confidence: float = 0.95) -> tuple
 def _coverage(stratum: str, calibrated_in: tuple[str, ...], rows: pd.DataFrame) -> Coverage:
     covered = rows["covered"].astype(float)
     shares = covered.groupby(rows["patient_id"]).mean()
-    low, high = clopper_pearson(float(shares.sum()), len(shares))
+    low = high = float("nan")
+    if len(shares) >= MIN_PATIENTS:
+        low, high = clopper_pearson(float(shares.sum()), len(shares))
     width = (rows["high_mm3"] - rows["low_mm3"]).to_numpy(dtype=float)
     finite = np.isfinite(width)
     return Coverage(
@@ -241,6 +257,29 @@ def _coverage(stratum: str, calibrated_in: tuple[str, ...], rows: pd.DataFrame) 
         n=len(rows),
         n_patients=len(shares),
         n_unbounded=int((~finite).sum()),
+    )
+
+
+def _stratum_radius(
+    scores: NDArray[np.float64],
+    patients: NDArray[np.str_],
+    inside: NDArray[np.bool_],
+    name: str,
+    shared: float,
+    merged: Sequence[str],
+    coverage: float,
+) -> StratumRadius:
+    """The radius of the merged strata, or the stratum's own where that is larger."""
+    n_patients = len(np.unique(patients[inside]))
+    promised = min(coverage, n_patients / (n_patients + 1))
+    own = conformal_radius(scores[inside], patients[inside], promised) if n_patients else 0.0
+    return StratumRadius(
+        stratum=name,
+        merged=tuple(merged),
+        n=int(inside.sum()),
+        n_patients=n_patients,
+        radius=max(shared, own),
+        promised=1.0 if np.isinf(shared) else promised,
     )
 
 

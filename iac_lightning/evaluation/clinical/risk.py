@@ -8,7 +8,7 @@ patients; with one scan a patient the two are the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from data_modules.csv_files import as_text
 from data_modules.errors import UserError
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, mean_ci, ratio, sums_ci
 from iac_lightning.evaluation.statistics.classification import (
     McNemar,
     confusion_matrix,
@@ -24,6 +23,7 @@ from iac_lightning.evaluation.statistics.classification import (
     mcnemar_counts,
     weighted_kappa_ci,
 )
+from iac_lightning.evaluation.statistics.intervals import Interval, mean_ci, ratio_ci
 
 GROUPS = ("none", "low", "medium", "high")
 
@@ -81,8 +81,8 @@ class RiskChange:
     Attributes:
         misclassified: scans in a wrong group by the model.
         baseline_misclassified: by the baseline.
-        relative_change: (model − baseline) / baseline, −0.46 is 46 % fewer; interval by paired bootstrap over patients
-            (resamples in which the baseline makes no error are left out); nan when the baseline makes none.
+        relative_change: (model − baseline) / baseline, −0.46 is 46 % fewer; interval over patients from that of the
+            ratio; nan when the baseline makes none.
         mcnemar: over scans; `only_first` are those that only the model gets right. It takes scans as independent.
         patients: exact sign test over patients: `only_first` counts those of whom the model misclassifies fewer scans.
     """
@@ -129,30 +129,26 @@ def risk_groups(volume_mm3: ArrayLike, cutoffs: RiskCutoffs) -> NDArray[np.int64
     return np.searchsorted(cutoffs.limits_mm3, np.asarray(volume_mm3, dtype=np.float64), side="left").astype(np.int64)
 
 
-def assess_risk(table: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES) -> RiskResult:
+def assess_risk(table: pd.DataFrame, cutoffs: RiskCutoffs) -> RiskResult:
     """Compare the groups of `volume_mm3` with those of `label_volume_mm3`, one row a scan."""
     labelled, predicted = _groups(table, cutoffs)
     patients = as_text(table["patient_id"])
     right = labelled == predicted
     return RiskResult(
         confusion=confusion_matrix(labelled, predicted, len(GROUPS)),
-        accuracy=mean_ci(right, patients, seed=seed, resamples=resamples),
-        kappa=weighted_kappa_ci(labelled, predicted, patients, len(GROUPS), seed=seed, resamples=resamples),
+        accuracy=mean_ci(right, patients),
+        kappa=weighted_kappa_ci(labelled, predicted, patients, len(GROUPS)),
         misclassified=int((~right).sum()),
     )
 
 
-def compare_risk(
-    table: pd.DataFrame, baseline: pd.DataFrame, cutoffs: RiskCutoffs, *, seed: int, resamples: int = RESAMPLES
-) -> RiskChange:
+def compare_risk(table: pd.DataFrame, baseline: pd.DataFrame, cutoffs: RiskCutoffs) -> RiskChange:
     """Relative change of misclassified scans of a model against a baseline.
 
     Args:
         table: series of the model.
         baseline: the same series in the same order by the baseline.
         cutoffs: of the groups.
-        seed: decides the draws.
-        resamples: number of resamples.
 
     Raises:
         ValueError: when the rows are not the same series.
@@ -161,17 +157,13 @@ def compare_risk(
         raise ValueError("the model's and the baseline's rows are not the same series in the same order")
     wrong, wrong_before = (np.not_equal(*_groups(rows, cutoffs)) for rows in (table, baseline))
     patients = as_text(table["patient_id"])
-    columns = np.stack([wrong, wrong_before], axis=-1).astype(np.float64)
     _, codes = np.unique(patients, return_inverse=True)
-    fewer = np.bincount(codes, weights=columns[:, 1] - columns[:, 0])
-
-    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ratio(sums[..., 0] - sums[..., 1], sums[..., 1])
-
+    fewer = np.bincount(codes, weights=wrong_before.astype(float) - wrong)
+    change = ratio_ci(wrong, wrong_before, patients)
     return RiskChange(
         misclassified=int(wrong.sum()),
         baseline_misclassified=int(wrong_before.sum()),
-        relative_change=sums_ci(columns, statistic, patients, seed=seed, resamples=resamples),
+        relative_change=replace(change, estimate=change.estimate - 1, low=change.low - 1, high=change.high - 1),
         mcnemar=mcnemar(~wrong, ~wrong_before),
         patients=mcnemar_counts(int((fewer > 0).sum()), int((fewer < 0).sum())),
     )

@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from data_modules.csv_files import as_text
 from data_modules.errors import UserError
-from iac_lightning.evaluation.statistics.bootstrap import (
-    RESAMPLES,
-    Interval,
-    mean_ci,
-    paired_difference,
-    ratio,
-    sums_ci,
-)
-from iac_lightning.evaluation.statistics.plain import defined, plain_interval
+from iac_lightning.evaluation.statistics.intervals import Kind, mean_ci, ratio_ci
+from iac_lightning.evaluation.statistics.jackknife import ratio
+from iac_lightning.evaluation.statistics.paired import paired_difference
+from iac_lightning.evaluation.statistics.plain import correct, defined, plain_interval
 from iac_lightning.evaluation.statistics.thickness import within_patient_slope_ci
 
 METRICS = {
@@ -73,17 +68,13 @@ def values_of(table: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     return values if metric == "ppv" else np.where(table["has_lesion"].astype(bool), values, np.nan)
 
 
-def summarise_stress(
-    table: pd.DataFrame, thicknesses_mm: Sequence[float], seed: int, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+def summarise_stress(table: pd.DataFrame, thicknesses_mm: Sequence[float]) -> dict[str, Any]:
     """Means of one model by thickness, and how they change on the same heads.
 
     Args:
         table: one row a series and thickness: the columns of `series_table.COLUMNS`, `is_native`,
             `native_thickness_mm`, `ceiling_dice`, `bound_dice` and `ceiling_volume_mm3`; one series a patient.
         thicknesses_mm: in which order of thickness to report; a native version counts where its own thickness is it.
-        seed: of the bootstrap over patients.
-        resamples: of every interval.
 
     Returns:
         Plain types; an estimate is `{"value", "ci95", "n", "n_patients"}`, None for what is undefined.
@@ -92,71 +83,66 @@ def summarise_stress(
         - `thickness`: for each, its means, `n_patients`, `n_native` (of these, scans that are so by nature) and
             `n_thicker` (patients whose scan is thicker, of whom nothing was made), and `difference_from_native` over
             the re-imaged heads (mean difference, Wilcoxon p, wins, ties, losses);
-        - `slope_within_patients_per_mm` of each metric.
+        - `slope_within_patients_per_mm` of each metric; `holm_p` corrects over those that the model decides.
 
     Raises:
         UserError: when the table is empty.
     """
     if table.empty:
         raise UserError("no scan was re-imaged; there is nothing to summarise")
-    draws = {"seed": seed, "resamples": resamples}
     own = native(table)
     patients = as_text(table["patient_id"])
     thickness = table["slice_thickness_mm"].to_numpy(dtype=float)
+    slopes = {
+        metric: plain_interval(within_patient_slope_ci(values_of(table, metric), thickness, patients))
+        for metric in METRICS
+    }
+    correct(slopes[metric] for metric in METRICS if metric not in SHARED)
     return {
-        "seed": seed,
-        "resamples": resamples,
         "n_patients": int(table["patient_id"].nunique()),
         "n_with_lesion": int(table.loc[table["has_lesion"].astype(bool), "patient_id"].nunique()),
         "native": {
             "thickness_mm": [float(own["slice_thickness_mm"].quantile(q)) for q in (0, 0.5, 1)],
-            **_means(own, draws),
+            **_means(own),
         },
         "thickness": [
             {
                 "thickness_mm": float(mm),
                 "n_native": len(native(at_thickness(table, mm))),
                 "n_thicker": int((~own["patient_id"].isin(at_thickness(table, mm)["patient_id"])).sum()),
-                **_means(at_thickness(table, mm), draws),
-                "difference_from_native": _from_native(table, mm, draws),
+                **_means(at_thickness(table, mm)),
+                "difference_from_native": _from_native(table, mm),
             }
             for mm in thicknesses_mm
         ],
-        "slope_within_patients_per_mm": {
-            metric: plain_interval(within_patient_slope_ci(values_of(table, metric), thickness, patients, **draws))
-            for metric in METRICS
-        },
+        "slope_within_patients_per_mm": slopes,
     }
 
 
-def compare_stress(
-    tables: Mapping[str, pd.DataFrame], thicknesses_mm: Sequence[float], seed: int, resamples: int = RESAMPLES
-) -> list[dict[str, Any]]:
+def compare_stress(tables: Mapping[str, pd.DataFrame], thicknesses_mm: Sequence[float]) -> list[dict[str, Any]]:
     """Each two models on the same heads at the same thicknesses; the model given last is always the second.
 
     Args:
         tables: name to table, as for `summarise_stress`.
         thicknesses_mm: where their means are compared.
-        seed: of the bootstrap over patients.
-        resamples: of every interval.
 
     Returns:
         For each pair `first`, `second`, `n_patients`, `n_rows` in common, `n_unpaired` rows that only one of them has;
         `slope_difference_per_mm` of each metric (below 0: the first loses more as slices grow thicker), `native` and
-        `thickness` (differences of the means, first − second, with Wilcoxon p, wins, ties, losses).
+        `thickness` (differences of the means, first − second, with Wilcoxon p, wins, ties, losses). `holm_p` corrects
+        slopes over all pairs and metrics, and means over these and the thicknesses; metrics in `SHARED` are no test.
 
     Raises:
         UserError: when two models have no scan in common or were held against different labels.
     """
-    draws = {"seed": seed, "resamples": resamples}
-    comparisons = []
+    comparisons: list[dict[str, Any]] = []
     for first, second in combinations(tables, 2):
         a, b, unpaired = _pair(tables, first, second)
         patients, thickness = as_text(a["patient_id"]), a["slice_thickness_mm"].to_numpy(dtype=float)
         slopes = {}
         for metric in METRICS:
             difference = np.round(values_of(a, metric) - values_of(b, metric), 12)
-            slopes[metric] = plain_interval(within_patient_slope_ci(difference, thickness, patients, **draws))
+            slopes[metric] = plain_interval(within_patient_slope_ci(difference, thickness, patients))
         own = a["is_native"].to_numpy(dtype=bool)
         at = {mm: np.abs(thickness - mm) < 0.01 for mm in thicknesses_mm}
         comparisons.append(
@@ -167,10 +153,14 @@ def compare_stress(
                 "n_rows": len(a),
                 "n_unpaired": unpaired,
                 "slope_difference_per_mm": slopes,
-                "native": _differences(a[own], b[own], draws),
-                "thickness": [{"thickness_mm": float(mm), **_differences(a[k], b[k], draws)} for mm, k in at.items()],
+                "native": _differences(a[own], b[own]),
+                "thickness": [{"thickness_mm": float(mm), **_differences(a[k], b[k])} for mm, k in at.items()],
             }
         )
+    own_metrics = [metric for metric in METRICS if metric not in SHARED]
+    correct(c["slope_difference_per_mm"][metric] for c in comparisons for metric in own_metrics)
+    means = [by_metric for c in comparisons for by_metric in (c["native"], *c["thickness"])]
+    correct([by_metric[metric] for by_metric in means for metric in own_metrics], "wilcoxon_p")
     return comparisons
 
 
@@ -191,15 +181,7 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def ratio_ci(
-    numerator: ArrayLike, denominator: ArrayLike, patients: ArrayLike, *, seed: int, resamples: int = RESAMPLES
-) -> Interval:
-    """Ratio of two totals over scans with a percentile interval over patients; scans with a nan are left out."""
-    columns = np.stack([np.asarray(v, dtype=np.float64) for v in (numerator, denominator)], axis=-1)
-    return sums_ci(columns, lambda sums: ratio(sums[..., 0], sums[..., 1]), patients, seed=seed, resamples=resamples)
-
-
-def _means(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
+def _means(rows: pd.DataFrame) -> dict[str, Any]:
     patients = as_text(rows["patient_id"])
     lesion = rows["has_lesion"].astype(bool)
     with_lesion = rows[lesion]
@@ -210,28 +192,30 @@ def _means(rows: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
         "n_missed": int((lesion & (rows["volume_mm3"] == 0)).sum()),
     }
     for metric in METRICS:
-        means[metric] = plain_interval(mean_ci(values_of(rows, metric), patients, **draws))
+        # A model may surpass the protocol's label of thick slices.
+        kind: Kind = "difference" if metric == "share_of_ceiling" else "share"
+        means[metric] = plain_interval(mean_ci(values_of(rows, metric), patients, kind))
     for name in ("volume_error_mm3", "true_volume_error_mm3"):
-        means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients, **draws))
+        means[name] = plain_interval(mean_ci(rows[name].to_numpy(dtype=float), patients, "signed"))
     for name, (over, under) in VOLUME_RATIOS.items():
         names = as_text(with_lesion["patient_id"])
-        means[name] = plain_interval(ratio_ci(with_lesion[over], with_lesion[under], names, **draws))
+        means[name] = plain_interval(ratio_ci(with_lesion[over], with_lesion[under], names))
     return means
 
 
-def _from_native(table: pd.DataFrame, thickness_mm: float, draws: Mapping[str, Any]) -> dict[str, Any]:
+def _from_native(table: pd.DataFrame, thickness_mm: float) -> dict[str, Any]:
     """Re-imaged against native versions of the same series."""
     rows = at_thickness(table, thickness_mm)
     made = rows[~rows["is_native"].astype(bool)].set_index("series_id")
     own = native(table).set_index("series_id").loc[made.index]
-    return _differences(made, own, draws)
+    return _differences(made, own)
 
 
-def _differences(a: pd.DataFrame, b: pd.DataFrame, draws: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     patients = as_text(a["patient_id"])
     by_metric = {}
     for metric in METRICS:
-        paired = paired_difference(values_of(a, metric), values_of(b, metric), patients, **draws)
+        paired = paired_difference(values_of(a, metric), values_of(b, metric), patients)
         by_metric[metric] = {
             "difference": plain_interval(paired.difference),
             "wilcoxon_p": defined(paired.wilcoxon_p),

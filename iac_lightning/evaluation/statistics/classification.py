@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, Interval, ratio, statistic_ci, sums_ci
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS, Interval, missing_interval, sums_ci
+from iac_lightning.evaluation.statistics.jackknife import CORRELATION, SHARE, Spread, ratio, student_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Roc:
     """How well a score tells patients with a lesion from those without.
 
     Attributes:
-        auc: area under the curve with its interval over patients; nan when one class is absent.
+        auc: area under the curve (`auc_ci`); nan when one class is absent.
         n_positive: patients with a lesion.
         false_positive_rate: `[m]` rising, from 0 to 1; empty when one class is absent.
         true_positive_rate: `[m]`.
@@ -69,31 +70,37 @@ def weighted_kappa(table: ArrayLike) -> NDArray[np.float64]:
     return 1 - ratio(disagreement, (weights * expected).sum(axis=(-2, -1)))
 
 
-def weighted_kappa_ci(
-    reference: ArrayLike,
-    assigned: ArrayLike,
-    patients: ArrayLike,
-    n_classes: int,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """Quadratic-weighted κ with a 95 % percentile interval over patients.
+def weighted_kappa_ci(reference: ArrayLike, assigned: ArrayLike, patients: ArrayLike, n_classes: int) -> Interval:
+    """Quadratic-weighted κ with a 95 % interval over patients, on the scale of Fisher's z.
 
     Args:
         reference: `[n_scans]` classes 0 … n_classes − 1.
         assigned: `[n_scans]` classes by the classifier.
         patients: `[n_scans]`, whose scan it is.
         n_classes: number of ordered classes.
-        seed: decides the draws.
-        resamples: number of resamples.
+
+    Returns:
+        The interval; its ends are nan where agreement is perfect, which does not tell how far it may be from that.
     """
     one_hot = np.eye(n_classes**2)[_cells(reference, assigned, n_classes)]
 
     def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_kappa(sums.reshape(*sums.shape[:-1], n_classes, n_classes))
 
-    return sums_ci(one_hot, statistic, patients, seed=seed, resamples=resamples)
+    size = disagreement_share(np.asarray(reference, dtype=float), np.asarray(assigned, dtype=float))
+    return sums_ci(one_hot, statistic, patients, size=size, scale=CORRELATION)
+
+
+def disagreement_share(reference: NDArray[np.float64], assigned: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each scan `[..., n]` adds to the spread of κ: half of it alike, half as it disagrees, (i − j)²; nan: none.
+
+    A few scans that are far off decide κ; with degrees of freedom of the scans alone its intervals cover 90–92 % of the
+    samples where κ is high (`benchmarks.coverage`).
+    """
+    there = ~np.isnan(reference)
+    apart = np.where(there, (reference - assigned) ** 2, 0.0)
+    total = apart.sum(axis=-1, keepdims=True)
+    return there / there.sum(axis=-1, keepdims=True) + np.where(total > 0, apart / np.where(total > 0, total, 1), 0.0)
 
 
 def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:
@@ -125,14 +132,12 @@ def mcnemar_counts(only_first: int, only_second: int) -> McNemar:
     return McNemar(only_first=only_first, only_second=only_second, exact_p=exact, mid_p=exact - halved)
 
 
-def roc(score: ArrayLike, positive: ArrayLike, *, seed: int, resamples: int = 2_000) -> Roc:
+def roc(score: ArrayLike, positive: ArrayLike) -> Roc:
     """ROC curve and its area, each row a patient.
 
     Args:
         score: `[n_patients]`, higher for a lesion: predicted volume or the largest probability.
         positive: `[n_patients]` boolean, whether there is a lesion.
-        seed: decides the bootstrap's draws.
-        resamples: of the interval of the area.
 
     Raises:
         ValueError: when there is not one class a score.
@@ -140,12 +145,36 @@ def roc(score: ArrayLike, positive: ArrayLike, *, seed: int, resamples: int = 2_
     x, y = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"scores of shape {x.shape} with classes of shape {y.shape}")
-    area = statistic_ci(lambda rows: auc(x[rows], y[rows]), np.arange(len(x)), seed=seed, resamples=resamples)
     rates = [np.zeros(0), np.zeros(0)]
     if y.any() and not y.all():
         steps = np.unique(x)[::-1]
         rates = [np.r_[0.0, (group[:, None] >= steps).mean(axis=0)] for group in (x[~y], x[y])]
-    return Roc(auc=area, n_positive=int(y.sum()), false_positive_rate=rates[0], true_positive_rate=rates[1])
+    return Roc(auc=auc_ci(x, y), n_positive=int(y.sum()), false_positive_rate=rates[0], true_positive_rate=rates[1])
+
+
+def auc_ci(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Interval:
+    """Area under the ROC curve with a 95 % interval on the logit scale.
+
+    DeLong's standard error (DeLong, DeLong & Clarke-Pearson 1988) with the degrees of freedom of Brunner & Munzel
+    (2000). No interval below `MIN_PATIENTS` patients of either class, nor where the classes part perfectly.
+    """
+    inside, outside = score[positive], score[~positive]
+    area = auc(score, positive)
+    low = high = float("nan")
+    remark = "" if np.isnan(area) else "no interval: the classes part perfectly"
+    fewest = min(len(inside), len(outside))
+    if fewest < MIN_PATIENTS:
+        remark = "" if np.isnan(area) else missing_interval(fewest).replace(":", " of one kind:")
+    elif 0 < area < 1:
+        above = np.sign(inside[:, None] - outside) / 2 + 0.5
+        parts = [above.mean(axis=axis).var(ddof=1) / above.shape[1 - axis] for axis in (1, 0)]
+        freedom = sum(part**2 / (n - 1) for part, n in zip(parts, above.shape, strict=True))
+        spread = Spread(
+            estimate=np.asarray(area), se=np.sqrt(np.asarray(sum(parts))), df=ratio(np.sum(parts) ** 2, freedom)
+        )
+        low, high = map(float, student_interval(spread, SHARE))
+        remark = ""
+    return Interval(estimate=area, low=low, high=high, n=len(score), n_patients=len(score), remark=remark)
 
 
 def auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

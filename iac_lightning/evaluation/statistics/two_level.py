@@ -4,7 +4,10 @@ A value of a training recipe varies for two reasons: other patients could have b
 have given another network. Both are drawn in every resample, crossed, and their deviations add up:
 
 - **Patients** are drawn with replacement, each with all scans, the same ones for every recipe, so that differences
-  between recipes are paired.
+  between recipes are paired. A bootstrap of few patients is too sure of itself: its variance is that over n instead of
+  n − 1, and it takes that variance to be known. Every resample's deviation is therefore multiplied by √(n / (n − 1))
+  and by √(df / χ²), which makes Student's t of a normal deviation (as for seeds, below), with the degrees of freedom of
+  `jackknife`. Below `intervals.MIN_PATIENTS` there are no intervals.
 - **Seeds**: each recipe's deviation from its mean is drawn anew, as the mean of as many deviations as it has seeds.
   They come from the pool of the deviations of all recipes with two seeds or more, each enlarged by √(k / (k − 1)) for
   its k seeds, so that their variance is the unbiased one (Rao and Wu 1988). Two seeds drawn within their own recipe
@@ -30,6 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, patient_counts
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS
+from iac_lightning.evaluation.statistics.jackknife import degrees_of_freedom
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """From how often each patient was drawn `[m, n_patients]` to values `[m, n_trainings, n_variants]`."""
@@ -41,7 +46,7 @@ class Draws:
 
     Attributes:
         estimate: `[n_recipes, n_variants]` mean over seeds of the sample itself.
-        resampled: `[resamples, n_recipes, n_variants]`; nan below two patients.
+        resampled: `[resamples, n_recipes, n_variants]`; nan below `MIN_PATIENTS` patients.
         trainings: `[n_trainings, n_variants]` values of single trainings, in the order of the recipes.
         n_seeds: trainings of each recipe.
         seed_df: degrees of freedom of the spread over seeds; 0 where every recipe was trained once.
@@ -55,7 +60,12 @@ class Draws:
 
 
 def two_level(
-    statistic: Statistic, n_seeds: Sequence[int], n_patients: int, *, seed: int, resamples: int = RESAMPLES
+    statistic: Statistic,
+    n_seeds: Sequence[int],
+    leverage: NDArray[np.float64],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> Draws:
     """Draw patients and seeds, see the module.
 
@@ -63,22 +73,25 @@ def two_level(
         statistic: values of each training; trainings of the first recipe come first. A variant is another value of
             the same training (such as its uncalibrated mask): its variants share their draws.
         n_seeds: how many trainings each recipe has, at least one.
-        n_patients: patients of the sample.
+        leverage: `[n_patients]` what each adds to that which a value rests on: of a mean the number of scans.
         seed: decides the draws.
         resamples: number of resamples.
     """
-    k = np.asarray(n_seeds, dtype=np.intp)
+    k, n_patients = np.asarray(n_seeds, dtype=np.intp), len(leverage)
     recipe = np.repeat(np.arange(len(k)), k)
     averaging = (recipe == np.arange(len(k))[:, None]) / k[:, None]
     trainings = statistic(np.ones((1, n_patients)))[0]
     estimate = averaging @ trainings
     resampled = np.full((resamples, *estimate.shape), np.nan)
-    if n_patients >= 2:
+    patient_df = float(degrees_of_freedom(leverage))
+    if n_patients >= MIN_PATIENTS and patient_df >= 1 - 1e-9:
         done = 0
         for counts in patient_counts(n_patients, resamples, seed):
             values_of_trainings = statistic(counts)
             resampled[done : done + len(counts)] = np.einsum("gr,brv->bgv", averaging, values_of_trainings)
             done += len(counts)
+        chi_square = np.random.default_rng([seed, n_patients, 2]).chisquare(patient_df, size=(resamples, 1, 1))
+        resampled = estimate + np.sqrt(n_patients / (n_patients - 1) * patient_df / chi_square) * (resampled - estimate)
     repeated = k[recipe] > 1
     if repeated.any():
         enlarged = np.sqrt(k / np.maximum(k - 1, 1))[recipe, None]

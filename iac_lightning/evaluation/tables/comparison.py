@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_modules.csv_files import as_text
 from data_modules.errors import UserError
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, PairedDifference, holm, paired_difference
+from iac_lightning.evaluation.statistics.paired import SIGNIFICANT, PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.tables.model_result import ModelResult
 
 COLUMNS = {
@@ -27,11 +27,11 @@ COLUMNS = {
     "wins": "scans where the first is higher",
     "ties": "scans where both are equal",
     "losses": "scans where the first is lower",
+    "n_patients": "patients behind it",
+    "remark": "why there is no interval; empty where there is one",
+    "points": "where patients are too few for an interval, the difference of each, rising, separated by spaces",
 }
 """Columns of the table of pairs (`comparison_rows`), and what they hold."""
-
-SIGNIFICANT = 0.05
-"""A difference is called established when its Holm-adjusted p is below this and its interval excludes 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class Comparison:
     def reversed(self) -> Comparison:
         """Second − first."""
         d, paired = self.paired.difference, self.paired
-        turned = replace(d, estimate=-d.estimate, low=-d.high, high=-d.low)
+        points = tuple(-point for point in reversed(d.points))
+        turned = replace(d, estimate=-d.estimate, low=-d.high, high=-d.low, points=points)
         return Comparison(
             first=self.second,
             second=self.first,
@@ -71,15 +72,12 @@ class Comparison:
         )
 
 
-def compare(
-    models: Mapping[str, ModelResult], column: str, seed: int, reference: str | None = None
-) -> list[Comparison]:
+def compare(models: Mapping[str, ModelResult], column: str, reference: str | None = None) -> list[Comparison]:
     """Paired comparisons of a column of the tables over the scans with lesions.
 
     Args:
         models: name to result; the order decides who is named first.
         column: such as ``dice`` or ``plain_dice``.
-        seed: of the bootstrap.
         reference: compare every other model with this one, the other named first; else all pairs.
 
     Raises:
@@ -94,7 +92,7 @@ def compare(
         a, b = (_lesion_rows(models[name]) for name in (first, second))
         patients = as_text(a["patient_id"])
         x, y = a[column].to_numpy(dtype=float), b[column].to_numpy(dtype=float)
-        paired = paired_difference(x, y, patients, seed=seed, resamples=RESAMPLES)
+        paired = paired_difference(x, y, patients)
         by_patient = pd.Series(x - y).groupby(patients).mean().to_numpy()
         differences.append((models[first].label, models[second].label, paired, by_patient))
     adjusted = holm([paired.wilcoxon_p for _, _, paired, _ in differences])
@@ -130,7 +128,8 @@ def comparison_rows(results: Sequence[Comparison], plain: Sequence[Comparison]) 
         for c in comparisons:
             paired, d = c.paired, c.paired.difference
             estimate = (d.estimate, d.low, d.high, paired.wilcoxon_p, c.adjusted_p)
-            rows.append((variant, c.first, c.second, *estimate, paired.wins, paired.ties, paired.losses))
+            without = (d.n_patients, d.remark, " ".join(f"{point:.6g}" for point in d.points))
+            rows.append((variant, c.first, c.second, *estimate, paired.wins, paired.ties, paired.losses, *without))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

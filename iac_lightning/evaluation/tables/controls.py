@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_modules.csv_files import as_text
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, mean_ci, paired_difference
+from iac_lightning.evaluation.statistics.intervals import mean_ci
+from iac_lightning.evaluation.statistics.paired import paired_difference
 from iac_lightning.evaluation.statistics.plain import defined, plain_interval
 
 CONTROLS_ENDING = "_controls.csv"
@@ -60,16 +61,12 @@ def control_table(
     return own
 
 
-def summarise_controls(
-    controlled: pd.DataFrame, controls: Sequence[str], seed: int, resamples: int = RESAMPLES
-) -> dict[str, dict[str, Any]]:
+def summarise_controls(controlled: pd.DataFrame, controls: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Mean Dice under each control over the scans with lesions, and how much of the network's own it takes.
 
     Args:
         controlled: from `control_table`.
         controls: which.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
 
     Returns:
         Control to `dice` (mean under the control) and `difference` (mean of the network as it is − under the control:
@@ -81,7 +78,7 @@ def summarise_controls(
 
     def variant(control: str, column: str) -> dict[str, Any]:
         own, without = (rows[name].to_numpy(dtype=float) for name in (column, f"{control}_{column}"))
-        return _worth(own, without, patients, seed, resamples)
+        return _worth(own, without, patients)
 
     return {
         control: {
@@ -92,12 +89,10 @@ def summarise_controls(
     }
 
 
-def _worth(
-    own: NDArray[np.float64], without: NDArray[np.float64], patients: NDArray[np.str_], seed: int, resamples: int
-) -> dict[str, Any]:
-    paired = paired_difference(own, without, patients, seed=seed, resamples=resamples)
+def _worth(own: NDArray[np.float64], without: NDArray[np.float64], patients: NDArray[np.str_]) -> dict[str, Any]:
+    paired = paired_difference(own, without, patients)
     return {
-        "dice": plain_interval(mean_ci(without, patients, seed=seed, resamples=resamples), "mean"),
+        "dice": plain_interval(mean_ci(without, patients), "mean"),
         "difference": plain_interval(paired.difference, "mean"),
         "wilcoxon_p": defined(paired.wilcoxon_p),
     }

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from iac_lightning.evaluation.statistics.intervals import Kind
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
@@ -18,12 +20,19 @@ class Measure:
         lesions_only: averaged over the scans with lesions; else over every scan where it is defined.
         digits: decimals shown.
         better: 1 where higher is better, −1 where lower is, 0 where neither.
+        kind: of the values, for their intervals.
     """
 
     words: str
     lesions_only: bool
     digits: int = 3
     better: int = 1
+    kind: Kind = "share"
+
+    @property
+    def difference(self) -> Kind:
+        """Kind of the difference of two models."""
+        return "difference" if self.kind == "share" else "signed"
 
 
 MEASURES = {
@@ -34,9 +43,13 @@ MEASURES = {
     "lesion_ppv": Measure(words="lesion PPV", lesions_only=False),
     "lesion_f1": Measure(words="lesion F1", lesions_only=True),
     "nsd_1mm": Measure(words="surface Dice at 1 mm", lesions_only=True),
-    "hd95_mm": Measure(words="95th percentile Hausdorff distance, mm", lesions_only=False, digits=2, better=-1),
-    "volume_error_mm3": Measure(words="volume error, mm³", lesions_only=False, digits=1, better=0),
-    "absolute_volume_error_mm3": Measure(words="|volume error|, mm³", lesions_only=False, digits=1, better=-1),
+    "hd95_mm": Measure(
+        words="95th percentile Hausdorff distance, mm", lesions_only=False, digits=2, better=-1, kind="positive"
+    ),
+    "volume_error_mm3": Measure(words="volume error, mm³", lesions_only=False, digits=1, better=0, kind="signed"),
+    "absolute_volume_error_mm3": Measure(
+        words="|volume error|, mm³", lesions_only=False, digits=1, better=-1, kind="positive"
+    ),
 }
 """Columns of the table of series, `absolute_volume_error_mm3` derived, in the order in which they are shown."""
 

@@ -30,6 +30,7 @@ MODEL_COLUMNS = {
             (name, words),
             (f"{name}_low", f"lower end of the 95 % interval of `{name}` over patients"),
             (f"{name}_high", f"upper end of the 95 % interval of `{name}` over patients"),
+            (f"{name}_remark", "why there is no interval; where patients are too few, with the value of each"),
         )
     },
     "n_both_empty": "scans whose label and prediction are both empty",
@@ -95,6 +96,8 @@ def model_rows(models: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
             for key in _MEANS:
                 row[key] = values[key].get("mean", values[key].get("value"))
                 row[f"{key}_low"], row[f"{key}_high"] = values[key]["ci95"]
+                points = " ".join(f"{point:.6g}" for point in values[key].get("points", []))
+                row[f"{key}_remark"] = "; ".join(filter(None, [values[key].get("remark", ""), points]))
             row |= {
                 "n_both_empty": values["n_both_empty"],
                 "n_false_alarm": values["n_false_alarm"],

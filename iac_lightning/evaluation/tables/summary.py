@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from data_modules.csv_files import as_text
 from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from iac_lightning.evaluation.statistics import agreement
-from iac_lightning.evaluation.statistics.bootstrap import RESAMPLES, mean_ci, statistic_ci
+from iac_lightning.evaluation.statistics.intervals import mean_ci
+from iac_lightning.evaluation.statistics.jackknife import Statistic
+from iac_lightning.evaluation.statistics.paired import SIGNIFICANT
 from iac_lightning.evaluation.statistics.plain import defined, plain_interval
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, Stratum, edges_of, stratum_index
+from iac_lightning.evaluation.statistics.thickness import stratum_contrasts
 from iac_lightning.evaluation.tables.measures import MEASURES, values
 
-ICC_RESAMPLES = 2_000
-"""Most resamples of an interval of an agreement coefficient, which costs more than that of a mean."""
+INTERVALS = "leave-one-patient-out t"
+"""How the intervals of a summary were made; summaries of earlier versions hold those of a percentile bootstrap."""
 
 SECTIONS = {"plain_": "plain", "uncalibrated_": "uncalibrated"}
 """Beginnings of columns, and where the summary holds what is made of them."""
@@ -51,8 +54,6 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def summarise(
     table: pd.DataFrame,
-    seed: int,
-    resamples: int = RESAMPLES,
     *,
     split: str = "",
     threshold: float | None = None,
@@ -69,8 +70,6 @@ def summarise(
 
     Args:
         table: from `series_table`.
-        seed: of the bootstrap.
-        resamples: of the intervals of means; those of agreement coefficients use at most `ICC_RESAMPLES`.
         split: name of the split, stated with the values.
         threshold: decision threshold of the predictions, stated with the values.
         thickness_strata: strata of slice thickness.
@@ -93,13 +92,12 @@ def summarise(
         raise UserError("the table of series is empty; there is nothing to summarise")
     with_lesion = table["has_lesion"].astype(bool)
     prefixes = ["", *(prefix for prefix in SECTIONS if f"{prefix}dice" in table)]
-    of_mask = partial(_variant, table, seed=seed, resamples=resamples, thickness_strata=thickness_strata)
+    of_mask = partial(_variant, table, thickness_strata=thickness_strata)
     result, *others = each(of_mask, prefixes)
     return {
         "split": split,
         "threshold": threshold,
-        "seed": seed,
-        "resamples": resamples,
+        "intervals": INTERVALS,
         "n_series": len(table),
         "n_patients": int(table["patient_id"].nunique()),
         "n_with_lesion": int(with_lesion.sum()),
@@ -110,20 +108,16 @@ def summarise(
     }
 
 
-def _variant(
-    table: pd.DataFrame, prefix: str, seed: int, resamples: int, thickness_strata: Sequence[Stratum]
-) -> dict[str, Any]:
+def _variant(table: pd.DataFrame, prefix: str, thickness_strata: Sequence[Stratum]) -> dict[str, Any]:
     with_lesion = table["has_lesion"].astype(bool)
 
-    def mean(x: NDArray[np.float64], rows: pd.DataFrame = table) -> dict[str, Any]:
-        return plain_interval(mean_ci(x, as_text(rows["patient_id"]), seed=seed, resamples=resamples), "mean")
-
-    means = {name: mean(values(table, name, prefix)) for name in MEASURES}
+    means = _measure_means(table, prefix)
+    every_dice = mean_ci(table[prefix + "dice"].to_numpy(dtype=float), as_text(table["patient_id"]))
 
     predicted = table[prefix + "volume_mm3"].to_numpy(dtype=float)
     summary: dict[str, Any] = {
         "dice": means["dice"],
-        "dice_all": mean(table[prefix + "dice"].to_numpy(dtype=float)),
+        "dice_all": plain_interval(every_dice, "mean"),
         "n_both_empty": int(table[prefix + "both_empty"].astype(bool).sum()),
         "n_false_alarm": int((~with_lesion & (predicted > 0)).sum()),
         "n_missed": int((with_lesion & (predicted == 0)).sum()),
@@ -137,47 +131,55 @@ def _variant(
             "small": int(table["n_small_lesions"].sum()),
             "small_hit": int(table[prefix + "n_small_lesions_hit"].sum()),
         },
-        **_volume_agreement(table, prefix, "label_volume_mm3", seed, resamples),
-        "thickness": by_thickness(table, prefix, seed, resamples, thickness_strata),
+        **_volume_agreement(table, prefix, "label_volume_mm3"),
+        "thickness": by_thickness(table, prefix, thickness_strata),
     }
     if table["label_agatston"].notna().any():
-        summary["agatston"] = _score_agreement(table, prefix, seed, resamples)
+        summary["agatston"] = _score_agreement(table, prefix)
     if table["true_volume_mm3"].notna().any():
-        summary["true_volume"] = _volume_agreement(table, prefix, "true_volume_mm3", seed, resamples)
+        summary["true_volume"] = _volume_agreement(table, prefix, "true_volume_mm3")
     return summary
 
 
-def by_thickness(
-    table: pd.DataFrame, prefix: str, seed: int, resamples: int, strata: Sequence[Stratum]
-) -> list[dict[str, Any]]:
+def _measure_means(table: pd.DataFrame, prefix: str) -> dict[str, Any]:
+    patients = as_text(table["patient_id"])
+    return {
+        name: plain_interval(mean_ci(values(table, name, prefix), patients, measure.kind), "mean")
+        for name, measure in MEASURES.items()
+    }
+
+
+def by_thickness(table: pd.DataFrame, prefix: str, strata: Sequence[Stratum]) -> list[dict[str, Any]]:
     """The values of each stratum of slice thickness, as in `summarise`.
 
     Args:
         table: from `series_table`.
         prefix: "plain_" for the mask of a threshold alone.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
         strata: of slice thickness.
+
+    Returns:
+        One a stratum; `against_others` is its mean Dice − that over all other scans, with `p` and `holm_p` over the
+        strata, None where either side has too few patients.
     """
+    contrasts = stratum_contrasts(
+        values(table, "dice", prefix), table["slice_thickness_mm"], as_text(table["patient_id"]), strata
+    )
+    against = {c.stratum: plain_interval(c.difference) | {"holm_p": defined(c.holm_p)} for c in contrasts}
     index = stratum_index(table["slice_thickness_mm"], strata)
     parts = []
     for k, (name, _, _) in enumerate(strata):
         rows = table[index == k]
-        patients, free = as_text(rows["patient_id"]), ~rows["has_lesion"].astype(bool)
-        means = {
-            measure: plain_interval(
-                mean_ci(values(rows, measure, prefix), patients, seed=seed, resamples=resamples), "mean"
-            )
-            for measure in MEASURES
-        }
-        _, coefficient = _pairs(rows, prefix + "volume_mm3", "label_volume_mm3", seed, resamples)
+        free = ~rows["has_lesion"].astype(bool)
+        means = _measure_means(rows, prefix)
+        _, coefficient = _pairs(rows, prefix + "volume_mm3", "label_volume_mm3")
         parts.append(
             {
                 "stratum": name,
                 "n_series": len(rows),
                 **means["dice"],
                 "metrics": means,
-                "volume_icc": coefficient(agreement.icc_2_1) if len(rows) else _undefined(),
+                "volume_icc": coefficient(agreement.icc_2_1),
+                "against_others": against.get(name),
                 "n_lesion_free": int(free.sum()),
                 "n_false_alarm": int((free & (rows[prefix + "volume_mm3"] > 0)).sum()),
             }
@@ -185,14 +187,28 @@ def by_thickness(
     return parts
 
 
-def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: int, resamples: int) -> dict[str, Any]:
-    pairs, coefficient = _pairs(table, prefix + "volume_mm3", reference, seed, resamples)
+def weakest_stratum(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The stratum of `by_thickness` with the lowest mean Dice of those that are established to lie below the others.
+
+    The lowest of several means is always some stratum's; established is one whose difference from all other scans is
+    below 0 with an interval without 0 and p below `SIGNIFICANT` after correction over the strata.
+    """
+    below = []
+    for part in summary["thickness"]:
+        against = part.get("against_others")
+        if against and against["holm_p"] is not None and against["holm_p"] < SIGNIFICANT and against["ci95"][1] < 0:
+            below.append(part)
+    return min(below, key=lambda part: float(part["mean"])) if below else None
+
+
+def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str) -> dict[str, Any]:
+    pairs, coefficient = _pairs(table, prefix + "volume_mm3", reference)
     limits = agreement.bland_altman(pairs[:, 0], pairs[:, 1])
     error = agreement.volume_error(pairs[:, 0], pairs[:, 1])
     return {
         "volume_icc": coefficient(agreement.icc_2_1),
         "volume_icc_3_1": coefficient(agreement.icc_3_1),
-        "volume_ccc": coefficient(lambda rows: agreement.ccc(rows[:, 0], rows[:, 1])),
+        "volume_ccc": coefficient(agreement.ccc),
         "volume_error": {
             "bias_mm3": defined(limits.bias),
             "limits_mm3": [defined(limits.low), defined(limits.high)],
@@ -201,8 +217,8 @@ def _volume_agreement(table: pd.DataFrame, prefix: str, reference: str, seed: in
     }
 
 
-def _score_agreement(table: pd.DataFrame, prefix: str, seed: int, resamples: int) -> dict[str, Any]:
-    pairs, coefficient = _pairs(table, prefix + "agatston", "label_agatston", seed, resamples)
+def _score_agreement(table: pd.DataFrame, prefix: str) -> dict[str, Any]:
+    pairs, coefficient = _pairs(table, prefix + "agatston", "label_agatston")
     error = pairs[:, 0] - pairs[:, 1]
     return {
         "icc": coefficient(agreement.icc_2_1),
@@ -212,21 +228,14 @@ def _score_agreement(table: pd.DataFrame, prefix: str, seed: int, resamples: int
 
 
 def _pairs(
-    table: pd.DataFrame, predicted: str, reference: str, seed: int, resamples: int
-) -> tuple[NDArray[np.float64], Callable[[Callable[[NDArray[np.float64]], float]], dict[str, Any]]]:
+    table: pd.DataFrame, predicted: str, reference: str
+) -> tuple[NDArray[np.float64], Callable[[Statistic], dict[str, Any]]]:
     """Two columns `[n, 2]` where the reference is known, and how to get an agreement coefficient of them."""
     known = table[table[reference].notna()]
     pairs = known[[predicted, reference]].to_numpy(dtype=float)
     patients = as_text(known["patient_id"])
 
-    def coefficient(function: Callable[[NDArray[np.float64]], float]) -> dict[str, Any]:
-        interval = statistic_ci(
-            lambda rows: function(pairs[rows]), patients, seed=seed, resamples=min(resamples, ICC_RESAMPLES)
-        )
-        return plain_interval(interval)
+    def coefficient(function: Statistic) -> dict[str, Any]:
+        return plain_interval(agreement.agreement_ci(pairs, patients, function))
 
     return pairs, coefficient
-
-
-def _undefined() -> dict[str, Any]:
-    return {"value": None, "ci95": [None, None], "n": 0, "n_patients": 0}

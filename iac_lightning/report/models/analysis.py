@@ -64,7 +64,7 @@ def _risk(models: Mapping[str, ModelResult], analysis: Mapping[str, Any], everyt
             for name, risk in risks.items()
         ],
         legend=(
-            "Grey: 95\u00a0% bootstrap interval over patients. κ is agreement beyond chance "
+            "Grey: 95\u00a0% interval over patients. κ is agreement beyond chance "
             "(1 perfect, 0 chance); a confusion of none with high weighs nine times one of neighbours."
         ),
     )
@@ -126,7 +126,7 @@ def _risk_change(models: Mapping[str, ModelResult], analysis: Mapping[str, Any],
         rows=rows,
         legend=(
             "The baseline is the model given last. Relative change: (model − baseline)"
-            " / baseline, with a 95\u00a0% bootstrap interval over patients; a dash where the baseline makes no"
+            " / baseline, with a 95\u00a0% interval over patients; a dash where the baseline makes no"
             " error. McNemar's test takes scans as independent, which several scans of one patient are not: "
             "where the two tests differ, believe the one over patients."
         ),
@@ -221,7 +221,7 @@ def _detection(
     )
     if not 0 < positive < n:
         return Section(title="Detection per patient", text=f"{text} With one kind of patient only there is no curve.")
-    curves = {model.label: detection(model.table, seed=context.seed) for model in models.values()}
+    curves = {model.label: detection(model.table) for model in models.values()}
     rows: list[list[TableCell]] = [
         [model.label, cell(analysis["models"][name]["detection"]["auc"])] for name, model in models.items()
     ]
@@ -234,7 +234,7 @@ def _detection(
                 source=everything,
                 header=[("model", ""), ("area under the ROC curve", f"{n} patients")],
                 rows=rows,
-                legend="Grey: 95\u00a0% bootstrap interval over patients.",
+                legend="Grey: 95\u00a0% interval over patients.",
             )
         ],
         figures=[
@@ -242,7 +242,7 @@ def _detection(
                 "roc",
                 "ROC over patients",
                 "Area 1 parts all patients with calcification from all without, 0.5 is chance; brackets: 95\u00a0% "
-                "bootstrap interval over patients.",
+                "interval over patients.",
                 roc_figure(curves, everything),
                 everything,
             )

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
-from iac_lightning.evaluation.statistics.power import patients_needed
+from iac_lightning.evaluation.statistics.plain import plain_interval
+from iac_lightning.evaluation.statistics.power import SampleSize, patients_needed
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT, Comparison
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.summary import weakest_stratum
 from iac_lightning.report.page import ReportContext
-from iac_lightning.report.words import NBSP, estimate, interval, number, p_value, plural, share
+from iac_lightning.report.words import NBSP, estimate, number, p_value, plural, share
 
 POWER = 0.8
 """Of the sample size that is named where a difference is not established."""
-
-FEWEST_PATIENTS = 3
-"""Patients with lesions from which on a stratum can be called the weakest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +86,20 @@ def certainty(with_best: Sequence[Comparison], others: Sequence[Comparison], n_c
         )
     needed = {c.second: patients_needed(c.patients, SIGNIFICANT / max(1, n_comparisons), POWER) for c in open_}
     have = len(with_best[0].patients) if with_best else 0
-    more = [f"about {_round(n)} against {name}" for name, n in needed.items() if n is not None and n > have]
+    more = {name: size for name, size in needed.items() if size is not None and size.as_seen > have}
     if more:
-        more[0] = more[0].replace(" against", " patients with lesions against")
         seen, them = ("difference", "it") if len(more) == 1 else ("differences", "them")
+        numbers = [f"about {_round(size.as_seen)} patients with lesions against {n}" for n, size in more.items()]
+        ranges = [f"{_range(size)} against {name}" for name, size in more.items()]
         sentences.append(
-            f"Were the {seen} as large as seen here, establishing {them} would "
-            f"take {_and(more)} ({share(POWER)} power); this sample has {have}."
+            f"Were the {seen} as large as seen here, establishing {them} would take {_and(numbers)} "
+            f"({share(POWER)} power). From {have} patients that is no more than a guess: the 95{NBSP}% interval of the "
+            f"effect allows {_and(ranges)}."
         )
     rest = [c for c in others if c.established]
     for c in rest:
         d = c.paired.difference
-        sentences.append(f"Also established: {c.first} − {c.second}, {interval(d.estimate, d.low, d.high)}.")
+        sentences.append(f"Also established: {c.first} − {c.second}, {estimate(plain_interval(d))}.")
     sentences.append("One training of each model: how much another seed would change is not in these intervals.")
     return sentences
 
@@ -107,12 +108,12 @@ def failures(model: ModelResult) -> list[str]:
     """Where a model fails, from its summary; what cannot be said is left out."""
     summary = model.summary
     sentences = []
-    strata = [s for s in summary["thickness"] if s["mean"] is not None and s["n_patients"] >= FEWEST_PATIENTS]
-    if len(strata) > 1:
-        worst, best = (f(strata, key=lambda s: s["mean"]) for f in (min, max))
+    if weakest := weakest_stratum(summary):
+        against = weakest["against_others"]
         sentences.append(
-            f"Weakest on slices of {worst['stratum']}: mean Dice {estimate(worst)} ({plural(worst['n'], 'scan')} of "
-            f"{worst['n_patients']} patients), against {number(best['mean'])} on {best['stratum']}."
+            f"Weaker on slices of {weakest['stratum']} than on the others: mean Dice {estimate(weakest)} "
+            f"({plural(weakest['n'], 'scan')} of {weakest['n_patients']} patients), a difference of "
+            f"{estimate(against, sign=True)} (Holm-adjusted {p_value(against['holm_p'])} over the strata)."
         )
     lesions = summary["lesions"]
     if lesions["small"]:
@@ -147,9 +148,9 @@ def _by_how_much(c: Comparison) -> str:
     lead = "exceeds" if c.established else "is ahead of"
     if d.estimate < 0:  # means over scans of other patients may order the models otherwise
         lead = "is behind"
-    low, high = (d.low, d.high) if d.estimate >= 0 else (-d.high, -d.low)
+    ahead = c.paired.difference if d.estimate >= 0 else c.reversed().paired.difference
     return (
-        f"On the same scans it {lead} {c.second} by {interval(abs(d.estimate), low, high)} (Holm-adjusted "
+        f"On the same scans it {lead} {c.second} by {estimate(plain_interval(ahead))} (Holm-adjusted "
         f"{p_value(c.adjusted_p)})."
     )
 
@@ -163,6 +164,12 @@ def _turned(c: Comparison, label: str) -> Comparison:
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _range(size: SampleSize) -> str:
+    if size.most is None:
+        return f"{_round(size.fewest)} or more without a limit"
+    return f"{_round(size.fewest)} to {_round(size.most)}"
 
 
 def _round(n: int) -> str:

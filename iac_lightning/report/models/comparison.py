@@ -8,7 +8,7 @@ from typing import Any
 
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT
 from iac_lightning.evaluation.tables.measures import MEASURES
-from iac_lightning.report.words import estimate, interval, number, p_value, share
+from iac_lightning.report.words import estimate, number, p_value, share, share_cell
 
 
 def describe_comparison(comparison: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
     """
     lines = [
         f"{comparison['model']} − {comparison['baseline']}, {comparison['split']}: {comparison['n_series']} scans of "
-        f"{comparison['n_patients']} patients, {comparison['n_with_lesion']} with lesions; seed {comparison['seed']}"
+        f"{comparison['n_patients']} patients, {comparison['n_with_lesion']} with lesions"
     ]
     for metric, m in comparison["metrics"].items():
         measure = MEASURES[metric]
@@ -27,7 +27,7 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
         low, high = (float("nan") if v is None else v for v in d["ci95"])
         sure = m["holm_p"] is not None and m["holm_p"] < SIGNIFICANT and (low > 0 or high < 0)
         lines += [
-            f"  {measure.words}: {interval(d['value'], low, high, measure.digits)} over {d['n']} scans of "
+            f"  {measure.words}: {estimate(d, measure.digits)} over {d['n']} scans of "
             f"{d['n_patients']} patients: {_verdict(d['value'], measure.better) if sure else 'not established'}",
             f"    Wilcoxon over patients {p_value(m['wilcoxon_p'])}, after Holm {p_value(m['holm_p'])}; "
             f"Cohen's dz {number(m['cohen_dz'], 2)}, rank-biserial {number(m['rank_biserial'], 2)}",
@@ -50,6 +50,8 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
     if comparison["split"] == "test":
         looks = ", ".join(f"{name} {n}" for name, n in comparison["test_looks"].items())
         lines.append(f"  looks at the test split so far, this one included: {looks}")
+    for name, sentences in comparison.get("attention", {}).items():
+        lines += [f"  attention: {name}: {sentence}" for sentence in sentences]
     return "\n".join(lines)
 
 
@@ -62,8 +64,8 @@ def _verdict(difference: float, better: int) -> str:
 def _change(change: Mapping[str, Any]) -> str:
     if change["value"] is None or isnan(change["value"]):
         return "no relative change, for the baseline makes no error"
-    low, high = (share(v, sign=True) for v in change["ci95"])
-    return f"{share(change['value'], sign=True)} [{low}; {high}]"
+    value, small = share(change["value"], sign=True), share_cell(change)
+    return value if isinstance(small, str) else f"{value} [{small[1]}]"
 
 
 def _limits(cutoffs: Mapping[str, Any]) -> str:

@@ -50,9 +50,9 @@ def write_report(
     labels = [model.label for model in models.values()]
     if len(set(labels)) < len(labels):
         raise UserError(f"two models carry the same label ({', '.join(labels)}); give each its own")
-    comparisons = compare(models, "dice", context.seed, context.reference)
+    comparisons = compare(models, "dice", context.reference)
     every_plain = all("plain" in model.summary for model in models.values())
-    plain = compare(models, "plain_dice", context.seed, context.reference) if every_plain else []
+    plain = compare(models, "plain_dice", context.reference) if every_plain else []
     thickness = not any(section.title == "Slice thickness" for section in sections)
     everything = sample(models, context)
     shown_charts = [

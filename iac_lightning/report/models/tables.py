@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
+from iac_lightning.evaluation.statistics.plain import plain_interval
 from iac_lightning.evaluation.tables.comparison import Comparison
 from iac_lightning.evaluation.tables.model_result import ModelResult, variants
-from iac_lightning.report.models.answer import FEWEST_PATIENTS
+from iac_lightning.evaluation.tables.summary import weakest_stratum
 from iac_lightning.report.page import ReportContext, Table, sample
-from iac_lightning.report.words import TableCell, cell, duration, number, p_cell, pair
+from iac_lightning.report.words import TableCell, cell, duration, number, p_cell
 
 _LESIONS, _ALL = "scans with lesions", "all scans"
 
@@ -19,13 +20,12 @@ def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> T
     rows: list[Sequence[TableCell]] = []
     for model in models.values():
         summary, lesions = model.summary, model.summary["lesions"]
-        strata = [s for s in summary["thickness"] if s["mean"] is not None and s["n_patients"] >= FEWEST_PATIENTS]
-        worst = min(strata, key=lambda s: s["mean"]) if len(strata) > 1 else None
+        worst = weakest_stratum(summary)
         rows.append(
             [
                 model.label,
                 cell(summary["dice"]),
-                f"{number(worst['mean'])} ({worst['stratum']})" if worst else "–",
+                f"{number(worst['mean'])} ({worst['stratum']})" if worst else "none established",
                 f"{lesions['small'] - lesions['small_hit']} of {lesions['small']}",
                 f"{summary['n_false_alarm']} of {summary['n_lesion_free']}",
                 cell(summary["volume_icc"]),
@@ -42,7 +42,8 @@ def glance_table(models: Mapping[str, ModelResult], context: ReportContext) -> T
             ("volume ICC(2,1)", _ALL),
         ],
         rows=rows,
-        legend="Grey: 95\u00a0% interval over patients. Weakest: stratum of slice thickness with the lowest Dice.",
+        legend="Grey: 95\u00a0% interval over patients. Weakest: stratum of slice thickness whose Dice is "
+        "established to lie below that of all other scans (corrected over the strata).",
         source=sample(models, context),
     )
 
@@ -85,7 +86,7 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
         ],
         rows=rows,
         legend=(
-            f"Grey: 95\u00a0% percentile bootstrap interval over patients ({first['resamples']:,} resamples). "
+            "Grey: 95\u00a0% interval over patients (leave one out, Student's t). "
             "All figures are computed on each scan's own voxel grid. Thresholds were chosen on the development split. "
             "Means: Dice, sensitivity, lesion F1 and surface Dice over the "
             f"{first['n_with_lesion']} scans with lesions; PPV over the scans with a prediction. "
@@ -152,7 +153,7 @@ def comparison_table(
         rows.append(
             [
                 f"{c.first} − {c.second}",
-                pair(*(number(v) for v in (d.estimate, d.low, d.high))),
+                cell(plain_interval(d)),
                 p_cell(c.paired.wilcoxon_p),
                 p_cell(c.adjusted_p),
                 f"{c.paired.wins} / {c.paired.ties} / {c.paired.losses}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iac_lightning.evaluation.statistics.bootstrap import Interval
+from iac_lightning.evaluation.statistics.intervals import Interval
+from iac_lightning.evaluation.statistics.paired import SIGNIFICANT
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.figures.models import thickness_figure
@@ -51,7 +52,7 @@ def thickness_section(
                 "thickness_slopes",
                 "Dice by slice thickness",
                 "A faint point is a scan with lesions, shifted sideways a little by model; lines with 95\u00a0% bands.",
-                slope_figure(tables, estimates, lesions, seed=context.seed),
+                slope_figure(tables, estimates, lesions),
                 lesions,
             ),
             drawn(
@@ -82,7 +83,7 @@ def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str
     for measure, of_first in first.items():
         for words, key in kinds:
             label = f"{'+ ' if words else ''}{MEASURES[measure].words}{words}"
-            slopes = [cell(by_measure[measure][key], _digits(measure) + 1, sign=True) for _, _, by_measure in parts]
+            slopes = [_tested(by_measure[measure][key], _digits(measure) + 1) for _, _, by_measure in parts]
             rows.append([label, f"{of_first[key]['n']} / {of_first[key]['n_patients']}", *slopes])
     return Table(
         name="thickness_slopes",
@@ -95,7 +96,8 @@ def _slopes(parts: list[tuple[str, bool, Mapping[str, Any]]], first: Mapping[str
         ],
         rows=rows,
         legend=(
-            "Grey: 95\u00a0% bootstrap interval over patients. Columns with a minus: difference of the two models' "
+            "Grey: 95\u00a0% interval over patients; * p below 0.05 after Holm's correction over all slopes of the "
+            "kind and all models, or pairs. Columns with a minus: difference of the two models' "
             "slopes, for Dice above 0 where the first loses less on thick slices. Within patients: only those with "
             "scans of several thicknesses."
         ),
@@ -106,7 +108,13 @@ def _strata(
     parts: list[tuple[str, bool, Mapping[str, Any]]], measure: str, first: Mapping[str, Any], everything: str
 ) -> Table:
     rows: list[list[TableCell]] = [
-        [label, *(cell(stratum, _digits(measure), sign=difference) for stratum in by_measure[measure]["strata"])]
+        [
+            label,
+            *(
+                _tested(stratum, _digits(measure)) if difference else cell(stratum, _digits(measure))
+                for stratum in by_measure[measure]["strata"]
+            ),
+        ]
         for label, difference, by_measure in parts
     ]
     words = MEASURES[measure].words
@@ -115,7 +123,8 @@ def _strata(
         source=everything,
         header=[(f"mean {words}", ""), *((s["stratum"], _sample(s)) for s in first[measure]["strata"])],
         rows=rows,
-        legend=f"Mean {words} by stratum of slice thickness, 95\u00a0% interval over patients; below, differences.",
+        legend=f"Mean {words} by stratum of slice thickness, 95\u00a0% interval over patients; below, differences: "
+        "* p below 0.05 after Holm's correction over the strata of all measures and pairs.",
         folded="Every other measure by slice thickness" if measure != "dice" else "",
     )
 
@@ -137,10 +146,20 @@ def _agreement(models: Mapping[str, ModelResult], everything: str) -> Table:
         rows=rows,
         folded="Every other measure by slice thickness",
         legend=(
-            "Grey, in all tables by stratum: 95\u00a0% bootstrap interval over patients; a dash where there is no "
-            "scan, no interval where there is one patient. False alarms: lesion-free scans with a prediction."
+            "Grey, in all tables by stratum: 95\u00a0% interval over patients; a dash where there is no "
+            "scan. False alarms: lesion-free scans with a prediction."
         ),
     )
+
+
+def _tested(value: Mapping[str, Any], digits: int) -> TableCell:
+    """A slope or difference, with an asterisk where it is established after correction."""
+    found = cell(value, digits, sign=True)
+    low, high = value["ci95"]
+    p = value.get("holm_p")
+    if p is None or p >= SIGNIFICANT or low is None or low <= 0 <= high or isinstance(found, str):
+        return found
+    return f"{found[0]}*", found[1]
 
 
 def _digits(measure: str) -> int:

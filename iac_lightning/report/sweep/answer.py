@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iac_lightning.evaluation.ablation.effects import Effect, complete_contexts
+from iac_lightning.evaluation.statistics.intervals import MIN_PATIENTS, missing_interval
 from iac_lightning.evaluation.statistics.two_level import Draws
 from iac_lightning.evaluation.tables.comparison import SIGNIFICANT
 from iac_lightning.report.sweep.result import EVALUATED, CellResult, SweepResult
@@ -93,8 +94,10 @@ def caveats(sweep: SweepResult) -> list[str]:
             "All seeds of a cell start from one pre-training, so intervals do not cover what another pre-training "
             "would change."
         )
-    if sweep.ablation.sample.n_patients < 2:
-        sentences.append("One patient with lesions does not tell how patients differ: there are no intervals.")
+    if sweep.ablation.sample.n_patients < MIN_PATIENTS:
+        sentences.append(
+            f"{missing_interval(sweep.ablation.sample.n_patients).capitalize()}, so nothing is established."
+        )
     return sentences
 
 

@@ -48,6 +48,7 @@ class PageContext:
         git: commit of the code of the first evaluated cell.
         fingerprint: of its prepared data.
         missing_arms: what cannot be said of transformer and pre-training, in a sentence.
+        attention: what speaks against a fair judgement of cells, in sentences.
     """
 
     title: str
@@ -56,6 +57,7 @@ class PageContext:
     git: str = ""
     fingerprint: str = ""
     missing_arms: str = ""
+    attention: Sequence[str] = ()
 
 
 def write_sweep_page(

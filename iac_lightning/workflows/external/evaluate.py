@@ -34,6 +34,8 @@ from iac_lightning.workflows.external.predictions import (
     measure_prediction,
     raise_all,
 )
+from iac_lightning.workflows.external.registered import prediction_files, registered, with_findings
+from iac_lightning.workflows.guard import keep_signed
 
 MODEL_FILE = "model.json"
 """In a folder of evaluated predictions: what `iac report` needs to know of the model."""
@@ -42,7 +44,7 @@ WARNINGS_ENDING = "_warnings.json"
 """Beside the table of an evaluation: which warnings its scans carry (`data_modules.prepare.warnings`)."""
 
 SEED = 0
-"""Of the bootstrap."""
+"""Of the sample that is fitted."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def evaluate_predictions(
     """Measure a folder of predictions on native grids; write `evaluation/<split>.csv`, `.json` and `model.json`.
 
     Values are those of `iac evaluate` for a run. With `dev_predictions` so are temperature, bias and operating point
-    (`external.calibrate`; writes `calibration.json`). Without, the annotation protocol is applied to the predicted
-    mask. Whether the model has learnt from these patients cannot be checked here.
+    (`external.calibrate`; writes `calibration.json`). Without, the protocol is applied to the predicted mask. Whether
+    the model learnt from these patients cannot be checked here. A look at the test split is recorded before it is read.
 
     Args:
         predictions: files named after the series (`iac_lightning.workflows.external.predictions`).
@@ -100,8 +102,6 @@ def evaluate_predictions(
         label: name of the model; by default that of the folder.
         workers: processes; each holds one series at a time.
         evaluation: strata of slice thickness; by default the schema's.
-
-    A look at the test split is recorded in the output folder before anything of it is read.
 
     Returns:
         The summary, as in the JSON.
@@ -116,17 +116,18 @@ def evaluate_predictions(
     directory = Path(out).absolute() if out else predictions
     settings = evaluation or EvaluationConfig()
     model = ExternalModel(directory, label or predictions.name, {}, cohort.path, threshold, settings)
+    folders = (predictions, Path(dev_predictions).absolute() if dev_predictions else None)
     look = None
     if split == GUARDED:
-        folders = [predictions, *([Path(dev_predictions).absolute()] if dev_predictions else [])]
-        seen = digest([sources_digest(cohort.split("dev", split), cohort.path.parent), *map(files_state, folders)])
+        sources = sources_digest(cohort.split("dev", split), cohort.path.parent)
+        seen = digest([sources, *(files_state(folder) for folder in folders if folder)])
         look = record_look(directory, "evaluate", split, model.look_hash, None, seen)
     chosen, problems = find_predictions(predictions, series, EXTERNAL_CUT if dev_predictions else threshold)
     raise_all(problems, predictions, len(series), split)
     calibration = None
-    if dev_predictions is not None:
+    if folders[1]:
         calibration = calibrate_predictions(
-            Path(dev_predictions).absolute(),
+            folders[1],
             labelled_series(cohort, "dev"),
             directory,
             label=model.label,
@@ -135,6 +136,7 @@ def evaluate_predictions(
             settings=settings,
         )
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
+    guard = registered(directory, (model.label, model.look_hash), cohort, series, look, folders, workers)
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
     raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
     measured = [r for r in results if not isinstance(r, str)]
@@ -142,20 +144,21 @@ def evaluate_predictions(
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
         **({"test_looks": count_looks(directory)} if look else {}),
+        **with_findings(guard, table, threshold),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
     remarks = summarise_warnings([warnings for _, warnings in measured])
     write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
     write_external(model, split, predictions)
+    keep_signed(directory, split, cohort, look, also=(CALIBRATION_FILE,) if calibration else ())
     end_look(look)
     return summary
 
 
 def files_state(folder: Path) -> list[list[Any]]:
     """Names, sizes and times of the predictions in a folder."""
-    files = sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz", ".npz")))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in prediction_files(folder)]
 
 
 def check_arguments(predictions: Path, threshold: float | None, dev_predictions: Path | None) -> None:
@@ -195,7 +198,6 @@ def summarise_predictions(
         "run": model.label,
         **summarise(
             table,
-            SEED,
             split=split,
             threshold=calibration.point.thresholds.general if calibration else given,
             thickness_strata=strata_from_edges(model.evaluation.thickness_edges_mm),
@@ -309,4 +311,4 @@ def describe_predictions(summary: dict[str, Any]) -> str:
             f"    empty prediction: {values['n_both_empty']} without and {values['n_missed']} with lesions; "
             f"false alarms: {values['n_false_alarm']} of {summary['n_lesion_free']}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  attention: {text}" for text in summary.get("guard", {}).get("findings", ()))])

@@ -19,9 +19,10 @@ from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import NO_VALUES, OF_CALIBRATION, config_hash, decisive_settings
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
+from iac_lightning.evaluation.statistics.plain import without_small_intervals
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import SECTIONS, by_thickness, read_summary
+from iac_lightning.evaluation.tables.summary import INTERVALS, read_summary, summarise
 from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
@@ -71,6 +72,11 @@ def named(entries: Sequence[Entry]) -> dict[str, Entry]:
 def evaluation_settings(entry: Entry) -> EvaluationConfig:
     """How a model is judged."""
     return entry.config.evaluation if isinstance(entry, Run) else entry.evaluation
+
+
+def cohort_table(entry: Entry) -> Path:
+    """The table of the cohort that a model was evaluated on."""
+    return entry.cohort if isinstance(entry, ExternalModel) else Path(entry.config.data.cohort)
 
 
 def shared_settings(entries: Sequence[Entry]) -> EvaluationConfig:
@@ -145,12 +151,12 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
     path = entry.directory / "evaluation" / f"{split}.json"
     table, summary = read_series_table(path.with_suffix(".csv")), read_summary(path)
     edges = list(evaluation_settings(entry).thickness_edges_mm)
-    if summary.get("thickness_edges_mm") != edges:
-        strata, draws = strata_from_edges(edges), (summary["seed"], summary["resamples"])
-        summary |= {"thickness_edges_mm": edges, "thickness": by_thickness(table, "", *draws, strata)}
-        for prefix, section in SECTIONS.items():
-            if section in summary:
-                summary[section]["thickness"] = by_thickness(table, prefix, *draws, strata)
+    if summary.get("thickness_edges_mm") != edges or summary.get("intervals") != INTERVALS:
+        # Other strata, or intervals of an earlier version, which did not hold for few patients: made again, but for
+        # those of controls, which rest on another table.
+        summary = without_small_intervals(summary)
+        strata = strata_from_edges(edges)
+        summary |= summarise(table, split=split, threshold=summary["threshold"], thickness_strata=strata)
     return table, summary
 
 

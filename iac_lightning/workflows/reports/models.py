@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_modules.cohort.look import RecordedLook
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
 from data_modules.prepare.warnings import warnings_sentence
@@ -27,6 +28,7 @@ from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
+from iac_lightning.report.models.guard import guard_section
 from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
@@ -37,9 +39,11 @@ from iac_lightning.runs.looks import end_look
 from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
+from iac_lightning.workflows.guard import guard_sentences, register_again, set_sentence
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
+    cohort_table,
     evaluate_command,
     fixed_cutoffs,
     look_at,
@@ -119,11 +123,12 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         cutoffs=fixed_cutoffs(settings),
         coverage=settings.coverage,
         thickness_strata=context.strata,
-        seed=context.seed,
     )
     candidates = trainings(runs, models)
     worth = worths(candidates, seed=context.seed)
     sections = analysis_sections(models, dev_tables, analysis, context)
+    if guard := guard_section(*guarded(by_name, models, split, taken)):
+        sections.insert(0, guard)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
         sections.insert(0, controls)
     if choices := operating_point_section(models, context):
@@ -139,6 +144,30 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     for look in taken.values():
         end_look(look)
     return page
+
+
+def guarded(
+    entries: Mapping[str, Entry],
+    models: Mapping[str, ModelResult],
+    split: str,
+    taken: Mapping[str, RecordedLook | None],
+) -> tuple[str, dict[str, list[str]]]:
+    """Register the looks of a page; a sentence about its test set, and label to what was found of each model.
+
+    Args:
+        entries: name to model.
+        models: name to result.
+        split: that the page is about.
+        taken: name to look.
+    """
+    about, found = "", {}
+    for name, entry in entries.items():
+        summary = models[name].summary
+        if registry := register_again(cohort_table(entry), taken[name], "report", summary):
+            about = set_sentence(registry, summary["guard"])
+        if sentences := guard_sentences(entry.directory, summary, split, cohort_table(entry)):
+            found[models[name].label] = sentences
+    return about, found
 
 
 def trainings(runs: Sequence[Run], models: Mapping[str, ModelResult]) -> list[Candidate]:
@@ -184,7 +213,7 @@ def report_context(
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
     provenance = runs[0].provenance if runs else {}
-    cohort = first.cohort if isinstance(first, ExternalModel) else Path(first.config.data.cohort)
+    cohort = cohort_table(first)
     sheet = cohort.parent / "contact_sheet.png"
     about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
     about += preparation_sentences(entries, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from iac_lightning.runs.looks import end_look, record_look
 from iac_lightning.sweeps.cells import Cell
 from iac_lightning.sweeps.keys import old_cutoffs
 from iac_lightning.sweeps.state import PLAN, reading_plan
+from iac_lightning.workflows.guard import changed_tables, register_again
 from iac_lightning.workflows.reports.evaluated import evaluated_digest, fixed_cutoffs, pretraining_settings
 
 SEED = 0
@@ -92,6 +94,7 @@ def sweep_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
         seed=SEED,
         command=command or f"iac report {' '.join(map(shown_path, folders))} --out {shown_path(out)}",
         missing_arms=missing_arms(worth, list(pooled.values())),
+        attention=attention(plans),
         **code_and_data(plans, results),
     )
     page = write_sweep_page(out, results, claims, worth, context)
@@ -178,10 +181,11 @@ def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
         directories = [plan.folder / cell.run for cell in group]
         if plan.split == GUARDED:
             (directory,) = directories  # folds are compared on their development sets
-            settings = config_hash(load_stored(directory / "config.yaml"), "inference", "evaluation")
-            weights = _json(directory / "evaluation" / f"{plan.split}.json").get("checkpoint_sha256")
+            config, summary = load_stored(directory / "config.yaml"), summary_of(directory, plan.split)
+            settings, weights = config_hash(config, "inference", "evaluation"), summary.get("checkpoint_sha256")
             seen = evaluated_digest(directory)
             taken.append(record_look(directory, "sweep report", plan.split, settings, weights, seen))
+            register_again(Path(config.data.cohort), taken[-1], "sweep report", summary)
         table = table_of(directories, plan.split)
         trainings.append(Training(levels=group[0].levels, seed=group[0].seed, table=table))
     return SweepResult(
@@ -194,6 +198,23 @@ def sweep_result(plan: ReportPlan, taken: list[RecordedLook]) -> SweepResult:
         ablation=ablation(trainings, plan) if trainings else None,
         seed=SEED,
     )
+
+
+def summary_of(directory: Path, split: str) -> dict[str, Any]:
+    """What an evaluation has summarised; empty before."""
+    return _json(directory / "evaluation" / f"{split}.json")
+
+
+def attention(plans: Sequence[ReportPlan]) -> list[str]:
+    """What the files of evaluated cells say against a fair judgement, and of how many cells."""
+    found: Counter[str] = Counter()
+    for plan in plans:
+        for directory in (plan.folder / cell.run for cell in plan.cells):
+            if (directory / "evaluation" / f"{plan.split}.csv").exists():
+                table = Path(load_stored(directory / "config.yaml").data.cohort)
+                known = summary_of(directory, plan.split).get("guard") or {}
+                found.update([*changed_tables(directory, plan.split, table), *known.get("findings", ())])
+    return [f"{n} of the cells: {sentence}" for sentence, n in found.items()]
 
 
 def whole_trainings(cells: Sequence[Cell], results: Sequence[CellResult]) -> list[list[Cell]]:

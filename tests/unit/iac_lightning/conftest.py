@@ -80,7 +80,7 @@ def model_results(make_table):
             name=name,
             label=name.upper(),
             table=table,
-            summary=summarise(table, 0, resamples=200),
+            summary=summarise(table),
             threshold=0.4,
             plain_threshold=0.3,
             parameters=1234567,
@@ -92,7 +92,7 @@ def model_results(make_table):
 
 @pytest.fixture(scope="session")
 def stress_summary() -> dict:
-    return summarise_stress(table_of(), WANTED, seed=3, resamples=500) | {
+    return summarise_stress(table_of(), WANTED) | {
         "split": "test",
         "settings": {"truth": "Truth.", "ceiling": "Ceiling.", "bound": "Bound."},
         "failed": {"E_S1": "no such file"},

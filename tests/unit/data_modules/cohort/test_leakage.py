@@ -15,6 +15,9 @@ from data_modules.cohort.leakage import (
     check_trains_on,
     check_unseen,
     hash_patients,
+    is_seen,
+    is_seen_patients,
+    merged,
     seen_patients,
     split_salt,
 )
@@ -57,6 +60,39 @@ class TestLeakage:
         warning = check_unseen(["a"], seen, split_salt(tmp_path / "elsewhere" / "one.csv"))
         assert warning is not None
         assert "cannot be verified" in warning
+
+    def test_an_id_that_is_alike_was_seen_unless_the_table_has_both(self) -> None:
+        seen = seen_patients(["P0007", "A_B9"], "s")
+        for patient in ("p7", "P-7", "ab009"):
+            with pytest.raises(UserError, match="1 of 1 patients"):
+                check_unseen([patient], seen, "s", everyone=[patient, "x"])
+        assert check_unseen(["p7"], seen, "s", everyone=["p7", "P0007"]) is None  # which says that they are two
+        assert check_unseen(["P70", "AB99"], seen, "s") is None
+
+    def test_a_scan_is_known_whatever_the_salt(self) -> None:
+        seen = seen_patients(["a"], "one", [("w1", "s1", "s2"), ()])
+        assert seen["n_scans"] == 1
+        with pytest.raises(UserError, match=r"scans of 1 of 2 patients .* such as of z: the voxels are the same"):
+            check_unseen(["y", "z"], seen, "another", [("y", ("w2",)), ("z", ("w3", "s1", "s2"))])
+        warning = check_unseen(["y"], seen, "another", [("y", ("w2", "s1"))])
+        assert warning is not None
+        assert "can be verified by their scans alone" in warning
+        assert "cannot be verified" in str(check_unseen(["y"], seen, "another", [("y", ())]))
+        assert is_seen("z", seen, "another", ("w1",))
+        assert not is_seen("z", seen, "another", ("w2",))
+
+    def test_what_several_models_have_seen_is_one_record_a_cohort(self) -> None:
+        one = seen_patients(["a"], "s", [("i1",)], (["d"], [("i3",)]))
+        two = seen_patients(["b"], "s", [("i2",)], (["e"], ()))
+        other = {"salt_id": "0", "hashes": ["h"]}  # of an earlier version
+        first, second = merged([one, other, two])
+        assert first == other
+        assert second["hashes"] == sorted(hash_patients(["a", "b"], "s"))
+        assert second["images"] == ["i1", "i2"]
+        assert second["tuned"]["hashes"] == sorted(hash_patients(["d", "e"], "s"))
+        assert is_seen_patients([one, two, first, second])
+        assert not is_seen_patients([one | {"images": [1]}])
+        assert not is_seen_patients([one | {"tuned": {"hashes": []}}])
 
 
 class TestSalt:

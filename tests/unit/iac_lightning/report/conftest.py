@@ -18,7 +18,7 @@ def dev_tables(make_table):
 @pytest.fixture(scope="session")
 def analysis(model_results, dev_tables):
     tables = {name: model.table for name, model in model_results.items()}
-    return analyse(tables, dev_tables, baseline="cnn", seed=0, resamples=100)
+    return analyse(tables, dev_tables, baseline="cnn")
 
 
 @pytest.fixture

@@ -48,13 +48,19 @@ def test_intervals() -> None:
 
 
 def test_values_of_summaries() -> None:
-    mean, slope = {"mean": 0.5, "ci95": [0.4, 0.6]}, {"value": -0.01, "ci95": [None, None]}
+    mean, slope = {"mean": 0.5, "ci95": [0.4, 0.6]}, {"value": -0.01, "ci95": [None, None], "n_patients": 3}
+    few = {**slope, "points": [-0.02, -0.01, 0.0]}
+    perfect = {"value": 1.0, "ci95": [None, None], "n_patients": 9, "remark": "no interval: all agree"}
     assert estimate(mean) == "0.500 [0.400; 0.600]"
     assert estimate(mean, 1, sign=True) == "+0.5 [+0.4; +0.6]"
-    assert estimate(slope, 2) == "−0.01"
+    assert estimate(slope, 2) == "−0.01 (3 patients: too few for an interval)"
+    assert estimate(few, 2) == "−0.01 (3 patients: too few for an interval; −0.02, −0.01, 0.00)"
+    assert estimate(perfect, 2) == "1.00 (no interval: all agree)"
+    assert estimate({"value": None, "ci95": [None, None], "n_patients": 0}) == "–"
     assert cell(mean, 2) == ("0.50", "0.40; 0.60")
     assert cell(mean, 2, sign=True) == ("+0.50", "+0.40; +0.60")
-    assert cell(slope, 2) == "−0.01"
+    assert cell(few, 2, sign=True) == ("−0.01", "3 patients: too few for an interval; −0.02, −0.01, +0.00")
+    assert share_cell(slope) == ("−1\u00a0%", "3 patients: too few for an interval")
     assert share_cell({"value": 0.1, "ci95": [-0.2, 0.3]}) == ("+10\u00a0%", "−20\u00a0%; +30\u00a0%")
     assert pair("–", "1", "2") == "–"
 

@@ -21,7 +21,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = throwaway_run(tmp_path_factory.mktemp("runs"))
     path = directory / "calibration.json"
     known = json.loads(path.read_text()) | {"temperature": 1.3, "bias": 0.2, "plain_threshold": 0.2}
-    known["operating_point"] |= {"threshold": 0.2}  # so that lesions are found
+    known["operating_point"] |= {"threshold": 0.2, "least_lesion_mm3": 40.0}  # so that lesions are found
     write_json_atomic(path, known)
     return load_run(directory)
 

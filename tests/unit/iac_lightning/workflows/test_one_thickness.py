@@ -122,6 +122,19 @@ def test_evaluate_predict_and_stress_cut_at_one_threshold(
     assert own["plain_dice"] == pytest.approx(row["plain_dice"], rel=1e-3)
 
 
+def test_evaluate_predict_and_stress_drop_what_is_smaller_than_the_least_lesion(
+    model: TrainedModel, item: PreparedSeries, calibration: Calibration, tmp_path: Path
+) -> None:
+    (lesion,) = predict(item.series.image, tmp_path, calibrated_model(model, calibration))["lesions"]
+    for least_mm3, expected in ((lesion["volume_mm3"] * 0.99, lesion["volume_mm3"]), (lesion["volume_mm3"] * 1.01, 0)):
+        cut = replace(calibration, point=replace(calibration.point, least_lesion_mm3=least_mm3))
+        (row,) = evaluated(model, item, cut)
+        result = predict(item.series.image, tmp_path, calibrated_model(model, cut))
+        (own,) = stress_series(model, item, cut, [], 1.0, tmp_path).to_dict("records")
+        assert [found["volume_mm3"] for found in (row, result, own)] == pytest.approx([expected] * 3, rel=1e-3)
+        assert row["plain_volume_mm3"] > 0
+
+
 def test_calibration_goes_by_it_and_knows_earlier_ones(model: TrainedModel, item: PreparedSeries) -> None:
     score = partial(development_counts, scaling=Scaling(temperature=1.0, bias=0.0))
     (scores,) = calibrate.development(model, [item], score, ALONE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,14 +90,6 @@ def run_stress(models: list[TrainedModel], monkeypatch: pytest.MonkeyPatch, *arg
     by_name = {model.run.config.name: model for model in models}
     monkeypatch.setattr(workflow, "load_trained", lambda run: by_name[run.config.name])
     return stress([model.run for model in models], "test", *args, **more)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_resamples():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "summarise_stress", partial(workflow.summarise_stress, resamples=20))
-        patch.setattr(workflow, "compare_stress", partial(workflow.compare_stress, resamples=20))
-        yield
 
 
 @pytest.fixture(scope="module")

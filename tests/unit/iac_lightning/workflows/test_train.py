@@ -17,6 +17,7 @@ from data_modules.cohort import table as cohort_module
 from data_modules.cohort.leakage import seen_patients, split_salt
 from data_modules.cohort.table import read_cohort
 from data_modules.errors import UserError
+from data_modules.prepare.store import open_store
 from iac_lightning.config.reading import load_experiment
 from iac_lightning.modules.callbacks import EpochHistory, read_history
 from iac_lightning.runs.directory import Run, load_run
@@ -46,8 +47,11 @@ def test_a_training_reads_the_table_and_prepares_once(phantom_cohort: Path, tmp_
     assert calls == ["prepare_cohort", "read_table", "open_store", "read_table"]  # open: in each process
     checkpoint = torch.load(run.checkpoints_dir / "best.ckpt", weights_only=True)
     cohort = read_cohort(phantom_cohort)
-    learnt = seen_patients(cohort.patients("pretrain", "finetune"), split_salt(phantom_cohort))
-    assert checkpoint["iac"]["trained_on"] == [learnt]
+    prepared, salt = open_store(run.config.data), split_salt(phantom_cohort)
+    of_training, of_dev = ([s.image_digests for s in prepared.split(*n)] for n in (("pretrain", "finetune"), ("dev",)))
+    learnt = cohort.patients("pretrain", "finetune")
+    tuned = cohort.patients("dev"), of_dev
+    assert checkpoint["iac"]["trained_on"] == [seen_patients(learnt, salt, of_training, tuned)]
     assert run.provenance["data_fingerprint"]
 
 

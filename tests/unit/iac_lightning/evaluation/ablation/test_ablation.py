@@ -4,7 +4,7 @@ import pytest
 
 from iac_lightning.evaluation.ablation.ablation import UNCALIBRATED, analyse_ablation, volumes
 from iac_lightning.evaluation.ablation.cells import VARIANTS
-from iac_lightning.evaluation.statistics.bootstrap import holm
+from iac_lightning.evaluation.statistics.paired import holm
 from tests.unit.iac_lightning.evaluation.ablation.conftest import FACTORS, trainings
 
 DRAW = {"seed": 0, "resamples": 50}

@@ -172,6 +172,13 @@ def test_what_was_not_counted_is_not_chosen() -> None:
     assert min(curve["threshold"]) > CALIBRATED_GRID[MIDDLE]
 
 
+def test_a_mask_of_everything_does_not_count_as_finding_lesions() -> None:
+    """It touches both lesions with its one component, without a false one."""
+    greedy = scan(low=(1000, 10, 1, 1, 2), high=(10, 10, 2, 1, 1), label=10, lesions=2)
+    for name in ("lesion_f1", "sensitivity_at_fp"):
+        assert side(point([greedy] * 3, name)) == "high", name
+
+
 def test_froc_falls_with_the_threshold() -> None:
     curve = point([ILL, CLEAR, WELL], "balanced")["operating_point"]["froc"]
     assert curve["false_components_per_scan"] == pytest.approx([54 / 3, 1 / 3, 0])

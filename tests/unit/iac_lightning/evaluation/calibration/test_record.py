@@ -42,6 +42,13 @@ RECORD: dict[str, Any] = {
         "threshold": 0.3,
         "thickness": ONE_FOR_ALL,
         "alternatives": ["a table"],
+        "cross_validated": {
+            "dice": 0.5,
+            "lesion_f1": 0.625,
+            "false_components_per_scan": 1.25,
+            "n_false_alarm": 0,
+            "n_lesion_free": 7,
+        },
     },
     "plain_threshold": 0.5,
     "plain_thickness": THICK_IS_OWN,
@@ -149,7 +156,11 @@ def test_what_is_changed_is_written_in_its_place(calibration: Calibration):
 
 def test_facts_are_given_in_the_order_they_are_asked_for(calibration: Calibration):
     assert list(calibration.facts(("n_patients", "bias")).items()) == [("n_patients", 7), ("bias", -1)]
-    deciding = {name: value for name, value in RECORD["operating_point"].items() if name != "alternatives"}
+    deciding = {
+        name: value
+        for name, value in RECORD["operating_point"].items()
+        if name not in ("alternatives", "cross_validated")
+    }
     assert calibration.facts(APPLIED) == {name: RECORD[name] for name in APPLIED} | {"operating_point": deciding}
     with pytest.raises(KeyError):
         calibration.facts(("nobody",))
@@ -188,6 +199,8 @@ def test_described_for_the_terminal(calibration: Calibration):
         "  brier: 0.125 before, 0.125 after",
         "  nll: 0.125 before, 0.125 after",
         "  operating point (balanced): probability ≥ 0.3; at least 130 HU, no single voxels",
+        "    on other patients: Dice 0.500, lesion F1 0.625, 1.2 false components a scan, 0 false alarms on 7 "
+        "lesion-free scans",
         "  by slice thickness: one threshold for all",
         "  threshold alone: 0.5",
         "  warning: the bones are old",

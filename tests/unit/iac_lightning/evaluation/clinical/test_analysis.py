@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.clinical.analysis import METRICS, Shortage, analyse, detection, shortage
+from iac_lightning.evaluation.clinical.analysis import METRICS, SLOPES, Shortage, analyse, detection, shortage
 from iac_lightning.evaluation.clinical.conformal import fit_conformal
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, risk_groups
-from iac_lightning.evaluation.statistics.bootstrap import holm, paired_difference
 from iac_lightning.evaluation.statistics.classification import confusion_matrix
+from iac_lightning.evaluation.statistics.paired import holm, paired_difference
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 
 
@@ -51,14 +51,13 @@ DEV = {name: invented(50, "dev", quality) for name, quality in QUALITY.items()}
 @pytest.fixture(scope="module")
 def result() -> dict:
     shuffled = TEST | {"vit": TEST["vit"].sample(frac=1, random_state=0)}
-    return analyse(shuffled, DEV, baseline="cnn", seed=4, resamples=200)
+    return analyse(shuffled, DEV, baseline="cnn")
 
 
 def test_result_is_json_and_states_its_sources(result):
     json.dumps(result, allow_nan=False)
     assert result["n_series"] == len(TEST["cnn"])
     assert result["n_patients"] == 60
-    assert result["settings"]["seed"] == 4
     assert "development patients" in result["cutoffs"]["source"]
     assert list(result["models"]) == ["cnn", "vit", "scratch"]
 
@@ -85,8 +84,6 @@ def test_comparisons_are_corrected_over_the_table(result):
         TEST["vit"]["dice"][lesions],
         TEST["cnn"]["dice"][lesions],
         TEST["cnn"]["patient_id"][lesions],
-        seed=4,
-        resamples=200,
     )
     dice = result["comparisons"][0]["metrics"]["dice"]
     assert dice["difference"]["value"] == pytest.approx(expected.difference.estimate)
@@ -116,25 +113,37 @@ def test_every_measure_is_compared_over_slice_thickness(result):
             assert difference["slope_per_mm"]["value"] == pytest.approx(slopes[0] - slopes[1])
 
 
+def test_slopes_and_strata_are_corrected_over_measures_and_models(result):
+    for kind in SLOPES:
+        for parts in (result["models"].values(), result["comparisons"]):
+            slopes = [by_kind[kind] for part in parts for by_kind in part["thickness"].values()]
+            assert len(slopes) == len(parts) * 4
+            expected = holm([slope.get("p", float("nan")) for slope in slopes])
+            found = [float("nan") if slope["holm_p"] is None else slope["holm_p"] for slope in slopes]
+            assert found == pytest.approx(expected, nan_ok=True)
+    strata = [s for c in result["comparisons"] for m in c["thickness"].values() for s in m["strata"]]
+    found = [float("nan") if s["holm_p"] is None else s["holm_p"] for s in strata]
+    assert found == pytest.approx(holm([s.get("p", float("nan")) for s in strata]), nan_ok=True)
+    assert "holm_p" not in result["models"]["vit"]["thickness"]["dice"]["strata"][0]  # a mean is not tested
+
+
 def test_without_development_tables_there_is_what_needs_none():
     strata = strata_from_edges([3.0])
-    found = analyse(TEST, {}, baseline="cnn", thickness_strata=strata, seed=0, resamples=20)
+    found = analyse(TEST, {}, baseline="cnn", thickness_strata=strata)
     assert found["cutoffs"] is None
     assert found["models"]["vit"].keys() == {"thickness", "detection"}
     assert "risk" not in found["comparisons"][0]
     assert found["settings"]["thickness_edges_mm"] == [3.0]
     assert [s["stratum"] for s in found["models"]["vit"]["thickness"]["dice"]["strata"]] == ["≤ 3 mm", "> 3 mm"]
     cutoffs = RiskCutoffs(low_mm3=20, medium_mm3=80, source="fixed")
-    fixed = analyse(TEST, {}, baseline="cnn", cutoffs=cutoffs, seed=0, resamples=20)
+    fixed = analyse(TEST, {}, baseline="cnn", cutoffs=cutoffs)
     assert fixed["models"]["vit"].keys() == {"thickness", "detection", "risk"}
     assert "relative_change" in fixed["comparisons"][0]["risk"]
 
 
 def test_coverage_and_strata_of_the_settings_reach_the_intervals():
     strata = strata_from_edges([3.0])
-    found = analyse(
-        {"vit": TEST["vit"]}, {"vit": DEV["vit"]}, coverage=0.8, thickness_strata=strata, seed=0, resamples=20
-    )
+    found = analyse({"vit": TEST["vit"]}, {"vit": DEV["vit"]}, coverage=0.8, thickness_strata=strata)
     fit = fit_conformal(DEV["vit"], 0.8, strata)
     conformal = found["models"]["vit"]["conformal"]
     assert conformal["promised"] == 0.8
@@ -164,13 +173,13 @@ def test_detection_takes_the_largest_score_of_a_patient():
             "has_lesion": [True, True, False, True, False],
         }
     )
-    found = detection(table, seed=0)  # a 9 with, b 5 without, c 2 with
+    found = detection(table)  # a 9 with, b 5 without, c 2 with
     assert (found.auc.estimate, found.auc.n, found.n_positive) == (0.5, 3, 2)
 
 
 def test_cutoffs_may_be_fixed_in_advance():
     cutoffs = RiskCutoffs(low_mm3=20, medium_mm3=80, source="fixed in the protocol")
-    found = analyse({"vit": TEST["vit"]}, {"vit": DEV["vit"][:6]}, cutoffs=cutoffs, seed=0, resamples=20)
+    found = analyse({"vit": TEST["vit"]}, {"vit": DEV["vit"][:6]}, cutoffs=cutoffs)
     assert found["comparisons"] == []
     assert (found["cutoffs"]["low_mm3"], found["cutoffs"]["source"]) == (20, "fixed in the protocol")
     assert found["models"]["vit"]["conformal"]["scans"][0]["high_mm3"] is None  # too few development patients
@@ -200,4 +209,4 @@ def test_development_tables_may_be_too_small():
 )
 def test_what_cannot_be_analysed(models, dev, message):
     with pytest.raises(UserError, match=message):
-        analyse(models, dev, seed=0, resamples=10)
+        analyse(models, dev)

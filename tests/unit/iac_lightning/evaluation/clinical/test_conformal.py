@@ -77,16 +77,36 @@ def test_intervals_cover_new_patients_in_every_stratum(max_series):
     assert sum(all_scans) == 0
 
 
-def test_one_radius_for_all_fails_the_thick_slices():
+def test_one_radius_for_all_fails_the_thick_slices_and_merged_strata_do_not():
     # What conditioning on the stratum is for: the same data with one radius.
     rng = np.random.default_rng(0)
     dev, test = (simulated(3000, rng, {THIN: 0.3, THICK: 1.5}) for _ in range(2))
-    fit = fit_conformal(dev, 0.9, min_patients=10_000)
-    assert len(fit.radii) == 1
-    by_stratum = {row.stratum: row for row in measured_coverage(fit, volume_intervals(fit, test, CUTOFFS))}
-    assert by_stratum["all"].coverage == pytest.approx(0.9, abs=0.02)
-    assert by_stratum["4–6 mm"].coverage < 0.86
+    thick = test["slice_thickness_mm"] == THICK
+    one = fit_conformal(dev, 0.9, strata=(("all", 0, float("inf")),))
+    covered = volume_intervals(one, test, CUTOFFS)["covered"].astype(float)
+    assert covered.mean() == pytest.approx(0.9, abs=0.02)
+    assert covered[thick].mean() < 0.86
+    merged = fit_conformal(dev, 0.9, min_patients=10_000)
+    by_stratum = {row.stratum: row for row in measured_coverage(merged, volume_intervals(merged, test, CUTOFFS))}
+    assert by_stratum["4–6 mm"].coverage == pytest.approx(0.9, abs=0.02)
     assert by_stratum["4–6 mm"].calibrated_in == ("≤ 1 mm", "1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm")
+
+
+@pytest.mark.parametrize(("patients", "promised"), [(4, 0.8), (14, 0.9)])
+def test_a_stratum_of_few_patients_keeps_what_is_promised_for_it(patients, promised):
+    covered = []
+    for repetition in range(300):
+        rng = np.random.default_rng([repetition, patients])
+        thin, thick = simulated(40, rng, {THIN: 0.3}), simulated(patients, rng, {THICK: 1.5})
+        dev = pd.concat([thin, thick.assign(patient_id="thick " + thick["patient_id"])])
+        fit = fit_conformal(dev, 0.9)
+        radius = next(part for part in fit.radii if part.stratum == "4–6 mm")
+        assert radius.promised == pytest.approx(promised)
+        found = volume_intervals(fit, simulated(40, rng, {THICK: 1.5}), CUTOFFS)
+        covered.append(found["covered"].astype(float).mean())
+    assert np.mean(covered) > promised - 0.015  # standard error over repetitions about 0.007
+    assert f"4–6 mm: {patients}, {promised:.0%}" in fit.remarks[0]
+    assert "on average" in fit.remarks[0]
 
 
 def _scans(thickness: list[float], score: float = 1.0) -> pd.DataFrame:
@@ -107,12 +127,26 @@ def test_small_strata_join_their_smaller_neighbour_and_say_so():
     # Patients a stratum: 20, 3, 12, 9, 0. The empty one joins 9; 3 joins 12 (not 20); 9 joins 15.
     dev = _scans([0.5] * 20 + [1.5] * 3 + [3.0] * 12 + [5.0] * 9)
     fit = fit_conformal(dev, 0.9, min_patients=10)
-    assert [part.strata for part in fit.radii] == [("≤ 1 mm",), ("1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm")]
-    assert [part.n_patients for part in fit.radii] == [20, 24]
+    thick = ("1–2 mm", "2–4 mm", "4–6 mm", "> 6 mm")
+    assert [(part.stratum, part.merged) for part in fit.radii] == [
+        ("≤ 1 mm", ("≤ 1 mm",)),
+        *((name, thick) for name in thick),
+    ]
+    assert [part.n_patients for part in fit.radii] == [20, 3, 12, 9, 0]
+    assert [part.promised for part in fit.radii] == pytest.approx([0.9, 0.75, 0.9, 0.9, 0])
     (remark,) = fit.remarks
-    assert "1–2 mm: 3, 2–4 mm: 12, 4–6 mm: 9, > 6 mm: 0" in remark
+    assert "1–2 mm: 3, 75%, 2–4 mm: 12, 90%, 4–6 mm: 9, 90%, > 6 mm: 0, 0%" in remark
     kept = fit_conformal(dev, 0.9, min_patients=9)
-    assert [part.n_patients for part in kept.radii] == [20, 15, 9]
+    assert [part.merged for part in kept.radii[1:]] == [("1–2 mm", "2–4 mm")] * 2 + [("4–6 mm", "> 6 mm")] * 2
+
+
+def test_a_merged_stratum_takes_its_own_radius_where_that_is_larger():
+    # 12 thin patients with scores 1 … 12, two thick ones with 30 and 20: together 14, the largest score but one.
+    dev = pd.concat([_scans([0.5], k) for k in range(1, 13)] + [_scans([9.0], 30), _scans([9.0], 20)])
+    fit = fit_conformal(
+        dev.assign(patient_id=[f"p{i}" for i in range(14)]), 0.8, strata=(("thin", 0, 2), ("thick", 2, 99))
+    )
+    assert [(part.radius, part.promised) for part in fit.radii] == [(12, 0.8), (30, pytest.approx(2 / 3))]
 
 
 def test_intervals_by_hand():

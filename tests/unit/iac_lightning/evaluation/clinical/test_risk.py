@@ -12,7 +12,7 @@ from iac_lightning.evaluation.clinical.risk import (
     cutoffs_from_development,
     risk_groups,
 )
-from iac_lightning.evaluation.statistics.bootstrap import statistic_ci
+from iac_lightning.evaluation.statistics.intervals import ratio_ci
 
 CUTOFFS = RiskCutoffs(low_mm3=10, medium_mm3=100, source="fixed")
 
@@ -31,7 +31,7 @@ def test_limits_belong_to_the_lower_group():
 def test_confusion_by_hand():
     label = [0, 0, 5, 5, 50, 500, 500, 500]
     volume = [0, 3, 5, 20, 50, 500, 50, 0]
-    found = assess_risk(_table(label, volume, list("aabbccdd")), CUTOFFS, seed=0, resamples=200)
+    found = assess_risk(_table(label, volume, list("aabbccdd")), CUTOFFS)
     assert found.confusion.tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [1, 0, 1, 1]]
     assert found.misclassified == 4
     assert (found.accuracy.estimate, found.accuracy.n, found.accuracy.n_patients) == (0.5, 8, 4)
@@ -65,32 +65,36 @@ def test_change_by_hand():
     label, patients = [5, 5, 5, 50, 50, 0], list("aabbcd")
     model = _table(label, [5, 5, 50, 50, 50, 0], patients)  # one wrong: the third
     baseline = _table(label, [0, 0, 5, 5, 50, 3], patients)  # four wrong: 1, 2, 4, 6
-    found = compare_risk(model, baseline, CUTOFFS, seed=0, resamples=500)
+    found = compare_risk(model, baseline, CUTOFFS)
     assert (found.misclassified, found.baseline_misclassified) == (1, 4)
     assert found.relative_change.estimate == -0.75
     assert (found.mcnemar.only_first, found.mcnemar.only_second) == (4, 1)
     assert found.mcnemar.exact_p == pytest.approx(12 / 32)
     # Patients: a better by two, b equal, d better by one.
     assert (found.patients.only_first, found.patients.only_second) == (2, 0)
-    wrong = np.array([[0, 0, 1, 0, 0, 0], [1, 1, 0, 1, 0, 1]])
+    assert found.relative_change.remark == "4 patients: too few for an interval"
 
-    def change(rows: np.ndarray) -> float:
-        model_wrong, baseline_wrong = wrong[:, rows].sum(axis=1)
-        return (model_wrong - baseline_wrong) / baseline_wrong if baseline_wrong else float("nan")
 
-    slow = statistic_ci(change, patients, seed=0, resamples=500)
-    assert (found.relative_change.low, found.relative_change.high) == pytest.approx((slow.low, slow.high))
+def test_the_interval_of_a_change_is_that_of_the_ratio():
+    rng = np.random.default_rng(4)
+    label, patients = rng.choice([0, 5, 50, 500], 60), [f"p{k // 3:02d}" for k in range(60)]
+    model, baseline = (_table(label, np.where(rng.random(60) < p, 5, label), patients) for p in (0.3, 0.5))
+    found = compare_risk(model, baseline, CUTOFFS).relative_change
+    wrong = [t["volume_mm3"] != t["label_volume_mm3"] for t in (model, baseline)]
+    expected = ratio_ci(*wrong, patients)
+    assert [found.low, found.high] == pytest.approx([expected.low - 1, expected.high - 1])
+    assert -1 < found.low < found.estimate < found.high
 
 
 def test_comparison_with_itself_and_with_other_series():
     table = _table([5, 50], [5, 50], ["a", "b"])
-    same = compare_risk(table, table, CUTOFFS, seed=0, resamples=10)
+    same = compare_risk(table, table, CUTOFFS)
     assert np.isnan(same.relative_change.estimate)
     assert (same.mcnemar.exact_p, same.patients.mid_p) == (1, 1)
     with pytest.raises(ValueError, match="same series"):
-        compare_risk(table, table[::-1], CUTOFFS, seed=0)
+        compare_risk(table, table[::-1], CUTOFFS)
 
 
 def test_undefined_volumes_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        assess_risk(_table([5], [np.nan], ["a"]), CUTOFFS, seed=0)
+        assess_risk(_table([5], [np.nan], ["a"]), CUTOFFS)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import roc_curve as sklearn_roc
 
-from iac_lightning.evaluation.statistics.bootstrap import statistic_ci
 from iac_lightning.evaluation.statistics.classification import (
     confusion_matrix,
     mcnemar,
@@ -16,6 +15,7 @@ from iac_lightning.evaluation.statistics.classification import (
     weighted_kappa,
     weighted_kappa_ci,
 )
+from iac_lightning.evaluation.statistics.jackknife import degrees_of_freedom
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.integers(0, 4, 80)
@@ -38,16 +38,25 @@ def test_kappa_by_hand():
     assert weighted_kappa([[[1, 0], [0, 1]], [[0, 1], [1, 0]]]).tolist() == [1.0, -1.0]
 
 
-def test_interval_of_kappa_is_the_bootstrap_of_scikit_learns_kappa():
-    patients = np.arange(80) // 3
-    found = weighted_kappa_ci(REFERENCE, ASSIGNED, patients, 4, seed=3, resamples=200)
-    slow = statistic_ci(
-        lambda r: cohen_kappa_score(REFERENCE[r], ASSIGNED[r], weights="quadratic", labels=[0, 1, 2, 3]),
-        patients,
-        seed=3,
-        resamples=200,
-    )
-    assert (found.estimate, found.low, found.high) == pytest.approx((slow.estimate, slow.low, slow.high))
+def test_interval_of_kappa_leaves_out_each_patient():
+    patients = np.arange(80) // 4
+
+    def kappa(rows: np.ndarray) -> float:
+        return float(cohen_kappa_score(REFERENCE[rows], ASSIGNED[rows], weights="quadratic", labels=[0, 1, 2, 3]))
+
+    found = weighted_kappa_ci(REFERENCE, ASSIGNED, patients, 4)
+    value = kappa(np.arange(80))
+    without = np.array([kappa(patients != g) for g in range(20)])
+    apart = (REFERENCE - ASSIGNED) ** 2
+    size = np.bincount(patients, weights=1 / 80 + apart / apart.sum())
+    df = float(degrees_of_freedom(size))
+    assert 10 < df < 19
+    reach = stats.t.isf(0.025, df) * np.sqrt(19 / 20 * ((without - value) ** 2).sum()) / (1 - value**2)
+    assert found.estimate == pytest.approx(value)
+    assert [found.low, found.high] == pytest.approx(np.tanh(np.arctanh(value) + np.array([-1, 1]) * reach))
+    perfect = weighted_kappa_ci(REFERENCE, REFERENCE, patients, 4)
+    assert (perfect.estimate, perfect.remark) == (1.0, "no interval: all agree, or a single patient decides")
+    assert np.isnan([perfect.low, perfect.high]).all()
 
 
 def test_mcnemar_by_hand():
@@ -80,7 +89,7 @@ def test_mcnemar_is_statsmodels():
 def test_roc_is_scikit_learns():
     positive = RNG.integers(0, 2, 60).astype(bool)
     score = np.maximum(0, RNG.normal(positive, 1.0)).round(1)  # many ties, as with empty predictions
-    found = roc(score, positive, seed=0, resamples=300)
+    found = roc(score, positive)
     assert found.auc.estimate == pytest.approx(roc_auc_score(positive, score))
     assert found.auc.low < found.auc.estimate < found.auc.high
     fpr, tpr, _ = sklearn_roc(positive, score, drop_intermediate=False)
@@ -89,8 +98,26 @@ def test_roc_is_scikit_learns():
     assert found.n_positive == positive.sum()
 
 
+def test_the_interval_of_the_area_is_delongs_on_the_logit_scale():
+    positive = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
+    score = np.array([0.9, 0.8, 0.7, 0.4, 0.3, 0.6, 0.35, 0.2, 0.1, 0.1, 0.0])
+    # Placements: of the positives 1, 1, 1, 5/6, 4/6; of the negatives 3/5, 4/5, 1, 1, 1, 1.
+    parts = [np.var([1, 1, 1, 5 / 6, 4 / 6], ddof=1) / 5, np.var([3 / 5, 4 / 5, 1, 1, 1, 1], ddof=1) / 6]
+    df = sum(parts) ** 2 / (parts[0] ** 2 / 4 + parts[1] ** 2 / 5)
+    reach = stats.t.isf(0.025, df) * sum(parts) ** 0.5 / (0.9 * 0.1)
+    found = roc(score, positive).auc
+    assert found.estimate == pytest.approx(27 / 30)
+    assert [found.low, found.high] == pytest.approx(special.expit(special.logit(0.9) + np.array([-1, 1]) * reach))
+    few = roc(score[1:], positive[1:]).auc
+    assert np.isnan(few.low)
+    assert few.remark == "4 patients of one kind: too few for an interval"
+    apart = roc(positive, positive).auc
+    assert (apart.estimate, apart.remark) == (1.0, "no interval: the classes part perfectly")
+    assert np.isnan(apart.high)
+
+
 def test_roc_without_one_class_is_undefined():
-    found = roc([1.0, 2.0], [True, True], seed=0, resamples=10)
+    found = roc([1.0, 2.0], [True, True])
     assert np.isnan(found.auc.estimate)
     assert len(found.true_positive_rate) == 0
 
@@ -103,4 +130,4 @@ def test_wrong_shapes_and_classes():
     with pytest.raises(ValueError, match="cases"):
         mcnemar([True], [True, False])
     with pytest.raises(ValueError, match="shape"):
-        roc([1.0], [True, False], seed=0)
+        roc([1.0], [True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iac_lightning.evaluation.statistics.power import WILCOXON_EFFICIENCY, patients_needed
+from iac_lightning.evaluation.statistics.power import WILCOXON_EFFICIENCY, effect_interval, patients_needed
 
 
 def differences(effect: float, n: int = 40) -> np.ndarray:
@@ -40,13 +40,15 @@ def test_sample_size_is_that_of_the_t_test_over_the_efficiency(
 
     of_t_test = 2 + bisect_left(range(2, 2000), True, key=lambda m: reached(m) >= power)
     expected = int(np.ceil(of_t_test / WILCOXON_EFFICIENCY))
-    assert patients_needed(unit * differences(effect), alpha, power) == expected
+    found = patients_needed(unit * differences(effect), alpha, power)
+    assert found is not None
+    assert found.as_seen == expected
 
 
 def test_the_signed_rank_test_has_that_power() -> None:
     """Simulated: with the number that is named, four of five samples establish the difference."""
     rng = np.random.default_rng(1)
-    n = patients_needed(differences(0.5))
+    n = patients_needed(differences(0.5)).as_seen
     assert n == 36  # 34 for the t test (G*Power)
     found = [stats.wilcoxon(rng.normal(0.5, 1, n)).pvalue < 0.05 for _ in range(600)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.04)
@@ -60,5 +62,29 @@ def test_where_no_number_is_an_answer() -> None:
     assert patients_needed(differences(0.001)) is None
 
 
-def test_two_patients_say_little_but_something() -> None:
-    assert patients_needed([1.0, 2.0]) == 6  # effect 1.5 / √½: 5 or 6 by the t test
+def test_below_five_patients_there_is_no_guess() -> None:
+    assert patients_needed([1.0, 2.0, 3.0, 1.5]) is None
+    assert patients_needed([1.0, 2.0, 3.0, 1.5, 1.0]) is not None
+
+
+@pytest.mark.parametrize(("effect", "n"), [(0.5, 40), (0.9, 12), (2.5, 8)])
+def test_the_interval_of_the_effect_is_that_of_noncentral_t(effect: float, n: int) -> None:
+    """With the effect at an end of the interval, 2.5 % of samples have an effect beyond the one seen."""
+    low, high = effect_interval(effect, n)
+    rng = np.random.default_rng(2)
+
+    def seen(true: float) -> np.ndarray:
+        x = rng.normal(true, 1, (40_000, n))
+        return x.mean(axis=1) / x.std(axis=1, ddof=1)
+
+    assert 0 < low < effect < high
+    assert (seen(low) >= effect).mean() == pytest.approx(0.025, abs=0.004)
+    assert (seen(high) <= effect).mean() == pytest.approx(0.025, abs=0.004)
+
+
+def test_a_sample_size_is_a_range_and_open_where_the_effect_may_be_none() -> None:
+    established, open_ = patients_needed(differences(0.5, 60)), patients_needed(differences(0.2, 40))
+    assert established.fewest < established.as_seen == 36 < established.most
+    assert established.fewest == patients_needed(differences(effect_interval(0.5, 60)[1], 60)).as_seen
+    assert open_.fewest < open_.as_seen
+    assert open_.most is None

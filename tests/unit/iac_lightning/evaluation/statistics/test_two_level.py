@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iac_lightning.evaluation.statistics.bootstrap import mean_ci
+from iac_lightning.evaluation.statistics.intervals import mean_ci
 from iac_lightning.evaluation.statistics.two_level import (
     patient_sums,
     percentile_interval,
@@ -32,18 +32,28 @@ def test_means_are_over_the_scans_of_the_patients_drawn() -> None:
     assert found[2].tolist() == [[12 / 6, 0.0], [0.0, 6 / 6]]
 
 
-def test_one_seed_each_is_the_bootstrap_over_patients() -> None:
+def test_one_seed_each_is_the_interval_over_patients() -> None:
     rng = np.random.default_rng([1])
-    values, patients = rng.random((2, 1, 30)), np.array([f"p{i % 11:02d}" for i in range(30)])
+    values, patients = rng.normal(size=(2, 1, 30)), np.array([f"p{i % 11:02d}" for i in range(30)])
     sums, counts = patient_sums(values, patients)
-    draws = two_level(weighted_means(sums, counts), [1, 1], 11, seed=5, resamples=400)
+    draws = two_level(weighted_means(sums, counts), [1, 1], counts, seed=5, resamples=40_000)
     assert (draws.n_seeds, draws.seed_df) == ((1, 1), 0)
-    assert draws.resampled.shape == (400, 2, 1)
+    assert draws.resampled.shape == (40_000, 2, 1)
     np.testing.assert_array_equal(draws.estimate, draws.trainings)
     for k in (0, 1):
-        alone = mean_ci(values[k, 0], patients, seed=5, resamples=400)
+        alone = mean_ci(values[k, 0], patients, "difference")
         assert draws.estimate[k, 0] == pytest.approx(alone.estimate)
-        assert percentile_interval(draws.resampled[:, k, 0]) == pytest.approx((alone.low, alone.high))
+        low, high = percentile_interval(draws.resampled[:, k, 0])
+        assert high - low == pytest.approx(alone.high - alone.low, rel=0.06)
+
+
+def test_few_patients_widen_the_draws_as_students_t_does() -> None:
+    sums, counts = np.array([-2.0, -1, 0, 1, 2]).reshape(1, 1, 5), np.ones(5)
+    draws = two_level(weighted_means(sums, counts), [1], counts, seed=2, resamples=100_000).resampled[:, 0, 0]
+    # Variance of the mean 2/5 (over n) times 5/4, times that of √(4 / χ²₄), 4 / (4 − 2).
+    assert draws.var() == pytest.approx(0.4 * 1.25 * 2, rel=0.05)
+    uneven = two_level(weighted_means(sums, counts), [1], np.array([9, 9, 1, 1, 1.0]), seed=2, resamples=100_000)
+    assert np.abs(uneven.resampled).mean() > 1.1 * np.abs(draws).mean()
 
 
 def constant(*figures: float) -> object:
@@ -53,7 +63,7 @@ def constant(*figures: float) -> object:
 
 def test_seeds_are_averaged_and_their_spread_is_pooled() -> None:
     # Recipe 0: 1, 3; recipe 1: 0, 0, 6; recipe 2: 10. Enlarged deviations: ±√2 and (−2, −2, 4)·√1.5; df = 1 + 2.
-    draws = two_level(constant(1, 3, 0, 0, 6, 10), [2, 3, 1], 4, seed=1, resamples=200_000)  # type: ignore[arg-type]
+    draws = two_level(constant(1, 3, 0, 0, 6, 10), [2, 3, 1], np.ones(8), seed=1, resamples=200_000)  # type: ignore[arg-type]
     assert draws.estimate[:, 0] == pytest.approx([2, 2, 10])
     assert draws.trainings[:, 0].tolist() == [1, 3, 0, 0, 6, 10]
     assert (draws.n_seeds, draws.seed_df) == ((2, 3, 1), 3)
@@ -72,16 +82,17 @@ def test_seeds_are_averaged_and_their_spread_is_pooled() -> None:
 
 def test_draws_follow_from_the_seed() -> None:
     first, same, other = (
-        two_level(constant(1, 3), [2], 4, seed=s, resamples=50).resampled  # type: ignore[arg-type]
+        two_level(constant(1, 3), [2], np.ones(8), seed=s, resamples=50).resampled  # type: ignore[arg-type]
         for s in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
 
 
-def test_one_patient_has_no_draws_and_two_have() -> None:
-    assert np.isnan(two_level(constant(1, 2), [1, 1], 1, seed=0, resamples=9).resampled).all()  # type: ignore[arg-type]
-    assert np.isfinite(two_level(constant(1, 2), [1, 1], 2, seed=0, resamples=9).resampled).all()  # type: ignore[arg-type]
+@pytest.mark.parametrize(("leverage", "drawn"), [(np.ones(4), False), (np.ones(5), True), (np.eye(5)[0], False)])
+def test_four_patients_or_one_who_decides_have_no_draws(leverage: np.ndarray, drawn: bool) -> None:
+    found = two_level(constant(1, 2), [1, 1], leverage, seed=0, resamples=9).resampled  # type: ignore[arg-type]
+    assert (np.isfinite(found) == drawn).all()
 
 
 def test_percentiles_leave_out_what_is_undefined() -> None:
@@ -96,7 +107,11 @@ def test_the_spread_over_seeds_is_the_pooled_one_with_students_tails():
     rng = np.random.default_rng([5])
     values = rng.normal(0, 1, (40, 3))
     draws = two_level(
-        lambda w: np.broadcast_to(values.reshape(1, -1, 1), (len(w), 120, 1)), [3] * 40, 2, seed=1, resamples=4000
+        lambda w: np.broadcast_to(values.reshape(1, -1, 1), (len(w), 120, 1)),
+        [3] * 40,
+        np.ones(5),
+        seed=1,
+        resamples=4000,
     )
     assert draws.seed_df == 80
     pooled = values.var(axis=1, ddof=1).mean() / 3
@@ -105,7 +120,7 @@ def test_the_spread_over_seeds_is_the_pooled_one_with_students_tails():
     few = two_level(
         lambda w: np.broadcast_to(np.array([0.0, 2, 0, 2]).reshape(1, -1, 1), (len(w), 4, 1)),
         [2, 2],
-        2,
+        np.ones(5),
         seed=1,
         resamples=20_000,
     )

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from data_modules.errors import UserError
-from iac_lightning.evaluation.statistics.bootstrap import Interval, PairedDifference, holm, paired_difference
+from iac_lightning.evaluation.statistics.intervals import Interval
+from iac_lightning.evaluation.statistics.paired import PairedDifference, holm, paired_difference
 from iac_lightning.evaluation.tables.comparison import Comparison, compare
 from iac_lightning.evaluation.tables.model_result import ModelResult
 
 
 def test_comparisons_use_scans_with_lesions_and_holm(model_results):
-    found = compare(model_results, "dice", seed=0)
+    found = compare(model_results, "dice")
     assert [(c.first, c.second) for c in found] == [("VIT", "SCRATCH"), ("VIT", "CNN"), ("SCRATCH", "CNN")]
     a, b = (model_results[n].table[model_results[n].table["has_lesion"]] for n in ("vit", "scratch"))
-    expected = paired_difference(a["dice"], b["dice"], a["patient_id"].to_numpy(dtype=str), seed=0)
+    expected = paired_difference(a["dice"], b["dice"], a["patient_id"].to_numpy(dtype=str))
     assert found[0].paired == expected
     assert [c.adjusted_p for c in found] == pytest.approx(holm([c.paired.wilcoxon_p for c in found]))
     assert len(found[0].patients) == a["patient_id"].nunique()
@@ -22,26 +23,26 @@ def test_comparisons_use_scans_with_lesions_and_holm(model_results):
 def test_comparisons_pair_by_series_not_by_row(model_results):
     shuffled = model_results["scratch"].table.sample(frac=1, random_state=0)
     other = {**model_results, "scratch": ModelResult(**{**vars(model_results["scratch"]), "table": shuffled})}
-    plain, mixed = (compare(m, "dice", seed=0)[0].paired.difference for m in (model_results, other))
+    plain, mixed = (compare(m, "dice")[0].paired.difference for m in (model_results, other))
     assert (mixed.estimate, mixed.low, mixed.high) == pytest.approx((plain.estimate, plain.low, plain.high))
 
 
 def test_reference_is_compared_with_every_other(model_results):
-    found = compare(model_results, "dice", seed=0, reference="cnn")
+    found = compare(model_results, "dice", reference="cnn")
     assert [(c.first, c.second) for c in found] == [("VIT", "CNN"), ("SCRATCH", "CNN")]
     with pytest.raises(UserError, match=r"'unet'.*vit, scratch, cnn"):
-        compare(model_results, "dice", seed=0, reference="unet")
+        compare(model_results, "dice", reference="unet")
 
 
 def test_models_on_different_series_or_labels_are_refused(model_results):
     fewer = ModelResult(**{**vars(model_results["cnn"]), "table": model_results["cnn"].table.iloc[1:]})
     with pytest.raises(UserError, match=r"'vit' and 'cnn'.*1 differ: p000_s0"):
-        compare({"vit": model_results["vit"], "cnn": fewer}, "dice", seed=0)
+        compare({"vit": model_results["vit"], "cnn": fewer}, "dice")
     table = model_results["cnn"].table.copy()
     table.loc[3, "label_volume_mm3"] += 1
     relabelled = ModelResult(**{**vars(model_results["cnn"]), "table": table})
     with pytest.raises(UserError, match="same labels"):
-        compare({"vit": model_results["vit"], "cnn": relabelled}, "dice", seed=0)
+        compare({"vit": model_results["vit"], "cnn": relabelled}, "dice")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
         "slope_per_mm": slope,
         "slope_within_patients_per_mm": slope,
     }
-    facts = {"model": "a", "baseline": "b", "split": "dev", "seed": 3, "n_series": 12, "n_patients": 7}
+    facts = {"model": "a", "baseline": "b", "split": "dev", "n_series": 12, "n_patients": 7}
     facts |= {"n_with_lesion": 9, "cutoffs": None, "risk": None, "test_looks": {"a": 2, "b": 1}}
     return facts | {"metrics": {"dice": metric | changes}}
 
@@ -39,7 +39,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
 )
 def test_a_difference_is_established_by_test_and_interval(changes: dict[str, Any], verdict: str) -> None:
     lines = describe_comparison(comparison(**changes)).splitlines()
-    assert lines[0] == "a − b, dev: 12 scans of 7 patients, 9 with lesions; seed 3"
+    assert lines[0] == "a − b, dev: 12 scans of 7 patients, 9 with lesions"
     assert lines[1].endswith(f"patients: {verdict}")
 
 

@@ -26,7 +26,7 @@ def controlled(model_results: dict[str, ModelResult]) -> dict[str, ModelResult]:
         same = [{"dice": row["dice"], "plain_dice": row["plain_dice"]} for row in model.table.to_dict("records")]
         found = {"mean_tokens": lost, "silenced_attention": same}
         table = control_table(model.table, model.table["series_id"].tolist(), found)
-        controls = summarise_controls(table, list(found), seed=0, resamples=100)
+        controls = summarise_controls(table, list(found))
         return ModelResult(**{**vars(model), **facts, "summary": {**model.summary, "controls": controls}})
 
     return {

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from iac_lightning.evaluation.statistics.bootstrap import holm
+from iac_lightning.evaluation.statistics.paired import holm
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.model_result import MODEL_COLUMNS
 from iac_lightning.report.models.analysis import analysis_sections

@@ -59,7 +59,7 @@ def test_page_is_self_contained_and_complete(model_results, overlays, tmp_path):
 def test_page_of_one_model_without_lesions_and_without_plain_masks(make_table, tmp_path):
     table = make_table(0.7, 0, with_plain=False)
     table = table[~table["has_lesion"]].reset_index(drop=True)
-    model = ModelResult(name="m", label="M", table=table, summary=summarise(table, 0, resamples=50), threshold=0.5)
+    model = ModelResult(name="m", label="M", table=table, summary=summarise(table), threshold=0.5)
     text = write_report(tmp_path, {"m": model}, CONTEXT).read_text()
     assert "No answer" in text
     assert "Paired comparisons" not in text

@@ -58,7 +58,9 @@ def test_caveats(sweep: SweepResult, nothing: SweepResult) -> None:
     shared = replace(sweep, cells=[before, *(replace(cell, needs=("p",)) for cell in sweep.cells)])
     assert caveats(shared)[-1].startswith("All seeds of a cell start from one pre-training")
     assert "There are no intervals" not in caveats(shared)[-1]
-    assert caveats(swept(patients=1, hole=None))[-1].endswith("there are no intervals.")
+    assert (
+        caveats(swept(patients=4, hole=None))[-1] == "4 patients: too few for an interval, so nothing is established."
+    )
 
 
 @pytest.mark.parametrize(

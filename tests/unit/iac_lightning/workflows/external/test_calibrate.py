@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,7 @@ from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import Calibration, describe_calibration
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
-from iac_lightning.evaluation.tables.summary import summarise
 from iac_lightning.runs.looks import record_look
-from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.calibrate import DOMAIN_HU
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
 from iac_lightning.workflows.reports.model_results import external_result, overlays
@@ -45,12 +42,6 @@ def scan(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # what is said of dark voxels must change nothing but the plain mask
     probability = np.where(bright, special.expit(SHARPER * logit), 0.001).astype(np.float32)
     return hu, label, probability
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are tested elsewhere."""
-    monkeypatch.setattr(external, "summarise", partial(summarise, resamples=40))
 
 
 @pytest.fixture
@@ -99,7 +90,7 @@ def test_by_the_rule_of_the_projects_own_models(
     assert f"threshold alone: {found['plain_threshold']:g}" in describe_calibration(Calibration.from_dict(found))
     assert (out / "figures/reliability.png").stat().st_size > 10_000
     written = {path.name for path in out.iterdir() if not path.name.endswith(".lock")}
-    assert written == {"calibration.json", "evaluation", "figures", "model.json", "test_looks.jsonl"}
+    assert written == {"calibration.json", "evaluation", "figures", "model.json", "signatures.json", "test_looks.jsonl"}
 
     def masks(name: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         hu, _, probability = scans[name]

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.evaluation.tables.summary import summarise
 from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
@@ -38,12 +36,6 @@ def box(n: int) -> np.ndarray:
 
 LABELS = {"a1": box(4), "a2": box(2), "b1": box(0), "c1": box(0), "d1": box(3)}
 PREDICTED = {"a1": box(3), "a2": box(0), "b1": box(1), "c1": box(0), "d1": box(3)}
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are tested elsewhere."""
-    monkeypatch.setattr(external, "summarise", partial(summarise, resamples=40))
 
 
 @pytest.fixture

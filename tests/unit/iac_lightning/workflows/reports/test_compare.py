@@ -14,7 +14,7 @@ from data_modules.errors import UserError
 from data_modules.files import write_json_atomic
 from iac_lightning.cli import main
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs, compare_risk
-from iac_lightning.evaluation.statistics.bootstrap import effect_size, holm, paired_difference
+from iac_lightning.evaluation.statistics.paired import effect_size, holm, paired_difference
 from iac_lightning.evaluation.statistics.thickness import slope_ci
 from iac_lightning.evaluation.tables.series_table import write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
@@ -31,7 +31,7 @@ def evaluated(tmp_path: Path, make_table: Callable[..., pd.DataFrame]) -> dict[s
     for name, table in tables.items():
         for split in ("test", "dev"):
             write_series_table(table, tmp_path / name / f"evaluation/{split}.csv")
-            write_summary(summarise(table, 0, resamples=20), tmp_path / name / f"evaluation/{split}.json")
+            write_summary(summarise(table), tmp_path / name / f"evaluation/{split}.json")
         known = {"label": name, "predictions": {"test": "x"}, "cohort": "c.csv", "threshold": None}
         write_json_atomic(tmp_path / name / "model.json", known)
     return tables
@@ -43,18 +43,18 @@ def test_figures_are_those_of_the_statistics(evaluated: dict[str, pd.DataFrame],
     found = compare(*entries, "test", ["dice", "hd95_mm", "ppv"])
     a, b = (table[table["has_lesion"]] for table in evaluated.values())
     patients = a["patient_id"].to_numpy(dtype=str)
-    expected = paired_difference(a["dice"], b["dice"], patients, seed=0)
+    expected = paired_difference(a["dice"], b["dice"], patients)
     dice = found["metrics"]["dice"]
     assert dice["difference"]["value"] == pytest.approx(expected.difference.estimate)
     assert dice["difference"]["ci95"] == pytest.approx([expected.difference.low, expected.difference.high])
     assert (dice["wilcoxon_p"], dice["wins"], dice["losses"]) == (expected.wilcoxon_p, expected.wins, expected.losses)
     assert dice["cohen_dz"] == pytest.approx(effect_size(a["dice"], b["dice"], patients).dz)
-    slope = slope_ci(a["dice"] - b["dice"], a["slice_thickness_mm"], patients, seed=0)
+    slope = slope_ci(a["dice"] - b["dice"], a["slice_thickness_mm"], patients)
     assert dice["slope_per_mm"]["ci95"] == pytest.approx([slope.low, slope.high])
     raw = [m["wilcoxon_p"] for m in found["metrics"].values()]
     assert [m["holm_p"] for m in found["metrics"].values()] == pytest.approx(holm(raw))
     fixed = RiskCutoffs(low_mm3=40, medium_mm3=100, source="")
-    change = compare_risk(*evaluated.values(), fixed, seed=0)
+    change = compare_risk(*evaluated.values(), fixed)
     assert found["risk"]["misclassified"] == change.misclassified
     assert found["risk"]["relative_change"]["value"] == pytest.approx(change.relative_change.estimate)
     assert found["cutoffs"]["source"] == "fixed in the settings"

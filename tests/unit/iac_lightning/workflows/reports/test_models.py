@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
-from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
 from iac_lightning.report.page import ExtraFigure
@@ -89,7 +87,6 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalMod
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
-    monkeypatch.setattr(workflow, "analyse", partial(analyse, resamples=50))
     found = [
         ExternalModel(tmp_path / name, name, {"test": tmp_path / name}, tmp_path / "cohort.csv", None)
         for name in ("good", "large")
@@ -104,7 +101,7 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     table = hand_made(split, patients, {"good": 1.05, "large": 1.6}[entry.label])
     folder = entry.directory / "evaluation"
     write_series_table(table, folder / f"{split}.csv")
-    summary = summarise(table, 0, resamples=20, split=split, threshold=threshold)
+    summary = summarise(table, split=split, threshold=threshold)
     write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
@@ -208,6 +205,19 @@ def test_without_a_look_there_are_no_figures(entries: list[ExternalModel]) -> No
     assert len(table) == 40
 
 
+def test_intervals_of_an_earlier_version_are_made_again(entries: list[ExternalModel]) -> None:
+    path = entries[0].directory / "evaluation/test.json"
+    now = json.loads(path.read_text())
+    assert now["dice"]["ci95"][0] is not None
+    bootstrap = {"mean": 0.5, "ci95": [0.1, 0.2], "n": 3, "n_patients": 3}
+    old = {key: value for key, value in now.items() if key != "intervals"}
+    old |= {"dice": bootstrap, "controls": {"mean_tokens": {"dice": bootstrap}}}
+    path.write_text(json.dumps(old))
+    _, found = evaluation(entries[0], "test", look_at(entries[0], "compare", "test"))
+    assert found["dice"] == now["dice"]
+    assert found["controls"]["mean_tokens"]["dice"]["ci95"] == [None, None]  # of three patients
+
+
 def test_settings_of_the_evaluation_decide_strata_groups_and_intervals(
     entries: list[ExternalModel], tmp_path: Path
 ) -> None:
@@ -224,7 +234,6 @@ def test_settings_of_the_evaluation_decide_strata_groups_and_intervals(
     assert table.filter(like="≤ 3 mm (15 scans").iloc[0, 0] == pytest.approx(thin, abs=5e-4)
     command = "evaluation.thickness_edges_mm=[3.0] evaluation.risk_cutoffs_mm3=[0.0,30.0,90.0] evaluation.coverage=0.8"
     assert f"iac report …/good …/large --out …/page --split test {command}" in page
-    assert "Weakest on slices of &gt; 3 mm" in page
     with pytest.raises(UserError, match=r"different settings of evaluation \(thickness_edges_mm, .*coverage=…"):
         report([entries[0], replace(entries[1], evaluation=settings)], tmp_path / "page", "test")
 
