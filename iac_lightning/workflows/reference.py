@@ -32,6 +32,7 @@ from iac_lightning.evaluation.clinical.domain import Domain, ScanFacts, region_f
 from iac_lightning.evaluation.clinical.reference import Development, Reference
 from iac_lightning.evaluation.statistics.plain import plain
 from iac_lightning.runs.directory import Run
+from iac_lightning.runs.signatures import sign, was_changed
 from iac_lightning.workflows.one_series import development_volumes
 from iac_lightning.workflows.trained import CalibratedModel, TrainedModel, digest, on_host, series_work
 
@@ -71,6 +72,7 @@ def keep_reference(
     reference = Reference(domain=find_domain(run.config, model.trained_on), development=development)
     record = {"checkpoint_sha256": model.checkpoint_sha256, "depends_on": key, **reference.to_dict()}
     write_json_atomic(run.directory / FILE, record)
+    sign(run.directory, [run.directory / FILE], run.config.data.cohort)
 
 
 def reference_of(run: Run, checkpoint_sha256: str, trained_on: list[dict[str, Any]]) -> Reference:
@@ -85,6 +87,9 @@ def reference_of(run: Run, checkpoint_sha256: str, trained_on: list[dict[str, An
 
 
 def _read(run: Run) -> dict[str, Any]:
+    """What the file holds; nothing where there is none, or it is damaged or was changed by hand."""
+    if was_changed(run.directory, run.directory / FILE):
+        return {}
     try:
         record = json.loads((run.directory / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
