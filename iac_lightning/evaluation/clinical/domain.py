@@ -273,7 +273,8 @@ def _outside(domain: Domain, name: str, value: tuple[float, float]) -> dict[str,
 
 def span(low: float, high: float) -> str:
     """Such as "1 to 5", or "5" where both round to the same."""
-    words = [f"{v:.3g}".replace("-", "−") for v in (low, high)]
+    words = [f"{v:.3g}" if abs(v) < 999.5 else f"{v:.0f}" for v in (low, high)]
+    words = [word.replace("-", "−") for word in words]
     return words[0] if words[0] == words[1] else " to ".join(words)
 
 

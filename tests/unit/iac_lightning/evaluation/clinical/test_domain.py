@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iac_lightning.evaluation.clinical.domain import Domain, ScanFacts, compare_with, region_features, training_domain
+from iac_lightning.evaluation.clinical.domain import (
+    Domain,
+    ScanFacts,
+    compare_with,
+    region_features,
+    span,
+    training_domain,
+)
 
 
 def a_region(rng: np.random.Generator, level_hu: float = 35.0, bone: float = 0.1, noise_hu: float = 5.0) -> np.ndarray:
@@ -127,6 +134,11 @@ def test_it_survives_json_and_what_is_none_is_refused(domain: Domain) -> None:
     for change in wrong:
         with pytest.raises(ValueError, match="training domain"):
             Domain.from_dict({**record, **change} if change else {})
+
+
+def test_ranges_in_words() -> None:
+    assert span(-200, 1204.4) == "−200 to 1204"
+    assert span(0.4004, 0.4) == "0.4"
 
 
 def test_what_it_has_learnt_from_in_a_word(domain: Domain) -> None:
