@@ -104,6 +104,17 @@ def test_a_region_of_another_kind_is_far_and_other_hu_are_named(domain: Domain) 
     assert {entry["what"] for entry in shifted["out_of_range"]} == {"hu_p50", "hu_p99", "features"}
 
 
+@pytest.mark.parametrize(("farthest", "percentile", "n_found"), [(1.01, 50.0, 0), (0.99, 100.0, 1)])
+def test_far_is_farther_than_all_of_them(domain: Domain, farthest: float, percentile: float, n_found: int) -> None:
+    scan = facts_of(a_region(np.random.default_rng(1)))
+    root = np.sqrt([scan.features[name] for name in domain.center])
+    deviations = (root - list(domain.center.values())) / list(domain.scale.values())
+    distance = float((deviations**2).mean() ** 0.5)
+    found = compare_with(replace(domain, distances=(0.5 * distance, farthest * distance)), scan)
+    assert found["distance"] == pytest.approx(distance)
+    assert (found["percentile"], len(found["out_of_range"])) == (percentile, n_found)
+
+
 def test_without_registered_training_scans_a_low_similarity_is_still_said(domain: Domain) -> None:
     ranges = {name: pair for name, pair in domain.ranges.items() if name != "registration_similarity"}
     scan = facts_of(a_region(np.random.default_rng(1)), similarity=0.62)
