@@ -63,18 +63,22 @@ def require_look(splits: Iterable[str], look: RecordedLook | None, what: str) ->
         )
 
 
-def read_label(series: Series, like: Scan | Grid | None = None, look: RecordedLook | None = None) -> Volume:
+def read_label(
+    series: Series, like: Scan | Grid | None = None, look: RecordedLook | None = None, *, second: bool = False
+) -> Volume:
     """The labelled mask of a series of the cohort, as `read_mask` reads it.
 
     Args:
         series: with a label.
         like: the scan, or grid, that it must lie on.
         look: needed for a series of the test split.
+        second: the mask of the second reader, where there is one, instead of the label.
 
     Raises:
         TestSetGuardError: for a series of the test split without a look on record.
         UserError: when the mask cannot be read.
     """
     require_look((series.split,), look, f"label of {series.series_id}, a series")
-    assert series.label is not None, "callers check that there is a label"
-    return read_mask(series.label, like=like)
+    path = series.label_2 if second else series.label
+    assert path is not None, "callers check that there is a label"
+    return read_mask(path, like=like)

@@ -54,6 +54,8 @@ OPTIONAL_COLUMNS = {
     "label_volume_mm3": "calcium volume of the label, which stratifies splits where no true volume is known; may be "
     "empty: `iac split` measures the mask; else checked against the mask",
     "fold": "0, 1, … of a patient of finetune or dev, for `data.fold`; may be empty: `iac split --folds`",
+    "label_2": "NIfTI mask by a second reader, on the image's grid, who did not see the label; nothing learns from "
+    "it: it tells how far two people agree; may be empty",
     "dicom_series": "SeriesInstanceUID, where a DICOM folder holds several series; may be empty",
     "distinct": "yes: the id of this patient is like another's (`7` and `007`), and they are two people; may be empty",
 }
@@ -71,6 +73,7 @@ class Series:
     Attributes:
         image: absolute path of the NIfTI file or DICOM folder.
         label: absolute path of the mask, None where there is none. A mask may be empty of voxels.
+        label_2: likewise, by a second reader; only beside a label.
         split: one of `SPLITS`, or "" where none is assigned yet.
         slice_thickness_mm: how thick a slab one slice averages as the table gives it; None where it is empty. What
             counts is `PreparedSeries.slice_thickness_mm` (without a region: of `cohort.series.read_series`).
@@ -92,6 +95,7 @@ class Series:
     manufacturer: str = ""
     true_volume_mm3: float | None = None
     fold: int | None = None
+    label_2: Path | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -205,7 +209,7 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, list[str]]]:
 
 
 def _series(record: dict[str, str], folder: Path) -> Series:
-    known = {*COLUMNS, *SPACING, "true_volume_mm3", "distinct", "fold"}
+    known = {*COLUMNS, *SPACING, "true_volume_mm3", "distinct", "fold", "label_2"}
     thickness, true_volume = record["slice_thickness_mm"], record.get("true_volume_mm3", "")
     x, y, z = (number_in(record.get(column, "")) for column in SPACING)
     return Series(
@@ -220,6 +224,7 @@ def _series(record: dict[str, str], folder: Path) -> Series:
         manufacturer=record["manufacturer"],
         true_volume_mm3=number_in(true_volume) if true_volume else None,
         fold=int(record["fold"]) if record.get("fold") else None,
+        label_2=folder / record["label_2"] if record.get("label_2") else None,
         extra={column: value for column, value in record.items() if column not in known},
     )
 
@@ -258,9 +263,14 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
         is_there = record["image"] and os.path.exists(image)
         wrong = "is neither a file nor a folder" if is_there else "does not exist"
         yield "image", f"{record['image']!r} {wrong}; paths are relative to the table's folder"
-    if record.get("label") and not os.path.isfile(folder / record["label"]):
-        wrong = "is no file" if os.path.exists(folder / record["label"]) else "does not exist"
-        yield "label", f"{record['label']!r} {wrong}; paths are relative to the table's folder; empty: no label"
+    for column in ("label", "label_2"):
+        if record.get(column) and not os.path.isfile(folder / record[column]):
+            wrong = "is no file" if os.path.exists(folder / record[column]) else "does not exist"
+            yield column, f"{record[column]!r} {wrong}; paths are relative to the table's folder; empty: no label"
+    if record.get("label_2") and not record.get("label"):
+        yield "label_2", f"{record['label_2']!r} without a label; give the first reader's mask as label"
+    elif record.get("label_2") and folder / record["label_2"] == folder / record["label"]:
+        yield "label_2", f"{record['label_2']!r} is the label itself; give the second reader's own mask, or nothing"
     if fold := record.get("fold"):
         if not (fold.isascii() and fold.isdigit() and len(fold) <= 3 and str(int(fold)) == fold):
             yield "fold", f"{fold!r}; expected 0, 1, … or nothing: `iac split --folds` fills it"

@@ -206,6 +206,10 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         outside = int(np.count_nonzero(mask.data)) - int(np.count_nonzero(label.data))
         if outside:
             warnings.append(f"{outside} labelled voxels lie outside the region of interest")
+    if series.label_2 is not None:  # for evaluation alone, which reads the file: here it is only checked
+        second = read_mask(series.label_2, like=scan)
+        check_label(place(second, roi.grid, fill=0).data.astype(bool), roi.hu, series.label_2)
+        warnings += mask_remarks(series.label_2, scan)
     meta = {
         "series_id": series.series_id,
         "source_state": state,

@@ -18,7 +18,7 @@ from data_modules.scan.stored import image_files
 
 
 def source_files(series: Series) -> list[Path]:
-    """The files that decide a prepared series: image (all of a DICOM folder), its JSON sidecar, and label."""
+    """The files that decide a prepared series: image (all of a DICOM folder), its JSON sidecar, and labels."""
     if series.image.is_dir():
         try:
             files = files_below(series.image)
@@ -27,7 +27,8 @@ def source_files(series: Series) -> list[Path]:
     else:
         sidecar = sidecar_path(series.image)
         files = [*_parts(series.image), *([sidecar] if sidecar.is_file() else [])]
-    return files + (_parts(series.label) if series.label else [])
+    labels = [label for label in (series.label, series.label_2) if label]
+    return files + [part for label in labels for part in _parts(label)]
 
 
 def _parts(image: Path) -> list[Path]:

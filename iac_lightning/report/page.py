@@ -20,13 +20,13 @@ class Overlay:
 
     Attributes:
         kind: best, median or worst (`example_series`).
-        series_id: which series.
+        scan: what the scan is called on the page (`scan_names`).
         dice: its Dice.
         png: the picture (`scans.overlay_figure`).
     """
 
     kind: str
-    series_id: str
+    scan: str
     dice: float
     png: bytes
 
@@ -84,13 +84,35 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowStep:
+    """A step of one split.
+
+    Attributes:
+        words: what is left, and how many.
+        left_out: what was left out before it, and why.
+    """
+
+    words: str
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """The series of one split from the cohort table to what they were used for."""
+
+    split: str
+    steps: Sequence[FlowStep]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the page.
 
     Attributes:
         title: heading.
         text: what is asked and how to read the answer.
-        tables: shown first.
+        flows: shown first.
+        tables: shown next.
         figures: shown below them.
     """
 
@@ -98,6 +120,7 @@ class Section:
     text: str
     tables: Sequence[Table] = ()
     figures: Sequence[ExtraFigure] = ()
+    flows: Sequence[Flow] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +144,7 @@ class ReportContext:
         missing: what the page lacks and why, in one sentence; empty when nothing.
         mend: commands that make it.
         strata: of slice thickness.
+        trainings: what intervals leave out of how networks were trained, in a sentence.
     """
 
     title: str
@@ -139,6 +163,7 @@ class ReportContext:
     missing: str = ""
     mend: Sequence[str] = ()
     strata: Sequence[Stratum] = field(default=THICKNESS_STRATA)
+    trainings: str = "One training of each model: how much another seed would change is not in these intervals."
 
 
 def source(n: int, n_patients: int, context: ReportContext) -> str:

@@ -20,13 +20,19 @@ from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
+from iac_lightning.evaluation.calibration.held_out import held_out_lesions
 from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.figures.calibration import reliability_figure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.signatures import sign, was_changed
 from iac_lightning.tracking import logger as tracking
-from iac_lightning.workflows.one_series import SeriesWork, development_counts, development_voxels
+from iac_lightning.workflows.one_series import (
+    SeriesWork,
+    development_candidates,
+    development_counts,
+    development_voxels,
+)
 from iac_lightning.workflows.reference import keep_reference, reference_of
 from iac_lightning.workflows.trained import (
     ALONE,
@@ -89,7 +95,7 @@ def calibrate_together(
 def calibrate(
     model: TrainedModel, store: PreparedStore, logger: object = None, helpers: Helpers = ALONE
 ) -> Calibration:
-    """Temperature and bias by likelihood, then the operating point for the aim of the settings (`choose_point`).
+    """The scaling of the best cross-validated likelihood, then the operating point for the aim of the settings.
 
     Each development series is predicted once; the uncalibrated map is kept as
     `predictions/dev/<series>_uncalibrated.nii.gz`, from which every value before calibration follows, and with
@@ -98,7 +104,8 @@ def calibrate(
 
     Returns:
         The calibration. Its `record` holds also what the operating point was chosen among; `ece`, `adaptive_ece`,
-        `brier`, `nll`, each `_before` and `_after`, with `_ci95`; `reliability_before` and `_after`; counts
+        `brier`, `nll`, each `_before` and `_after` (cross-validated by patient), with `_ci95`; `reliability_before` and
+        `_after`; `lesions` likewise (`held_out.held_out_lesions`); which scaling was chosen and why; counts
         (`n_lesion_voxels_unseen`: labelled where the model says nothing); and which weights and data it belongs to.
 
     Raises:
@@ -114,6 +121,7 @@ def calibrate(
             tracking.log_summary(run, known.to_dict(), "calibration", logger)
         return known
     patients = [item.series.patient_id for item in series]
+    thickness_mm = [item.slice_thickness_mm for item in series]
 
     def shown(steps: Iterable[R], what: str) -> Iterable[R]:
         return tqdm(steps, total=len(series), desc=f"{run.config.name}: {what}", unit="scan", disable=None)
@@ -121,13 +129,14 @@ def calibrate(
     parts = shown(development(model, series, development_voxels, helpers), "predicting dev")
     with voxels_on_disk(parts, run.directory) as voxels:
         try:
-            scaling, fitted = calibrate_voxels(voxels, patients, seed, run.directory)
+            fitted = calibrate_voxels(voxels, patients, thickness_mm, seed, run.directory)
         except ValueError as error:
             raise UserError(f"{run.config.name}: the development split cannot calibrate this model: {error}") from None
-    counts = shown(development(model, series, partial(development_counts, scaling=scaling), helpers), "thresholds")
+    counted = partial(development_counts, scaling=fitted.scaling)
+    counts = shown(development(model, series, counted, helpers), "thresholds")
     settings = run.config.evaluation
     result = {
-        **fitted,
+        **fitted.record,
         **choose_point(
             list(counts),
             patients,
@@ -140,13 +149,16 @@ def calibrate(
         + (f", {run.config.loss.restrict_hu:g} HU and more" if run.config.loss.restrict_hu is not None else ""),
         **key,
     }
+    marked = partial(development_candidates, calibration=Calibration.from_dict(result))
+    candidates = list(shown(development(model, series, marked, helpers), "lesions"))
+    result["lesions"] = held_out_lesions(candidates, fitted.held, patients)
     source = (
         f"{run.config.name}; {result['n_voxels']:,} voxels of {len(series)} development scans "
         f"({result['n_patients']} patients); seed {seed}"
     )
     tracking.log_figure(
         logger,
-        reliability_figure(reliability(result, "before"), reliability(result, "after"), source),
+        reliability_figure(reliability(result, "before"), reliability(result, "after"), source, result["after"]),
         run.directory / "figures/reliability.png",
     )
     write_json_atomic(calibration_file(run), result)

@@ -65,7 +65,7 @@ def control_dice(work: ControlWork) -> dict[str, float] | None:
         return None
     scan = read_series(work.item.series)
     label = read_label(work.item.series, like=scan, look=work.look)
-    probability = work.calibration.apply(place(region, scan.grid, 0.0))
+    probability = work.calibration.apply(place(region, scan.grid, 0.0), work.item.slice_thickness_mm)
     mask, plain = work.calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
     found = {"dice": dice(mask.data, label.data), "plain_dice": dice(plain.data, label.data)}
     write_json_atomic(work.path, {"dice": found, "key": work.key})

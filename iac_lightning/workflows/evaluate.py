@@ -17,6 +17,7 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
 from iac_lightning.config.stored import config_hash
+from iac_lightning.evaluation.calibration.held_out import describe_reliability, reliability_of_scans
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.controls import CONTROLS_ENDING, WORDS, control_table, summarise_controls
@@ -30,7 +31,7 @@ from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.calibrate import calibrate_together, calibration_file
 from iac_lightning.workflows.control_series import ControlWork, control_dice
 from iac_lightning.workflows.guard import implausible, judged_set, keep_signed, look_facts, register_look
-from iac_lightning.workflows.one_series import EvaluationWork, evaluate_series
+from iac_lightning.workflows.one_series import Evaluated, EvaluationWork, evaluate_series
 from iac_lightning.workflows.reports.evaluated import warnings_file
 from iac_lightning.workflows.trained import (
     TrainedModel,
@@ -92,15 +93,16 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
     unverified = refuse_known_patients(series, model)
     guard = sharding.on_first(lambda: guard_facts(model, store, series, look)) if look else {}
 
-    def measured(mine: Sequence[PreparedSeries]) -> Iterator[dict[str, Any]]:
+    def measured(mine: Sequence[PreparedSeries]) -> Iterator[Evaluated]:
         works = [evaluation_work(model, item, split, calibration, look) for item in mine]
         return on_host(model, works, evaluate_series, helpers)
 
-    rows = sharding.share_out(measured, series, f"{run.config.name}: {split}")
+    found = sharding.share_out(measured, series, f"{run.config.name}: {split}")
     under = {name: under_control(model, name, series, split, calibration, look, helpers) for name in controls}
     if not is_main_process():
         return {}
-    table = series_table(rows)
+    table = series_table([each.row for each in found])
+    patients = [item.series.patient_id for item in series]
     controlled = control_table(table, [item.series.series_id for item in series], under)
     summary = {
         "run": run.config.name,
@@ -113,6 +115,7 @@ def evaluate_model(model: TrainedModel, split: str, helpers: Helpers) -> dict[st
         ),
         "plain_threshold": calibration.plain.general,
         **({"controls": summarise_controls(controlled, controls)} if controls else {}),
+        "reliability": reliability_of_scans([each.sums for each in found], patients),
         "calibration": {"file": calibration_file(run).name, **calibration.facts(APPLIED)},
         "checkpoint_sha256": model.checkpoint_sha256,
         "data_fingerprint": store.fingerprint,
@@ -235,6 +238,7 @@ def describe_evaluation(summary: dict[str, Any]) -> str:
         if values:
             parts = (f"{k} {estimate(values[k])}" for k in ("dice", "sensitivity", "ppv", "lesion_f1", "volume_icc"))
             lines.append(f"  {name}: {'; '.join(parts)}")
+    lines += describe_reliability(summary.get("reliability"))
     for control, found in summary.get("controls", {}).items():
         lines.append(
             f"  {control.replace('_', ' ')}: dice {estimate(found['dice'])}; so the network's {WORDS[control]} "

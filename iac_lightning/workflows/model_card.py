@@ -17,12 +17,12 @@ from data_modules.errors import UserError
 from data_modules.prepare.store import open_store
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_hash
-from iac_lightning.evaluation.calibration.record import Calibration, describe_point
+from iac_lightning.evaluation.calibration.record import Calibration, describe_point, describe_scaling
 from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.models.build import count_parameters
 from iac_lightning.modules.foreign import FILE as FOREIGN
 from iac_lightning.modules.foreign import licence_words
-from iac_lightning.report.words import estimate, interval
+from iac_lightning.report.words import estimate, interval, sentence
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import FILE, looks
 from iac_lightning.workflows.guard import guard_sentences, registry_at, set_sentence
@@ -273,13 +273,14 @@ def calibration(calibrated: Calibration) -> str:
     """Errors before and after, and how masks are cut."""
     record = calibrated.to_dict()
     rows = [
-        f"Temperature {record['temperature']:.3f} and bias {record['bias']:+.3f}, fitted to {record['n_series']} "
+        f"{sentence(describe_scaling(calibrated.scaling))} Chosen on {record['n_series']} "
         f"development scans of {record['n_patients']} patients. Operating point ({calibrated.point.aim}): "
         f"{describe_point(calibrated.point)}. A threshold alone: {record['plain_threshold']:g}.",
     ]
     known = [key for key in CALIBRATION if f"{key}_before" in record]
+    after = record.get("after", "of the fit")
     if known:
-        rows += ["", "| on the development split | before | after |", "|---|---|---|"]
+        rows += ["", f"| voxels of the development split | before | after ({after}) |", "|---|---|---|"]
     for key in known:
         cells = []
         for when in ("before", "after"):

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.cohort.look import RecordedLook, read_label
 from data_modules.cohort.series import read_series
+from data_modules.cohort.table import Series
 from data_modules.prepare.store import PreparedSeries
 from data_modules.scan.geometry import Grid, Volume, place
 from data_modules.scan.nifti import write_nifti
+from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
+from iac_lightning.evaluation.calibration.held_out import ScanSums, sums_of_scan
+from iac_lightning.evaluation.calibration.lesions import candidate_lesions
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.metrics.lesions import components
-from iac_lightning.evaluation.metrics.series import series_metrics
+from iac_lightning.evaluation.metrics.series import SeriesMetrics, series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
 from iac_lightning.modules.development import native_probability
 from iac_lightning.workflows.prediction_files import (
@@ -83,7 +87,8 @@ class EvaluationWork(SeriesWork):
     @property
     def key(self) -> dict[str, Any]:
         """What the calibrated map depends on."""
-        return {**self.raw_key, "temperature": self.calibration.temperature, "bias": self.calibration.bias}
+        own = self.calibration.scaling.of(self.item.slice_thickness_mm)
+        return {**self.raw_key, "temperature": own.temperature, "bias": own.bias}
 
     def is_saved(self) -> bool:
         """Whether the network need not be asked, as far as the keys tell."""
@@ -134,6 +139,20 @@ def development_counts(work: SeriesWork, scaling: Scaling) -> ScanCounts | None:
     return scan_counts(raw, lesions, n_lesions, hu, item.slice_thickness_mm, scaling, n_outside=outside)
 
 
+def development_candidates(work: SeriesWork, calibration: Calibration) -> Part | None:
+    """Uncalibrated probabilities of the lesions that are marked in a development series, and which of them are any.
+
+    None as `development_probability`.
+    """
+    raw = development_probability(work)
+    if raw is None:
+        return None
+    item = work.item
+    hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+    mask = calibration.masks(calibration.apply(raw, item.slice_thickness_mm), hu, item.slice_thickness_mm).mask
+    return candidate_lesions(mask.data, raw.data, development_label(item))
+
+
 def development_volumes(work: SeriesWork, calibration: Calibration) -> tuple[float, float] | None:
     """Predicted volume of a development series at the operating point, and labelled volume, mm³.
 
@@ -144,14 +163,26 @@ def development_volumes(work: SeriesWork, calibration: Calibration) -> tuple[flo
         return None
     item = work.item
     hu = Volume(np.asarray(item.native_hu()), item.native_grid)
-    mask = calibration.masks(calibration.apply(raw), hu, item.slice_thickness_mm).mask
+    mask = calibration.masks(calibration.apply(raw, item.slice_thickness_mm), hu, item.slice_thickness_mm).mask
     label = read_label(item.series, like=read_series(item.series))
     predicted, labelled = (float(np.count_nonzero(m.data)) * m.grid.voxel_volume_mm3 for m in (mask, label))
     return predicted, labelled
 
 
-def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
-    """Write one series' probability and masks on the scan's own grid, and measure them there: its row of the table.
+class Evaluated(NamedTuple):
+    """What is measured of a series.
+
+    Attributes:
+        row: of the table.
+        sums: of its probabilities, before and after calibration.
+    """
+
+    row: dict[str, Any]
+    sums: ScanSums
+
+
+def evaluate_series(work: EvaluationWork) -> Evaluated | None:
+    """Write one series' probability and masks on the scan's own grid, and measure them there.
 
     None: what is saved is damaged, and the network was not asked.
     """
@@ -161,18 +192,35 @@ def evaluate_series(work: EvaluationWork) -> dict[str, Any] | None:
     if probability is None:
         return None
     label = read_label(series, like=scan, look=work.look)
-    mask, plain = calibration.masks(probability, scan.volume, work.item.slice_thickness_mm)
+    thickness_mm = work.item.slice_thickness_mm
+    mask, plain = calibration.masks(probability, scan.volume, thickness_mm)
     write_nifti(mask, work.folder / f"{series.series_id}{MASK_ENDING}")
     write_nifti(plain, work.folder / f"{series.series_id}{PLAIN_MASK_ENDING}")
-    return series_row(
+    row = series_row(
         series.series_id,
         series.patient_id,
-        work.item.slice_thickness_mm,
+        thickness_mm,
         series_metrics(mask, label, scan),
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
-        series_metrics(calibration.uncalibrated_mask(probability), label, scan),
+        series_metrics(calibration.uncalibrated_mask(probability, thickness_mm), label, scan),
+        second_reader(series, scan, label, work.look),
     )
+    return Evaluated(row, sums_of_scan(probability, mask, label, calibration, thickness_mm))
+
+
+def second_reader(series: Series, scan: Scan, label: Volume, look: RecordedLook | None) -> SeriesMetrics | None:
+    """Values of the second reader's mask against the label, as of a prediction; None where there is no such mask.
+
+    Args:
+        series: of the cohort.
+        scan: of the series.
+        label: the first reader's mask, on the scan's grid.
+        look: needed for the test split.
+    """
+    if series.label_2 is None:
+        return None
+    return series_metrics(read_label(series, like=scan, look=look, second=True), label, scan)
 
 
 def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:
@@ -186,6 +234,6 @@ def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:
         if region is None:
             return None
         raw = place(region, grid, 0.0)
-    probability = work.calibration.apply(raw)
+    probability = work.calibration.apply(raw, work.item.slice_thickness_mm)
     write_prediction(probability, work.path, work.key)
     return probability

@@ -172,13 +172,14 @@ def segment(
     remark = thickness_remark(slice_thickness_mm, region.slice_thickness_mm, "the option slice_thickness_mm")
     calibration = model.calibration
     raw = predict_scan(model.network, scan, region, model.config, model.device)
-    probability = calibration.apply(raw)
+    probability = calibration.apply(raw, region.slice_thickness_mm)
     mask, plain = calibration.masks(probability, region.volume, region.slice_thickness_mm)
     domain = model.reference.domain
     facts = scan_facts(scan, region, None if registration is None else registration.similarity)
     compared = None if domain is None else compare_with(domain, facts)
     alarm = [*([foreign] if foreign else []), *out_of_range(compared)]
     lesions = measure_lesions(mask, region)
+    own = calibration.scaling.of(region.slice_thickness_mm)
     result = {
         **lesions,
         **volume_and_risk(model.reference.development, lesions["volume_mm3"], region.slice_thickness_mm),
@@ -194,7 +195,11 @@ def segment(
         "least_lesion_mm3": calibration.point.least_lesion_mm3,
         "operating_point": calibration.point.to_dict(),
         "plain_threshold": calibration.plain.at(region.slice_thickness_mm),
-        "calibration": calibration.facts(("temperature", "bias", "n_series", "n_patients")),
+        "calibration": {
+            "temperature": own.temperature,
+            "bias": own.bias,
+            **calibration.facts(("n_series", "n_patients")),
+        },
         "registration": registration_facts(registration),
         "training_domain": domain_facts(domain),
         "is_phantom": is_phantom_image(source),

@@ -56,9 +56,10 @@ def stress_series(
     """
     path = folder / f"{item.series.series_id}.csv"
     own_mm = item.slice_thickness_mm
+    by_thickness = ("by_thickness",) if calibration.scaling.by_thickness else ()
     settings = {
         **prediction_key(model, item),
-        "calibration": calibration.facts(("temperature", "bias")),
+        "calibration": calibration.facts(("temperature", "bias", *by_thickness)),
         "cut": [calibration.point.rule, calibration.point.least_lesion_mm3],
         "true_volume_mm3": item.series.true_volume_mm3,
         "version": [VERSION, PREPARATION_VERSION, list(COLUMNS)],
@@ -143,7 +144,7 @@ def measure_version(
     thickness_mm = item.slice_thickness_mm if is_native else scan.slice_thickness_mm
     region = canonical_scan(scan).crop(center_ras_mm, config.data.grid.roi_mm)
     raw = place(predict_scan(network_for(model, item), scan, region, config, model.device), scan.grid, 0.0)
-    masks = calibration.masks(calibration.apply(raw), scan.volume, thickness_mm)
+    masks = calibration.masks(calibration.apply(raw, thickness_mm), scan.volume, thickness_mm)
     metrics, plain = (against_thin(mask, label, scan, thin) for mask in masks)
     ceiling = protocol_label(label, scan.volume)
     row = series_row(series.series_id, series.patient_id, thickness_mm, metrics, plain, series.true_volume_mm3)

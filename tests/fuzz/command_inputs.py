@@ -21,7 +21,7 @@ from tests.fuzz.judging import Maker, Trial, Wanted, spoken
 Generator = np.random.Generator
 
 OUTPUTS = ("mask.nii.gz", "mask_plain.nii.gz", "probability.nii.gz", "overlay.png", "result.json")
-MEASURED = ("volume_mm3", "n_lesions", "lesions", "volume_protocol_mm3", "slice_thickness_mm")
+MEASURED = ("volume_mm3", "n_lesions", "lesions", "volume_plain_mm3", "slice_thickness_mm")
 
 
 def words(scan: Path, out: Path) -> list[str]:

@@ -272,7 +272,7 @@ def bundle_trial(bundle: Path, wanted: Wanted = Wanted.HONESTY, mark: Path | Non
         model = load_bundle(bundle)
         known = model.calibration
         point = known.point.thresholds.at(4.0), known.point.least_lesion_mm3
-        return model, (known.temperature, known.bias, known.plain.at(4.0), *point)
+        return model, (known.scaling.temperature, known.scaling.bias, known.plain.at(4.0), *point)
 
     def differs(both: Any) -> str:
         model, found = both

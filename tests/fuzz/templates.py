@@ -40,8 +40,8 @@ def make(folder: Path) -> None:
 
 
 def save_cohort(data: Path) -> None:
-    for name in ("A", "B"):
-        nifti_inputs.save(nifti_inputs.image(), data / f"{name}.nii.gz")
+    for shift_hu, name in enumerate("AB"):  # the image of one patient is no other's
+        nifti_inputs.save(nifti_inputs.image(head.simulated_hu() + shift_hu), data / f"{name}.nii.gz")
         nifti_inputs.save(nifti_inputs.image(head.lesion_mask()), data / f"{name}_label.nii.gz")
     header = "patient_id,series_id,image,label,split,slice_thickness_mm,kernel,manufacturer"
     rows = [f"P{name},{name},{name}.nii.gz,{name}_label.nii.gz,finetune,4,H31s,X" for name in "AB"]

@@ -27,6 +27,7 @@ from iac_lightning.modules.mae_module import MAEModule
 from iac_lightning.report.words import estimate
 from iac_lightning.runs.directory import load_run
 from iac_lightning.runs.looks import looks
+from iac_lightning.runs.signatures import sign
 from iac_lightning.workflows.bundle_files import FILES, WEIGHTS
 from iac_lightning.workflows.predict import OUTPUTS
 from tests.integration.settings import experiment, overrides
@@ -106,8 +107,8 @@ def test_the_whole_table_follows_from_the_files_by_plain_numpy(
     table = pd.read_csv(tmp_path / "cnn/evaluation/test.csv")
     table.loc[0, "volume_mm3"] += 0.5
     table.to_csv(tmp_path / "cnn/evaluation/test.csv", index=False)
-    (told,) = differences(tmp_path / "cnn", phantom_cohort)[1]
-    assert "volume_mm3" in told
+    told = differences(tmp_path / "cnn", phantom_cohort)[1]
+    assert f"{table.loc[0, 'series_id']}: volume_mm3" in told[0]
 
 
 def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phantom_cohort: Path) -> None:
@@ -121,7 +122,8 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
     assert summary["checkpoint_sha256"] == calibration["checkpoint_sha256"]
     assert main(["evaluate", str(runs / "cnn"), "--split", "dev"]) == 0
     table = pd.read_csv(runs / "cnn/evaluation/dev.csv")
-    assert calibration["plain_score"] == pytest.approx(table.loc[table["has_lesion"], "plain_dice"].mean())
+    scores = table["plain_dice"].where(table["has_lesion"], (table["plain_volume_mm3"] == 0).astype(float))
+    assert calibration["plain_score"] == pytest.approx(scores.groupby(table["patient_id"]).mean().mean())
     squares = []
     for series in read_cohort(phantom_cohort).split("dev"):
         stem = runs / "cnn/predictions/dev" / series.series_id
@@ -139,7 +141,11 @@ def test_the_calibration_made_at_the_end_of_training_is_applied(runs: Path, phan
         total = half.sum() + label.sum()
         assert row["uncalibrated_dice"] == pytest.approx(2 * (half & label).sum() / total if total else 1)
         squares.append((calibrated[inside] - label[inside]) ** 2)
-    assert calibration["brier_after"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    found = json.loads((runs / "cnn/evaluation/dev.json").read_text())["reliability"]["voxels"]
+    assert found["after"]["brier"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+    for name in ("ece", "brier", "nll"):
+        assert found["before"][name] == pytest.approx(calibration[f"{name}_before"], rel=1e-2)
+    assert calibration["nll_after"] <= calibration["nll_before"]
 
 
 def test_a_vit_is_evaluated_under_its_controls_within_one_look(runs: Path) -> None:
@@ -186,10 +192,11 @@ def test_controls_that_were_cut_off_go_on_and_can_be_left_out(
     assert "controls" not in json.loads((folder / "test.json").read_text())
 
 
-def test_another_calibration_makes_predictions_anew(runs: Path, tmp_path: Path) -> None:
+def test_another_calibration_makes_predictions_anew(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "cnn", tmp_path / "cnn")
     path = tmp_path / "cnn/calibration.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": 0.25}))
+    sign(path.parent, [path], phantom_cohort)
     assert main(["evaluate", str(tmp_path / "cnn")]) == 0
     assert json.loads((tmp_path / "cnn/evaluation/test.json").read_text())["calibration"]["bias"] == 0.25
     name = next((runs / "cnn/predictions/test").glob("*_probability.nii.gz")).name

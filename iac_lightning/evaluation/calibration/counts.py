@@ -77,7 +77,8 @@ def scan_counts(
         n_outside: labelled voxels outside the region: they can only be missed, and count as in every evaluation.
         domain_hu: darker voxels count as unseen, as do those of probability 0.
     """
-    probability = raw.with_data(apply(raw.data, scaling.temperature, scaling.bias))
+    own = scaling.of(slice_thickness_mm)
+    probability = raw.with_data(apply(raw.data, own.temperature, own.bias))
     by_rule = {"protocol": protocol_prior_probability(probability, hu).data, "none": probability.data}
     fewest = [least_voxels(least_mm3, raw.grid.voxel_volume_mm3) for least_mm3 in LEAST_LESIONS_MM3]
     label = lesions > 0

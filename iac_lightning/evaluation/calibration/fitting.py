@@ -1,9 +1,10 @@
-"""Temperature and bias from the voxels of the development split, and how good probabilities are before and after."""
+"""The scaling from the voxels of the development split, and how good probabilities are before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -12,55 +13,81 @@ import numpy as np
 
 from data_modules.errors import UserError
 from data_modules.files import on_disk
-from iac_lightning.evaluation.calibration.quality import BINS, QUALITIES, RESAMPLES, quality
-from iac_lightning.evaluation.calibration.scaling import HIGHEST, LOWEST, Part, Scaling, apply, fit, sample
+from iac_lightning.evaluation.calibration.candidates import choose_scaling
+from iac_lightning.evaluation.calibration.quality import BINS, QUALITIES, quality
+from iac_lightning.evaluation.calibration.scaling import HIGHEST, LOWEST, Part, Scaling, apply, thinned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What the voxels of the development split say.
+
+    Attributes:
+        scaling: that is shipped.
+        held: of each series, fitted like the shipped one to the patients of other folds, and for its slice thickness.
+        record: what of it goes into `calibration.json` as it is.
+    """
+
+    scaling: Scaling
+    held: list[Scaling]
+    record: dict[str, Any]
 
 
 def calibrate_voxels(
-    voxels: Sequence[Part], patients: Sequence[str], seed: int, folder: Path
-) -> tuple[Scaling, dict[str, Any]]:
-    """Temperature and bias of the greatest likelihood, and the quality of the probabilities before and after.
+    voxels: Sequence[Part], patients: Sequence[str], thickness_mm: Sequence[float], seed: int, folder: Path
+) -> Fitted:
+    """The scaling that cross-validation chooses (`candidates.choose_scaling`), and how good probabilities are.
+
+    The quality after calibration is cross-validated by patient too: each scan's probabilities are calibrated by what
+    was fitted to other patients.
 
     Args:
         voxels: of each development series, in the model's domain; best memory-mapped (`voxels_on_disk`).
         patients: `[len(voxels)]`, whose series it is.
-        seed: of the sample that is fitted and of the bootstrap.
+        thickness_mm: `[len(voxels)]`, of its slices.
+        seed: of the sample that is fitted and of the folds.
         folder: for a temporary file of the calibrated probabilities.
-
-    Returns:
-        The scaling, and what of it goes into `calibration.json` as it is.
 
     Raises:
         ValueError: with only one kind of voxels.
     """
-    scaling = fit(*(drawn := sample(voxels, seed)))
-    before = quality(voxels, patients, seed)
-    calibrated = ((apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels)
+    drawn = thinned(voxels, seed)
+    choice = choose_scaling(voxels, drawn, patients, thickness_mm, seed)
+    before = quality(voxels, patients)
+    calibrated = ((apply(p, s.temperature, s.bias), y) for (p, y), s in zip(voxels, choice.held, strict=True))
     with voxels_on_disk(calibrated, folder) as voxels_after:
-        after = quality(voxels_after, patients, seed)
-    return scaling, {
-        "temperature": scaling.temperature,
-        "bias": scaling.bias,
-        **{
-            f"{name}_{when}{suffix}": values[f"{name}{suffix}"]
-            for name in QUALITIES
-            for when, values in (("before", before), ("after", after))
-            for suffix in ("", "_ci95")
+        after = quality(voxels_after, patients)
+    return Fitted(
+        scaling=choice.scaling,
+        held=choice.held,
+        record={
+            "temperature": choice.scaling.temperature,
+            "bias": choice.scaling.bias,
+            "by_thickness": choice.scaling.by_thickness and choice.scaling.by_thickness._asdict(),
+            "scaling": choice.name,
+            "scaling_why": choice.why,
+            "candidates": choice.candidates,
+            "after": choice.words,
+            **{
+                f"{name}_{when}{suffix}": values[f"{name}{suffix}"]
+                for name in QUALITIES
+                for when, values in (("before", before), ("after", after))
+                for suffix in ("", "_ci95")
+            },
+            "split": "dev",
+            "seed": seed,
+            "bins": BINS,
+            "clip": [float(LOWEST), float(HIGHEST)],
+            "n_series": len(voxels),
+            "n_patients": len(set(patients)),
+            "n_voxels": before["n_voxels"],
+            "n_lesion_voxels": before["n_lesion_voxels"],
+            "n_fit_voxels": sum(len(p) for p, _, _ in drawn),
+            "warnings": remarks(choice.scaling, before, after),
+            "reliability_before": before["reliability"],
+            "reliability_after": after["reliability"],
         },
-        "split": "dev",
-        "seed": seed,
-        "resamples": RESAMPLES,
-        "bins": BINS,
-        "clip": [float(LOWEST), float(HIGHEST)],
-        "n_series": len(voxels),
-        "n_patients": len(set(patients)),
-        "n_voxels": before["n_voxels"],
-        "n_lesion_voxels": before["n_lesion_voxels"],
-        "n_fit_voxels": len(drawn[0]),
-        "warnings": remarks(scaling, before, after),
-        "reliability_before": before["reliability"],
-        "reliability_after": after["reliability"],
-    }
+    )
 
 
 @contextmanager
@@ -95,7 +122,8 @@ def remarks(scaling: Scaling, before: dict[str, Any], after: dict[str, Any]) -> 
         sentences.append(f"temperature {scaling.temperature:g} is a limit: on the development split this model {what}")
     if after["ece"] > before["ece"]:
         sentences.append(
-            f"the expected calibration error did not fall ({before['ece']:.3g} to {after['ece']:.3g}): the fit is by "
-            f"likelihood ({before['nll']:.3g} to {after['nll']:.3g}), which weighs missed lesions more than bins do"
+            f"the expected calibration error did not fall in cross-validation ({before['ece']:.3g} to "
+            f"{after['ece']:.3g}): the fit is by likelihood ({before['nll']:.3g} to {after['nll']:.3g}), which weighs "
+            "missed lesions more than bins do"
         )
     return sentences

@@ -6,76 +6,136 @@ Like the fit (`scaling`), all of it looks at the voxels of the model's domain on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from math import isnan
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iac_lightning.evaluation.calibration.scaling import HIGHEST, LOWEST, Part
+from iac_lightning.evaluation.statistics.intervals import sums_ci
+from iac_lightning.evaluation.statistics.jackknife import POSITIVE, REAL, SHARE, Scale, Statistic, ratio
 
 QUALITIES = ("ece", "adaptive_ece", "brier", "nll")
 """The values that `quality` gives, as they are called in files."""
 
+STREAMED = ("ece", "brier", "nll")
+"""Those that need no second look at the voxels (`quality_of_sums`)."""
+
 BINS = 15
-RESAMPLES = 2_000
 
 
-def quality(parts: Sequence[Part], patients: Sequence[str], seed: int) -> dict[str, Any]:
-    """Calibration errors, proper scores and the reliability curve over all voxels of all parts.
+class Sums(NamedTuple):
+    """What the quality of a scan's probabilities follows from, however many they are.
 
-    - `ece`: Σ_b n_b/n · |mean label − mean probability| over `BINS` bins of equal width, `[k/15, (k+1)/15)`;
-    - `adaptive_ece`: the same over bins of equal mass. With the probabilities sorted, bin k begins at the value of rank
-      ⌊k·n/15⌋ (counted from 0); equal probabilities are never parted;
-    - `brier`: mean squared difference; `nll`: mean negative log-likelihood (nats), probabilities clipped to [`LOWEST`,
-      `HIGHEST`];
-    - `reliability`: one row for each bin of equal width that holds a voxel.
+    Attributes:
+        bins: `[BINS, 3]` in each bin of equal width: number, sum of probabilities, sum of labels.
+        scores: `[3]` number, sum of squared differences, sum of negative log-likelihoods (nats).
+    """
 
-    Intervals are 95 % percentile bootstraps over patients; None below two patients that have voxels (in a bin: there).
-    The adaptive bins are those of the whole sample in every resample.
+    bins: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
+def sums_of(part: Part) -> Sums:
+    """Sums over the voxels (or lesions) of one scan; probabilities are clipped to [`LOWEST`, `HIGHEST`] for the log."""
+    probability, label = part
+    p, y = probability.astype(np.float64), np.asarray(label, dtype=np.float64)
+    q = np.clip(probability, LOWEST, HIGHEST).astype(np.float64)
+    nll = -(np.log(q[label]).sum() + np.log1p(-q[~label]).sum())
+    return Sums(
+        bins=_bin_sums(np.minimum((p * BINS).astype(np.int64), BINS - 1), p, y),
+        scores=np.array([len(p), ((p - y) ** 2).sum(), nll]),
+    )
+
+
+def quality(parts: Sequence[Part], patients: Sequence[str]) -> dict[str, Any]:
+    """`quality_of_sums`, and `adaptive_ece`, which needs all voxels at hand: the error over bins of equal mass.
+
+    With the probabilities sorted, bin k begins at the value of rank ⌊k·n/15⌋ (counted from 0); equal probabilities are
+    never parted. The bins are those of the whole sample for the interval too.
 
     Args:
         parts: voxels of each series; probabilities above 0.
         patients: `[len(parts)]`, whose series it is.
-        seed: decides the resamples.
+    """
+    sizes = [len(p) for p, _ in parts]
+    total = sum(sizes)
+    edges = _order_statistics([p for p, _ in parts], np.arange(1, BINS) * total // BINS)
+    mass = [
+        _bin_sums(np.searchsorted(edges, np.asarray(p), side="right"), p.astype(np.float64), np.asarray(y, np.float64))
+        for p, y in parts
+    ]
+    value, ends = _with_interval([m.ravel() for m in mass], _ece, patients, sizes, POSITIVE)
+    return {
+        **quality_of_sums([sums_of(part) for part in parts], patients),
+        "adaptive_ece": value,
+        "adaptive_ece_ci95": ends,
+    }
+
+
+def quality_of_sums(sums: Sequence[Sums], patients: Sequence[str], counted: str = "voxels") -> dict[str, Any]:
+    """Calibration error, proper scores and the reliability curve over all voxels (or lesions) of all scans.
+
+    - `ece`: Σ_b n_b/n · |mean label − mean probability| over `BINS` bins of equal width, `[k/15, (k+1)/15)`;
+    - `brier`: mean squared difference; `nll`: mean negative log-likelihood (nats);
+    - `reliability`: one row for each bin that holds something.
+
+    Intervals are 95 % over patients; None where there are too few (in a bin: that have something there).
+
+    Args:
+        sums: of each scan, at least one of which has something.
+        patients: `[len(sums)]`, whose scan it is.
+        counted: what probabilities are of, for the names of counts.
 
     Returns:
-        Plain types: each of `QUALITIES` and `<name>_ci95`, `reliability`, `n_voxels`, `n_lesion_voxels`.
+        Plain types: each of `STREAMED` and `<name>_ci95`, `reliability`, `n_voxels`, `n_lesion_voxels`, `n_patients`.
     """
-    _, codes = np.unique(np.asarray(patients), return_inverse=True)
-    n_patients = int(codes.max()) + 1
-    total = sum(len(p) for p, _ in parts)
-    edges = _order_statistics([p for p, _ in parts], np.arange(1, BINS) * total // BINS)
-    width, mass = np.zeros((2, n_patients, BINS, 3))
-    scores = np.zeros((n_patients, 3))
-    for code, (probability, label) in zip(codes, parts, strict=True):
-        p, y = probability.astype(np.float64), np.asarray(label, dtype=np.float64)
-        width[code] += _bin_sums(np.minimum((p * BINS).astype(np.int64), BINS - 1), p, y)
-        mass[code] += _bin_sums(np.searchsorted(edges, np.asarray(probability), side="right"), p, y)
-        q = np.clip(probability, LOWEST, HIGHEST).astype(np.float64)
-        nll = -(np.log(q[label]).sum() + np.log1p(-q[~label]).sum())
-        scores[code] += len(p), ((p - y) ** 2).sum(), nll
-    # A resample draws as many patients as there are: how often each was drawn is all that sums need.
-    rng = np.random.default_rng([seed, n_patients])
-    times = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=RESAMPLES)
-    times = times[times @ scores[:, 0] > 0]  # a draw of patients of whom nothing is said tells nothing
-    resampled = np.tensordot(times, width, axes=1)
-    score_draws = times @ scores
-    scored = {
-        "ece": (_ece(width.sum(axis=0)), _ece(resampled)),
-        "adaptive_ece": (_ece(mass.sum(axis=0)), _ece(np.tensordot(times, mass, axes=1))),
-        "brier": (scores[:, 1].sum() / total, score_draws[:, 1] / score_draws[:, 0]),
-        "nll": (scores[:, 2].sum() / total, score_draws[:, 2] / score_draws[:, 0]),
-    }
+    bins, scores = np.stack([s.bins for s in sums]), np.stack([s.scores for s in sums])
+    columns = {"ece": bins.reshape(len(sums), -1), "brier": scores[:, [1, 0]], "nll": scores[:, [2, 0]]}
     result: dict[str, Any] = {}
-    for name, (value, values) in scored.items():
-        result[name] = float(value)
-        result[f"{name}_ci95"] = _interval(values) if np.count_nonzero(scores[:, 0]) > 1 else None
+    for name, statistic in (("ece", _ece), ("brier", _quotient), ("nll", _quotient)):
+        result[name], result[f"{name}_ci95"] = _with_interval(
+            columns[name], statistic, patients, scores[:, 0], POSITIVE
+        )
     return {
         **result,
-        "n_voxels": total,
-        "n_lesion_voxels": int(width[..., 2].sum()),
-        "reliability": _reliability(width, resampled),
+        f"n_{counted}": int(bins[..., 0].sum()),
+        f"n_lesion_{counted}": int(bins[..., 2].sum()),
+        "n_patients": len(np.unique(np.asarray(patients)[scores[:, 0] > 0])),
+        "reliability": [row for k in range(BINS) if (row := _reliability_row(k, bins[:, k], patients, counted))],
     }
+
+
+def ratio_of_sums(columns: NDArray[np.float64], patients: Sequence[str]) -> tuple[float, list[float] | None]:
+    """Ratio of the sums of two columns `[n_scans, 2]`, of which the second counts, with its interval over patients."""
+    return _with_interval(columns, _quotient, patients, columns[:, 1], REAL)
+
+
+def _with_interval(
+    columns: ArrayLike, statistic: Statistic, patients: Sequence[str], sizes: ArrayLike, scale: Scale
+) -> tuple[float, list[float] | None]:
+    """A statistic of sums over scans, and the ends of its 95 % interval over patients (`sums_ci`).
+
+    Args:
+        columns: `[n_scans, k]` what is summed.
+        statistic: of the sums `[..., k]`.
+        patients: `[n_scans]`.
+        sizes: `[n_scans]` how much each scan holds; those of nothing do not count as patients.
+        scale: of the interval.
+
+    Returns:
+        The ends are None where there is no interval, as with too few patients.
+    """
+    some = np.asarray(sizes) > 0
+    found = sums_ci(
+        np.asarray(columns, dtype=np.float64)[some],
+        statistic,
+        np.asarray(patients)[some],
+        leverage=np.asarray(sizes, dtype=np.float64)[some],
+        scale=scale,
+    )
+    return found.estimate, None if isnan(found.low) or isnan(found.high) else [found.low, found.high]
 
 
 def _bin_sums(bins: NDArray[np.integer], p: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,35 +144,29 @@ def _bin_sums(bins: NDArray[np.integer], p: NDArray[np.float64], y: NDArray[np.f
 
 
 def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[..., BINS, 3]` to `[...]`: n_b · |mean label − mean probability| is |Σ label − Σ probability|."""
-    error: NDArray[np.float64] = np.abs(sums[..., 2] - sums[..., 1]).sum(axis=-1) / sums[..., 0].sum(axis=-1)
-    return error
+    """`[..., BINS · 3]` to `[...]`: n_b · |mean label − mean probability| is |Σ label − Σ probability|."""
+    n, p, y = np.moveaxis(sums.reshape(*sums.shape[:-1], BINS, 3), -1, 0)
+    return ratio(np.abs(y - p).sum(axis=-1), n.sum(axis=-1))
 
 
-def _reliability(sums: NDArray[np.float64], resampled: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Rows of the curve from sums by patient `[n_patients, BINS, 3]` and by resample `[RESAMPLES, BINS, 3]`."""
-    rows = []
-    for k in range(BINS):
-        n, p, y = sums[:, k].sum(axis=0)
-        if not n:
-            continue
-        patients = int((sums[:, k, 0] > 0).sum())
-        drawn = resampled[:, k][resampled[:, k, 0] > 0]
-        rows.append(
-            {
-                "bin": [k / BINS, (k + 1) / BINS],
-                "n_voxels": int(n),
-                "n_patients": patients,
-                "mean_probability": float(p / n),
-                "lesion_share": float(y / n),
-                "lesion_share_ci95": _interval(drawn[:, 2] / drawn[:, 0]) if patients > 1 else None,
-            }
-        )
-    return rows
+def _quotient(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[..., 2]` to `[...]`; nan where the second is 0."""
+    return ratio(sums[..., 0], sums[..., 1])
 
 
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    return [float(v) for v in np.quantile(values, [0.025, 0.975])]
+def _reliability_row(k: int, sums: NDArray[np.float64], patients: Sequence[str], counted: str) -> dict[str, Any] | None:
+    """Of the curve, from sums by scan `[n_scans, 3]` in bin k; None where it is empty."""
+    n, p, y = sums.sum(axis=0)
+    if not n:
+        return None
+    return {
+        "bin": [k / BINS, (k + 1) / BINS],
+        f"n_{counted}": int(n),
+        "n_patients": len(np.unique(np.asarray(patients)[sums[:, 0] > 0])),
+        "mean_probability": float(p / n),
+        "lesion_share": float(y / n),
+        "lesion_share_ci95": _with_interval(sums[:, [2, 0]], _quotient, patients, sums[:, 0], SHARE)[1],
+    }
 
 
 def _order_statistics(arrays: Iterable[NDArray[np.float32]], ranks: NDArray[np.int64]) -> NDArray[np.float32]:

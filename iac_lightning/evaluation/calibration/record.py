@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES, OperatingPoint
 from iac_lightning.evaluation.calibration.quality import QUALITIES
-from iac_lightning.evaluation.calibration.scaling import TEMPERATURES, apply, calibrated_half
+from iac_lightning.evaluation.calibration.scaling import (
+    IDENTITY,
+    TEMPERATURES,
+    Scaling,
+    ThicknessTerm,
+    apply,
+    calibrated_half,
+    undo,
+)
 from iac_lightning.evaluation.calibration.thresholds import Thresholds
 
 APPLIED = (
     "temperature",
     "bias",
+    "by_thickness",
     "operating_point",
     "plain_threshold",
     "plain_thickness",
@@ -27,7 +39,7 @@ APPLIED = (
 )
 """What an evaluation says of the calibration that it applied."""
 
-DECIDING = APPLIED[:5]
+DECIDING = APPLIED[:6]
 """Those that decide probabilities and masks."""
 
 _POINT = ("aim", "rule", "least_lesion_mm3", "threshold", "thickness")
@@ -39,7 +51,11 @@ LARGEST_BIAS = 1000.0
 DESCRIBED = (
     "n_series",
     "n_patients",
+    "scaling",
+    "scaling_why",
+    "after",
     *(f"{name}_{when}" for name in QUALITIES for when in ("before", "after")),
+    "lesions",
     "plain_score",
     "warnings",
 )
@@ -63,16 +79,14 @@ class Calibration:
     """What is done to a model's probabilities before they are believed.
 
     Attributes:
-        temperature: of the logits (`scaling.Scaling`).
-        bias: of the logits.
+        scaling: of the logits.
         point: how the mask that is the result is cut.
         plain: where calibrated probabilities are cut for the mask of a threshold alone.
         record: all that `calibration.json` holds, in its order: also how it was fitted, and which weights and data it
             belongs to.
     """
 
-    temperature: float
-    bias: float
+    scaling: Scaling
     point: OperatingPoint
     plain: Thresholds
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -101,8 +115,11 @@ class Calibration:
         if wrong := list(_wrong_values(record)):
             raise UserError(f"{source}: not a calibration: {'; '.join(wrong)}. {again}")
         return cls(
-            temperature=record["temperature"],
-            bias=record["bias"],
+            scaling=Scaling(
+                temperature=record["temperature"],
+                bias=record["bias"],
+                by_thickness=record["by_thickness"] and ThicknessTerm(**record["by_thickness"]),
+            ),
             point=OperatingPoint.from_dict(record["operating_point"]),
             plain=Thresholds(general=record["plain_threshold"], by_thickness=record["plain_thickness"]),
             record=record,
@@ -112,8 +129,9 @@ class Calibration:
         """What `calibration.json` holds; `from_dict` and back gives the same bytes."""
         return {
             **self.record,  # keys that follow keep their place in it
-            "temperature": self.temperature,
-            "bias": self.bias,
+            "temperature": self.scaling.temperature,
+            "bias": self.scaling.bias,
+            "by_thickness": self.scaling.by_thickness and self.scaling.by_thickness._asdict(),
             "operating_point": {**self.record.get("operating_point", {}), **self.point.to_dict()},
             "plain_threshold": self.plain.general,
             "plain_thickness": self.plain.by_thickness,
@@ -124,9 +142,15 @@ class Calibration:
         everything = {**self.to_dict(), "operating_point": self.point.to_dict()}
         return {name: everything[name] for name in names}
 
-    def apply(self, probability: Volume) -> Volume:
-        """Calibrated probabilities of uncalibrated ones; where the model says nothing (0), nothing."""
-        return probability.with_data(apply(probability.data, self.temperature, self.bias))
+    def apply(self, probability: Volume, slice_thickness_mm: float) -> Volume:
+        """Calibrated probabilities of the uncalibrated ones of a scan; where the model says nothing (0), nothing."""
+        own = self.scaling.of(slice_thickness_mm)
+        return probability.with_data(apply(probability.data, own.temperature, own.bias))
+
+    def undo(self, probability: NDArray[np.floating], slice_thickness_mm: float) -> NDArray[np.float32]:
+        """Uncalibrated probabilities of the calibrated ones of a scan."""
+        own = self.scaling.of(slice_thickness_mm)
+        return undo(probability, own.temperature, own.bias)
 
     def masks(self, probability: Volume, hu: Volume, slice_thickness_mm: float) -> Masks:
         """The result of one scan, and what a threshold alone gives.
@@ -146,17 +170,24 @@ class Calibration:
             plain=probability.with_data(probability.data >= self.plain.at(slice_thickness_mm)),
         )
 
-    def uncalibrated_mask(self, probability: Volume) -> Volume:
+    def uncalibrated_mask(self, probability: Volume, slice_thickness_mm: float) -> Volume:
         """The mask of the network as it was trained, at an uncalibrated probability of 0.5.
 
         Args:
             probability: calibrated.
+            slice_thickness_mm: of the scan.
         """
-        return probability.with_data(probability.data >= calibrated_half(self.temperature, self.bias))
+        own = self.scaling.of(slice_thickness_mm)
+        return probability.with_data(probability.data >= calibrated_half(own.temperature, own.bias))
 
 
 def _renewed(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A calibration of before operating points in the form of now: Dice of the scans with lesions was its aim."""
+    """An early calibration in the form of now.
+
+    Before operating points Dice of the scans with lesions was the aim; temperature and bias were those of all scans.
+    """
+    if "by_thickness" not in record:
+        record = {**record, "by_thickness": None}
     if "operating_point" in record or "prior_threshold" not in record:
         return record
     moved = {"threshold": "plain_threshold", "thickness": "plain_thickness", "dice": "plain_score"}
@@ -181,6 +212,9 @@ def _wrong_values(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"temperature {record['temperature']!r}, expected {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
     if not _is_number(record["bias"]) or abs(record["bias"]) > LARGEST_BIAS:
         yield f"bias {record['bias']!r}, expected -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}"
+    term = record["by_thickness"]
+    if term is not None and not _is_term(term):
+        yield f"by_thickness {term!r}, expected null or {', '.join(ThicknessTerm._fields)}"
     yield from _wrong_thresholds("plain_", record)
     point = record["operating_point"]
     if not isinstance(point, Mapping):
@@ -227,6 +261,12 @@ def _is_stratum(stratum: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_term(term: Any) -> bool:
+    if not isinstance(term, Mapping) or set(term) != set(ThicknessTerm._fields):
+        return False
+    return all(map(_is_number, term.values())) and 0 < term["thinnest_mm"] <= term["thickest_mm"]
+
+
 def _is_threshold(value: Any) -> bool:
     return _is_number(value) and 0 < value < 1
 
@@ -245,10 +285,12 @@ def describe_calibration(calibration: Calibration) -> str:
     record = calibration.to_dict()
     point = record["operating_point"]
     lines = [
-        f"temperature {record['temperature']:.3f}, bias {record['bias']:+.3f} "
+        f"{describe_scaling(calibration.scaling)} "
         f"({record['n_series']} development scans of {record['n_patients']} patients)",
+        f"  chosen: {record['scaling_why']}",
+        f"  voxels before and after ({record['after']}):",
         *(
-            f"  {name}: {record[f'{name}_before']:.3g} before, {record[f'{name}_after']:.3g} after"
+            f"    {name}: {record[f'{name}_before']:.3g} before, {record[f'{name}_after']:.3g} after"
             for name in QUALITIES
         ),
         f"  operating point ({point['aim']}): {describe_point(calibration.point)}",
@@ -258,6 +300,18 @@ def describe_calibration(calibration: Calibration) -> str:
         *(f"  warning: {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)
+
+
+def describe_scaling(scaling: Scaling) -> str:
+    """Temperature and bias in words."""
+    words = f"temperature {scaling.temperature:.3f}, bias {scaling.bias:+.3f}"
+    if scaling == IDENTITY:
+        return f"no calibration ({words})"
+    term = scaling.by_thickness
+    if term is None:
+        return words
+    ends = (f"{mm:g} mm: {describe_scaling(scaling.of(mm))}" for mm in (term.thinnest_mm, term.thickest_mm))
+    return f"by slice thickness ({'; '.join(ends)})"
 
 
 def _figures(found: Mapping[str, Any]) -> str:

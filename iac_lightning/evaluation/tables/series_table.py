@@ -36,7 +36,11 @@ METRICS = {
 }
 """Columns that depend on the prediction, and what they hold: of the mask at the operating point, after the annotation
 protocol; of the mask of a threshold alone they appear as `plain_…`, of the uncalibrated network at probability 0.5 as
-`uncalibrated_…`."""
+`uncalibrated_…`, of a second reader (`label_2` of the cohort) against the label as `reader_2_…`, empty where there is
+none."""
+
+READER_2 = "reader_2_"
+"""Beginning of the columns of the second reader."""
 
 COLUMNS = {
     "series_id": "name of the series in the cohort",
@@ -64,6 +68,7 @@ def series_row(
     plain: SeriesMetrics | None = None,
     true_volume_mm3: float | None = None,
     uncalibrated: SeriesMetrics | None = None,
+    reader_2: SeriesMetrics | None = None,
 ) -> dict[str, Any]:
     """One row of the table of series.
 
@@ -75,6 +80,7 @@ def series_row(
         plain: values of the mask of a threshold alone; becomes `plain_…` columns.
         true_volume_mm3: volume known from the phantom, which no label shows exactly.
         uncalibrated: values of the network as trained, at probability 0.5; becomes `uncalibrated_…` columns.
+        reader_2: values of the second reader's mask against the label; becomes `reader_2_…` columns.
     """
     true_volume = float("nan") if true_volume_mm3 is None else float(true_volume_mm3)
     row = {
@@ -85,10 +91,12 @@ def series_row(
         **_with_errors(metrics, true_volume),
     }
     row = {column: row[column] for column in COLUMNS}
-    for prefix, other in (("plain_", plain), ("uncalibrated_", uncalibrated)):
+    for prefix, other in (("plain_", plain), ("uncalibrated_", uncalibrated), (READER_2, reader_2)):
         if other is not None:
             values = _with_errors(other, true_volume)
             row |= {prefix + name: values[name] for name in METRICS}
+    if reader_2 is not None:  # a number, as other scans of the table may have no second reader
+        row[f"{READER_2}both_empty"] = float(reader_2.both_empty)
     return row
 
 

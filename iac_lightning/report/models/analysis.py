@@ -203,8 +203,8 @@ def _intervals(
         text=(
             "How far may a predicted volume be off? The errors on the development split give every scan an interval "
             f"that holds the labelled volume for {share(promised)} of new patients (conformal prediction, one radius "
-            "a stratum of slice thickness), whatever the model. The development split also chose checkpoint and "
-            "threshold, which makes the promise a little too good; the coverage measured here counts."
+            "a stratum of slice thickness), whatever the model. Where that split also chose checkpoint and "
+            "threshold, the promise is a little too good; the coverage measured here counts."
         ),
         tables=[table],
         figures=figures,

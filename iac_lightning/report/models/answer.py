@@ -59,18 +59,21 @@ def answer_about_models(
     with_best = [c for c in pairs if c.first == best.label]
     return Answer(
         better=[f"{best.label} has the highest mean Dice: {dice} {lesions}.", *map(_by_how_much, with_best)],
-        sure=certainty(with_best, [c for c in pairs if c.first != best.label], len(comparisons)),
+        sure=certainty(with_best, [c for c in pairs if c.first != best.label], len(comparisons), context.trainings),
         fails=failures(best),
     )
 
 
-def certainty(with_best: Sequence[Comparison], others: Sequence[Comparison], n_comparisons: int) -> list[str]:
+def certainty(
+    with_best: Sequence[Comparison], others: Sequence[Comparison], n_comparisons: int, trainings: str
+) -> list[str]:
     """What of it is established, and how many patients the rest would need.
 
     Args:
         with_best: the best model against each other one, the best named first.
         others: pairs without it.
         n_comparisons: over which p was corrected.
+        trainings: what the intervals leave out of how networks were trained.
     """
     sentences = []
     sure = [c.second for c in with_best if c.established]
@@ -100,8 +103,7 @@ def certainty(with_best: Sequence[Comparison], others: Sequence[Comparison], n_c
     for c in rest:
         d = c.paired.difference
         sentences.append(f"Also established: {c.first} − {c.second}, {estimate(plain_interval(d))}.")
-    sentences.append("One training of each model: how much another seed would change is not in these intervals.")
-    return sentences
+    return [*sentences, trainings]
 
 
 def failures(model: ModelResult) -> list[str]:

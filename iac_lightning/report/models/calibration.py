@@ -1,4 +1,4 @@
-"""The section of the report on calibration: how far probabilities can be believed, before and after."""
+"""The section of the report on calibration: how far probabilities can be believed, of voxels and of lesions."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from iac_lightning.evaluation.calibration.quality import STREAMED
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.figures.calibration import reliability_of_models
 from iac_lightning.report.page import Section, Table, drawn
-from iac_lightning.report.words import TableCell, pair, signed
+from iac_lightning.report.words import TableCell, pair, sentence, signed
 
-QUALITIES = {
-    "ece": "ECE",
-    "adaptive_ece": "adaptive ECE",
-    "brier": "Brier score",
-    "nll": "negative log-likelihood",
-}
+QUALITIES = {"ece": "ECE", "brier": "Brier score", "nll": "negative log-likelihood"}
+
+OF_THE_FIT = "of the fit itself: better than new patients would give"
+"""What the development values of a calibration are that does not say: one of before cross-validation."""
 
 
 def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
-    """Table and figure of the models whose calibration is known; None without one.
+    """Tables and figure of the models whose calibration is known; None without one.
 
     Args:
-        models: name to result; `calibration` as in `calibration.json`.
+        models: name to result; `calibration` as in `calibration.json`, `reliability` in the summary of its split.
     """
     calibrated = {model.label: model.calibration for model in models.values() if model.calibration}
     if not calibrated:
@@ -32,63 +31,112 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     sizes = {(c["n_series"], c["n_patients"]) for c in calibrated.values()}
     seeds = ", ".join(str(seed) for seed in sorted({c["seed"] for c in calibrated.values()}))
     scans = " or ".join(f"{n} scans of {patients} patients" for n, patients in sorted(sizes))
-    origin = f"{scans}, development split, seed {seeds}"
-    rows: list[list[TableCell]] = []
-    for label, c in calibrated.items():
-        rows.append([label, "", "", "", *(_quality(c, key, "before") for key in QUALITIES)])
-        settings = (f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['operating_point']['threshold']:.2g}")
-        rows.append(["+ after calibration", *settings, *(_quality(c, key, "after") for key in QUALITIES)])
+    origin = f"development: {scans}, seed {seeds}"
+    found = {model.label: qualities(model) for model in models.values() if model.calibration}
     left_out = [model.label for model in models.values() if not model.calibration]
-    warnings = [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
+    remarks = [f"Not calibrated here: {', '.join(left_out)}."] if left_out else []
+    remarks += [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
+    words = sorted({c.get("after", OF_THE_FIT) for c in calibrated.values()})
     return Section(
         title="Calibration",
         text=(
-            "Does a probability of 0.3 mean lesion in three of ten voxels? Temperature, bias and threshold were fitted "
-            "on the development split, and these are its figures: they show what the fit changed, and are better than "
-            "new patients would give."
+            "Does a probability of 0.3 mean lesion in three of ten voxels, and are nine of ten marked lesions of "
+            "probability 0.9 lesions? The scaling of probabilities is chosen on the development split by what it does "
+            "for patients left out of the fit, and left away where it does not help; the test split says how it holds."
         ),
         tables=[
             Table(
                 name="calibration",
+                title="How far probabilities can be believed",
                 source=origin,
                 header=[
-                    ("model", ""),
-                    ("temperature", ""),
-                    ("bias", ""),
-                    ("threshold", "of probability"),
-                    *((words, "lower is better") for words in QUALITIES.values()),
+                    ("model: probabilities of", ""),
+                    *((f"{name}, {when}", "lower is better") for name in QUALITIES.values() for when in _WHEN.values()),
                 ],
-                rows=rows,
+                rows=[row for label in calibrated for row in quality_rows(label, found[label])],
                 legend=" ".join(
                     [
-                        "Grey: 95\u00a0% bootstrap interval over patients. Over the voxels of the region of interest "
-                        "where the model says something. ECE: mean distance of probability and share of lesion voxels "
-                        "over bins of equal width; adaptive: over bins of equal size. Resampling adds noise that both "
-                        "count as error, so that their intervals can lie above them.",
-                        *warnings,
-                        *([f"Not calibrated here: {', '.join(left_out)}."] if left_out else []),
+                        "Grey: 95\u00a0% interval over patients. Voxels: those of the region of interest where the "
+                        "model says something. Lesions: components of the mask that is the result, each with the "
+                        "probability of its surest voxel, against whether it overlaps a labelled lesion. ECE: mean "
+                        "distance of probability and share of lesion over bins of equal width.",
+                        f"Development, calibrated: {' or '.join(words)}.",
+                        *remarks,
                     ]
                 ),
-            )
+            ),
+            Table(
+                name="scaling",
+                title="What is done to probabilities",
+                source=origin,
+                header=[("model", ""), ("scaling", ""), ("temperature", ""), ("bias", ""), ("threshold", "")],
+                rows=[_settings(label, c) for label, c in calibrated.items()],
+                words=("scaling",),
+                legend=" ".join(
+                    f"{label}: {sentence(c['scaling_why']).replace('-0.', '−0.')}"
+                    for label, c in calibrated.items()
+                    if "scaling_why" in c
+                ),
+            ),
         ],
         figures=[
             drawn(
                 "reliability",
-                "Reliability before and after",
+                "Reliability, development beside test",
                 "A point is a bin of probabilities; on the dotted line they are right, below it too high, above it too "
-                "low. Bars: 95\u00a0% intervals over patients; a bin in which one patient has voxels goes without. "
-                "Below: how many voxels each bin holds, on a logarithmic axis: the rightmost bins are few.",
-                reliability_of_models(calibrated, origin),
+                "low. Bars: 95\u00a0% intervals over patients; a bin of too few patients goes without. Most voxels lie "
+                f"in the leftmost bin. Development after calibration: {' or '.join(words)}.",
+                reliability_of_models(found, origin),
                 origin,
             )
         ],
     )
 
 
-def _quality(calibration: Mapping[str, Any], key: str, when: str) -> TableCell:
-    value, ends = calibration[f"{key}_{when}"], calibration.get(f"{key}_{when}_ci95")
-    low, high = ends or (None, None)
-    return pair(*("–" if v is None else _three_digits(v) for v in (value, low, high)))
+def qualities(model: ModelResult) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Kind and split, such as "voxels, test", to quality `before` and `after` calibration."""
+    c, split = model.calibration or {}, str(model.summary.get("split"))
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    measured = {} if split == "dev" else model.summary.get("reliability") or {}
+    for kind in ("voxels", "lesions"):
+        if kind == "voxels":
+            keys = (*STREAMED, *(f"{name}_ci95" for name in STREAMED))
+            found["voxels, development"] = {
+                when: {key: c.get(_placed(key, when)) for key in keys} | {"reliability": c[f"reliability_{when}"]}
+                for when in _WHEN
+            }
+        elif c.get("lesions"):
+            found["lesions, development"] = c["lesions"]
+        if measured.get(kind):
+            found[f"{kind}, {split}"] = measured[kind]
+    return found
+
+
+def quality_rows(label: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[TableCell]]:
+    """A row for each kind and split."""
+    return [
+        [f"+ {name}" if k else f"{label}: {name}", *(_cell(both[when], key) for key in QUALITIES for when in _WHEN)]
+        for k, (name, both) in enumerate(found.items())
+    ]
+
+
+_WHEN = {"before": "uncalibrated", "after": "calibrated"}
+
+
+def _settings(label: str, c: Mapping[str, Any]) -> list[TableCell]:
+    scaling = c.get("scaling", "temperature and bias")
+    return [label, scaling, f"{c['temperature']:.3f}", signed(c["bias"]), f"{c['operating_point']['threshold']:.2g}"]
+
+
+def _placed(key: str, when: str) -> str:
+    """`ece_ci95` before calibration is `ece_before_ci95` in its file."""
+    name = key.removesuffix("_ci95")
+    return f"{name}_{when}{key.removeprefix(name)}"
+
+
+def _cell(quality: Mapping[str, Any], key: str) -> TableCell:
+    low, high = quality.get(f"{key}_ci95") or (None, None)
+    return pair(*("–" if v is None else _three_digits(v) for v in (quality[key], low, high)))
 
 
 def _three_digits(value: float) -> str:

@@ -57,7 +57,7 @@ def write_numbers(
 
 def report_files(out_dir: Path) -> list[Path]:
     """What a page consists of, the page itself included."""
-    beside = ("index.html", "models.csv", "comparisons.csv", "analysis.json")
+    beside = ("index.html", "checklist.html", "models.csv", "comparisons.csv", "analysis.json")
     return [
         *(out_dir / name for name in beside if (out_dir / name).exists()),
         *sorted((out_dir / "tables").glob("*.csv")),

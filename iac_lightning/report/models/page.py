@@ -12,10 +12,13 @@ from pathlib import Path
 from data_modules.errors import UserError
 from iac_lightning.evaluation.tables.comparison import compare
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.checklist.page import write_checklist
 from iac_lightning.report.html import page_template
 from iac_lightning.report.models.answer import answer_about_models
 from iac_lightning.report.models.charts import charts
 from iac_lightning.report.models.files import write_files, write_numbers
+from iac_lightning.report.models.findings import described, described_sections, of_models
+from iac_lightning.report.models.paired import measures_table
 from iac_lightning.report.models.tables import comparison_table, glance_table, model_tables
 from iac_lightning.report.page import ExtraFigure, Overlay, ReportContext, Section, sample
 from iac_lightning.report.words import number
@@ -59,17 +62,23 @@ def write_report(
         *charts(models, comparisons, context, thickness=thickness),
         *(replace(f, source=f.source or everything) for f in context.figures),
     ]
+    words = of_models(models, comparisons)
+    shown_charts, sections = described(shown_charts, words), described_sections(sections, words)
     tables = model_tables(models, context)
     pairs = [comparison_table(some, models, context, plain=some is plain) for some in (comparisons, plain) if some]
+    if comparisons:
+        pairs.insert(1, measures_table(comparisons, models, context))
     glance = glance_table(models, context)
     examples = [
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])
         for k, (name, model) in enumerate(models.items())
     ]
+    contents = _contents(bool(pairs), any(shown for _, shown in examples), sections, context)
+    answer = answer_about_models(models, comparisons, context)
     page = page_template("models/page.html.j2").render(
         context=context,
         first=next(iter(models.values())).summary,
-        answer=answer_about_models(models, comparisons, context),
+        answer=answer,
         worth=worth,
         glance=glance,
         tables=tables,
@@ -78,8 +87,9 @@ def write_report(
         overlays=[(model, shown) for model, shown in examples if shown],
         sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
-        contents=_contents(bool(pairs), any(shown for _, shown in examples), sections, context),
+        contents=contents,
     )
+    write_checklist(out_dir, context, contents, fails=bool(answer.fails))
     write_numbers(out_dir, models, comparisons, plain)
     write_files(
         out_dir,
@@ -112,7 +122,9 @@ def _overlay_figure(model: ModelResult, k: int, overlay: Overlay, context: Repor
     return ExtraFigure(
         name=f"overlay_{k + 1}_{overlay.kind}",
         title="",
-        caption=f"{overlay.kind.capitalize()}: series {overlay.series_id}, Dice {number(overlay.dice)}.",
+        caption=f"{overlay.kind.capitalize()}: {overlay.scan}, Dice {number(overlay.dice)}.",
         png=overlay.png,
+        alt=f"{model.label}, {overlay.kind} scan ({overlay.scan}): Dice {number(overlay.dice)}; label and prediction "
+        "outlined in three planes through the largest lesion.",
         source=f"{model.label}; 1 scan of 1 patient, {context.split} split, seed {context.seed}",
     )

@@ -9,6 +9,7 @@ from iac_lightning.evaluation.statistics.plain import plain_interval
 from iac_lightning.evaluation.tables.comparison import Comparison
 from iac_lightning.evaluation.tables.model_result import ModelResult, variants
 from iac_lightning.evaluation.tables.summary import weakest_stratum
+from iac_lightning.report.models.sentences import threshold_sentence
 from iac_lightning.report.page import ReportContext, Table, sample
 from iac_lightning.report.words import TableCell, cell, duration, number, p_cell
 
@@ -87,7 +88,7 @@ def _main_table(models: Mapping[str, ModelResult], context: ReportContext) -> Ta
         rows=rows,
         legend=(
             "Grey: 95\u00a0% interval over patients (leave one out, Student's t). "
-            "All figures are computed on each scan's own voxel grid. Thresholds were chosen on the development split. "
+            f"All figures are computed on each scan's own voxel grid. {threshold_sentence(models)} "
             "Means: Dice, sensitivity, lesion F1 and surface Dice over the "
             f"{first['n_with_lesion']} scans with lesions; PPV over the scans with a prediction. "
             "A lesion is a 26-connected component, hit at any overlap. A model's own line: at its operating point, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from data_modules.files import write_text_atomic
 from iac_lightning.evaluation.ablation.ablation import Ablation
 from iac_lightning.evaluation.ablation.claims import VERDICTS, Claim
-from iac_lightning.evaluation.ablation.effects import seed_means, two_way_means
+from iac_lightning.evaluation.ablation.effects import Effect, seed_means, two_way_means
 from iac_lightning.evaluation.ablation.worth import Worth
 from iac_lightning.figures import ablation as effects_figures
 from iac_lightning.figures.style import png
@@ -31,6 +31,7 @@ from iac_lightning.report.sweep.tables import (
     leads_table,
     trends_table,
 )
+from iac_lightning.report.words import number
 from iac_lightning.report.worth import worth_sentence, worth_table
 
 MOST_PAIRS = 6
@@ -125,7 +126,8 @@ def _main_effects(sweep: SweepResult, ablation: Ablation) -> Section:
             "cells. Intervals of levels beside each other overlap even where their difference is sure, because the "
             "same patients are behind both: the table above compares them pairwise."
         )
-        drawn = [_chart("Main effects", caption, figure)]
+        told = "; ".join(f"{name}: {_means(means)}" for name, means in shown.items())
+        drawn = [_chart("Main effects", caption, figure, f"Mean Dice by level. {told}.")]
     text = "What each factor does, averaged over the others"
     if ablation.variants:
         text += "; calibration compares each network with itself, uncalibrated and cut at probability 0.5"
@@ -145,7 +147,7 @@ def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Section]:
             levels = (list(sweep.factors[a]), list(sweep.factors[b]))
             figure = effects_figures.interaction_figure(means, a, b, *levels, source(sweep))
             caption = f"Mean with 95\u00a0% interval{_averaged(n, total)}. Parallel lines: the factors add up."
-            charts.append(_chart(f"{a} × {b}", caption, figure))
+            charts.append(_chart(f"{a} × {b}", caption, figure, f"Mean Dice by {a} and {b}: {_means(means.values())}."))
     table = interactions_table(sweep)
     parts = [Section(title="Interactions", text=_ADDITIVE, tables=[table] if table else [], figures=charts)]
     a, b = names[:2]
@@ -155,7 +157,8 @@ def _interactions(sweep: SweepResult, ablation: Ablation) -> list[Section]:
             means, a, b, list(sweep.factors[a]), list(sweep.factors[b]), source(sweep)
         )
         caption = f"Mean Dice with 95\u00a0% interval{_averaged(n, total)}. Lighter is better; hatched: no result."
-        parts.append(Section(title="All cells", text="", figures=[_chart("All cells", caption, figure)]))
+        told = f"Mean Dice by {a} and {b}: {_means(means.values())}."
+        parts.append(Section(title="All cells", text="", figures=[_chart("All cells", caption, figure, told)]))
     return parts
 
 
@@ -166,5 +169,12 @@ def _averaged(n: int, total: int) -> str:
     return "" if total == 1 else f", averaged over {n} of {total} combinations of the other factors"
 
 
-def _chart(title: str, caption: str, figure: Figure) -> ExtraFigure:
-    return ExtraFigure(title=title, caption=caption, png=png(figure))
+def _chart(title: str, caption: str, figure: Figure, told: str) -> ExtraFigure:
+    return ExtraFigure(title=title, caption=caption, png=png(figure), alt=told)
+
+
+def _means(means: Iterable[Effect]) -> str:
+    """Levels, or pairs of them, with their means."""
+    return ", ".join(
+        f"{' with '.join(filter(None, (mean.level, mean.other_level)))} {number(mean.estimate)}" for mean in means
+    )

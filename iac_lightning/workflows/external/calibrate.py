@@ -14,7 +14,6 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -30,12 +29,15 @@ from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
 from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
-from iac_lightning.evaluation.calibration.fitting import calibrate_voxels
+from iac_lightning.evaluation.calibration.fitting import Fitted, calibrate_voxels
+from iac_lightning.evaluation.calibration.held_out import held_out_lesions
+from iac_lightning.evaluation.calibration.lesions import candidate_lesions
 from iac_lightning.evaluation.calibration.record import Calibration, reliability
-from iac_lightning.evaluation.calibration.scaling import Scaling
+from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.metrics.lesions import components
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.workflows.external.predictions import (
+    DOMAIN_HU,
     EXTERNAL_CUT,
     Prediction,
     find_predictions,
@@ -44,9 +46,6 @@ from iac_lightning.workflows.external.predictions import (
 )
 
 CALIBRATION_FILE = "calibration.json"
-
-DOMAIN_HU = 100.0
-"""Darker voxels are outside the domain: the default of `loss.restrict_hu`, which this project's models have."""
 
 
 def calibrate_predictions(
@@ -85,11 +84,11 @@ def calibrate_predictions(
     predictions, problems = find_predictions(folder, series, EXTERNAL_CUT)
     raise_all(problems, folder, len(series), "dev")
     directory.mkdir(parents=True, exist_ok=True)
-    scaling, fitted = fit_domain(predictions, folder, directory, seed, workers)
+    fitted = fit_domain(predictions, folder, directory, seed, workers)
     result = {
-        **fitted,
+        **fitted.record,
         **choose_point(
-            count_predictions(predictions, scaling, workers),
+            count_predictions(predictions, fitted.scaling, workers),
             [p.series.patient_id for p in predictions],
             seed,
             strata_from_edges(settings.thickness_edges_mm),
@@ -100,21 +99,22 @@ def calibrate_predictions(
         "thickness_edges_mm": list(settings.thickness_edges_mm),
         "depends_on": fingerprint(predictions),
     }
+    marked = partial(candidates_of, calibration=Calibration.from_dict(result))
+    candidates = [part for _, part in mapped(marked, predictions, workers, "dev: lesions", "scan")]
+    result["lesions"] = held_out_lesions(candidates, fitted.held, [p.series.patient_id for p in predictions])
     source = (
         f"{label}; {result['n_voxels']:,} voxels of {len(series)} development scans "
         f"({result['n_patients']} patients); seed {seed}"
     )
-    figure = reliability_figure(reliability(result, "before"), reliability(result, "after"), source)
+    figure = reliability_figure(reliability(result, "before"), reliability(result, "after"), source, result["after"])
     (directory / "figures").mkdir(exist_ok=True)
     figure.savefig(directory / "figures" / "reliability.png", dpi=150)
     write_json_atomic(directory / CALIBRATION_FILE, result)
     return Calibration.from_dict(result)
 
 
-def fit_domain(
-    predictions: Sequence[Prediction], folder: Path, directory: Path, seed: int, workers: int
-) -> tuple[Scaling, dict[str, Any]]:
-    """Temperature and bias from the voxels of the domain (`fitting.calibrate_voxels`).
+def fit_domain(predictions: Sequence[Prediction], folder: Path, directory: Path, seed: int, workers: int) -> Fitted:
+    """The scaling from the voxels of the domain (`fitting.calibrate_voxels`).
 
     Args:
         predictions: probabilities of the development series.
@@ -127,30 +127,40 @@ def fit_domain(
         UserError: when a file cannot be read, or the voxels calibrate nothing.
     """
     with TemporaryDirectory(dir=directory, prefix=".voxels_") as temporary:
+        problems: list[str] = []
+        thickness_mm: list[float] = []
         paths = [Path(temporary) / str(k) for k in range(len(predictions))]
         numbered = list(zip(paths, predictions, strict=True))
         steps = mapped(save_domain, numbered, workers, "dev: reading", "scan")
-        raise_all([problem for _, problem in steps if problem], folder, len(predictions), "dev")
+        for _, (problem, thickness) in steps:
+            problems += [problem] if problem else []
+            thickness_mm.append(thickness)
+        raise_all(problems, folder, len(predictions), "dev")
         voxels = [(np.load(f"{path}_p.npy", mmap_mode="r"), np.load(f"{path}_y.npy", mmap_mode="r")) for path in paths]
         if not any(len(p) for p, _ in voxels):
             raise UserError(f"{folder}: no probability above 0 in voxels of {DOMAIN_HU:g} HU and more to calibrate")
         try:
-            return calibrate_voxels(voxels, [p.series.patient_id for p in predictions], seed, Path(temporary))
+            patients = [p.series.patient_id for p in predictions]
+            return calibrate_voxels(voxels, patients, thickness_mm, seed, Path(temporary))
         except ValueError as error:
             raise UserError(f"{folder}: the development split cannot calibrate this model: {error}") from None
 
 
-def save_domain(item: tuple[Path, Prediction]) -> str:
-    """Write probability and label of one series' domain as `<path>_p.npy` and `_y.npy`; what is wrong, or nothing."""
+def save_domain(item: tuple[Path, Prediction]) -> tuple[str, float]:
+    """Write probability and label of one series' domain as `<path>_p.npy` and `_y.npy`.
+
+    Returns:
+        What is wrong, or nothing; and the slice thickness of the whole scan (mm).
+    """
     path, prediction = item
     try:
         probability, label, scan = development_volumes(prediction)
     except UserError as error:
-        return error.kept
+        return error.kept, float("nan")
     domain = (probability.data > 0) & (scan.hu >= DOMAIN_HU)
     np.save(f"{path}_p.npy", probability.data[domain])
     np.save(f"{path}_y.npy", label.data[domain])
-    return ""
+    return "", scan.slice_thickness_mm
 
 
 def development_volumes(prediction: Prediction) -> tuple[Volume, Volume, Scan]:
@@ -173,6 +183,14 @@ def count_prediction(prediction: Prediction, scaling: Scaling) -> ScanCounts:
     lesions, n_lesions = components(label.data)
     thickness_mm = scan.slice_thickness_mm
     return scan_counts(raw, lesions, n_lesions, scan.volume, thickness_mm, scaling, domain_hu=DOMAIN_HU)
+
+
+def candidates_of(prediction: Prediction, calibration: Calibration) -> Part:
+    """Uncalibrated probabilities of the lesions that are marked in a development series, and which of them are any."""
+    raw, label, scan = development_volumes(prediction)
+    probability = calibration.apply(raw, scan.slice_thickness_mm)
+    mask = calibration.masks(probability, scan.volume, scan.slice_thickness_mm).mask
+    return candidate_lesions(mask.data, raw.data, label.data)
 
 
 def fingerprint(predictions: Sequence[Prediction]) -> str:

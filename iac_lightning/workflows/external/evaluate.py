@@ -21,6 +21,7 @@ from data_modules.prepare.warnings import summarise_warnings
 from data_modules.processes import mapped
 from iac_lightning.config.reading import from_dict
 from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.calibration.held_out import describe_reliability, reliability_of_scans
 from iac_lightning.evaluation.calibration.record import APPLIED, Calibration
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.series_table import series_table, write_series_table
@@ -29,6 +30,7 @@ from iac_lightning.runs.looks import count_looks, end_look, record_look
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE, calibrate_predictions
 from iac_lightning.workflows.external.predictions import (
     EXTERNAL_CUT,
+    Measured,
     Prediction,
     find_predictions,
     measure_prediction,
@@ -138,22 +140,38 @@ def evaluate_predictions(
         chosen = [replace(prediction, calibration=calibration) for prediction in chosen]
     guard = registered(directory, (model.label, model.look_hash), cohort, series, look, folders, workers)
     results = [row for _, row in mapped(partial(measure_prediction, look=look), chosen, workers, split, "scan")]
-    raise_all([r for r in results if isinstance(r, str)], predictions, len(series), split)
-    measured = [r for r in results if not isinstance(r, str)]
-    table = series_table([row for row, _ in measured])
+    measured = without_problems(results, predictions, split)
+    table = series_table([r.row for r in measured])
     summary = {
         **summarise_predictions(model, table, split, chosen, calibration),
+        "reliability": calibration and held_out_reliability(chosen, measured),
         **({"test_looks": count_looks(directory)} if look else {}),
         **with_findings(guard, table, threshold),
     }
     write_series_table(table, directory / "evaluation" / f"{split}.csv")
     write_summary(summary, directory / "evaluation" / f"{split}.json")
-    remarks = summarise_warnings([warnings for _, warnings in measured])
-    write_json_atomic(directory / "evaluation" / f"{split}{WARNINGS_ENDING}", remarks)
+    remarks_file = directory / "evaluation" / f"{split}{WARNINGS_ENDING}"
+    write_json_atomic(remarks_file, summarise_warnings([r.warnings for r in measured]))
     write_external(model, split, predictions)
     keep_signed(directory, split, cohort, look, also=(CALIBRATION_FILE,) if calibration else ())
     end_look(look)
     return summary
+
+
+def without_problems(results: Sequence[Measured | str], predictions: Path, split: str) -> list[Measured]:
+    """What was measured.
+
+    Raises:
+        UserError: one that lists all problems, where there are any.
+    """
+    raise_all([r for r in results if isinstance(r, str)], predictions, len(results), split)
+    return [r for r in results if not isinstance(r, str)]
+
+
+def held_out_reliability(predictions: Sequence[Prediction], measured: Sequence[Measured]) -> dict[str, Any]:
+    """How well the calibrated probabilities agree with the labels of the split."""
+    scans = [(m.sums, p.series.patient_id) for p, m in zip(predictions, measured, strict=True) if m.sums]
+    return reliability_of_scans([sums for sums, _ in scans], [patient for _, patient in scans])
 
 
 def files_state(folder: Path) -> list[list[Any]]:
@@ -311,4 +329,5 @@ def describe_predictions(summary: dict[str, Any]) -> str:
             f"    empty prediction: {values['n_both_empty']} without and {values['n_missed']} with lesions; "
             f"false alarms: {values['n_false_alarm']} of {summary['n_lesion_free']}"
         )
+    lines += describe_reliability(summary.get("reliability"))
     return "\n".join([*lines, *(f"  attention: {text}" for text in summary.get("guard", {}).get("findings", ()))])

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,19 @@ from data_modules.scan.image_files import ITK_SUFFIXES, NIFTI_SUFFIXES, has_suff
 from data_modules.scan.nifti import fitted, read_mask, read_own_mask, read_probability
 from data_modules.scan.scan import Scan
 from data_modules.scan.stored import StoredHeader, read_header
+from iac_lightning.evaluation.calibration.held_out import ScanSums, sums_of_scan
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
 from iac_lightning.evaluation.metrics.series import series_metrics
 from iac_lightning.evaluation.tables.series_table import series_row
+from iac_lightning.workflows.one_series import second_reader
 
 EXTERNAL_CUT = 0.5
 """From which probability on a voxel is predicted, where nothing else is said."""
+
+DOMAIN_HU = 100.0
+"""Darker voxels are outside the domain that is calibrated: the default of `loss.restrict_hu`, which this project's
+models have."""
 
 _KNOWN = ({"plain"}, {"plain", "npz"}, {"mask"}, {"probability"}, {"mask", "probability"})
 _UNREADABLE = (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -233,15 +239,21 @@ def read_masks(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volu
     Raises:
         UserError: as `read_prediction`.
     """
+    return read_all(prediction, scan)[:3]
+
+
+def read_all(prediction: Prediction, scan: Scan) -> tuple[Volume, Volume, Volume | None, Volume | None]:
+    """`read_masks`, and of a calibrated model the calibrated probabilities."""
     if prediction.threshold is None:
         mask = read_mask(prediction.path, like=scan)
-        return protocol_prior(mask, scan.volume), mask, None
+        return protocol_prior(mask, scan.volume), mask, None, None
     raw, calibration = read_probabilities(prediction, scan), prediction.calibration
     if calibration is None:
         mask = raw.with_data(raw.data >= prediction.threshold)
-        return protocol_prior(mask, scan.volume), mask, None
-    mask, plain = calibration.masks(calibration.apply(raw), scan.volume, scan.slice_thickness_mm)
-    return mask, plain, raw.with_data(raw.data >= EXTERNAL_CUT)
+        return protocol_prior(mask, scan.volume), mask, None, None
+    probability = calibration.apply(raw, scan.slice_thickness_mm)
+    mask, plain = calibration.masks(probability, scan.volume, scan.slice_thickness_mm)
+    return mask, plain, raw.with_data(raw.data >= EXTERNAL_CUT), probability
 
 
 def read_probabilities(prediction: Prediction, scan: Scan) -> Volume:
@@ -276,10 +288,22 @@ def _read_npz(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return foreground
 
 
-def measure_prediction(
-    prediction: Prediction, look: RecordedLook | None = None
-) -> tuple[dict[str, Any], tuple[str, ...]] | str:
-    """The row of one series (`series_row`) and warnings of its scan, or what is wrong with its files.
+class Measured(NamedTuple):
+    """What is measured of a series.
+
+    Attributes:
+        row: of the table (`series_row`).
+        warnings: of its scan.
+        sums: of its probabilities, before and after calibration; None where they are not calibrated.
+    """
+
+    row: dict[str, Any]
+    warnings: tuple[str, ...]
+    sums: ScanSums | None
+
+
+def measure_prediction(prediction: Prediction, look: RecordedLook | None = None) -> Measured | str:
+    """What is measured of one series, or what is wrong with its files.
 
     Its slice thickness is the whole scan's: which region the program looked at is not known.
 
@@ -295,7 +319,8 @@ def measure_prediction(
         scan = read_series(series)
         label = read_label(series, like=scan, look=look)
         check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
-        mask, plain, uncalibrated = read_masks(prediction, scan)
+        mask, plain, uncalibrated, probability = read_all(prediction, scan)
+        second = second_reader(series, scan, label, look)
     except TestSetGuardError:
         raise
     except UserError as error:
@@ -308,6 +333,12 @@ def measure_prediction(
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(uncalibrated, label, scan) if uncalibrated else None,
+        second,
     )
     label_mm3 = float(np.count_nonzero(label.data)) * scan.grid.voxel_volume_mm3
-    return row, (*scan.warnings, *table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm, label_mm3))
+    sums = None
+    if prediction.calibration is not None and probability is not None:
+        thickness_mm, domain = scan.slice_thickness_mm, scan.hu >= DOMAIN_HU
+        sums = sums_of_scan(probability, mask, label, prediction.calibration, thickness_mm, domain)
+    remarks = table_remarks(series, scan.slice_thickness_mm, scan.grid.spacing_mm, label_mm3)
+    return Measured(row, (*scan.warnings, *remarks), sums)

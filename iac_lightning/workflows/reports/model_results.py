@@ -13,12 +13,12 @@ import pandas as pd
 from data_modules.cohort.folds import cohort_of
 from data_modules.cohort.look import RecordedLook, read_label
 from data_modules.cohort.series import read_series
-from data_modules.cohort.table import Series, read_cohort
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability
 from data_modules.scan.scan import Scan
-from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.calibration.record import DECIDING, Calibration
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import example_series
 from iac_lightning.figures.models import training_figure
@@ -64,7 +64,7 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
 def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The calibration that an evaluation applied; None where the run has another one by now."""
     known, applied = read_calibration(run), summary.get("calibration") or {}
-    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", "temperature"))
+    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", *DECIDING[:3]))
     return Calibration.from_dict(known, calibration_file(run)).to_dict() if known and same else None
 
 
@@ -82,17 +82,24 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
     )
 
 
-def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | None) -> list[Overlay]:
+def overlays(
+    entry: Entry,
+    model: ModelResult,
+    series: Mapping[str, Series],
+    names: Mapping[str, str],
+    split: str,
+    look: RecordedLook | None,
+) -> list[Overlay]:
     """Best, median and worst scan of a model, label and prediction outlined.
 
     Args:
         entry: evaluated model.
         model: its result.
+        series: by id, of the cohort.
+        names: series to what it is called on the page.
         split: which evaluation.
         look: needed for series of the test split.
     """
-    cohort = entry.cohort if isinstance(entry, ExternalModel) else Path(entry.config.data.cohort)
-    series = {s.series_id: s for s in read_cohort(cohort).series}
     examples = []
     for kind, series_id in example_series(model.table).items():
         item = series[series_id]
@@ -104,9 +111,9 @@ def overlays(entry: Entry, model: ModelResult, split: str, look: RecordedLook | 
             label=read_label(item, like=scan, look=look),
             prediction=predicted_mask(entry, model.summary, split, item, scan),
             probability=None,
-            title=f"{kind}: {series_id}, Dice {dice:.2f}, {row['slice_thickness_mm']:g} mm slices",
+            title=f"{kind}: {names[series_id]}, Dice {dice:.2f}, {row['slice_thickness_mm']:g} mm slices",
         )
-        examples.append(Overlay(kind=kind, series_id=series_id, dice=dice, png=png(figure)))
+        examples.append(Overlay(kind=kind, scan=names[series_id], dice=dice, png=png(figure)))
     return examples
 
 
@@ -155,6 +162,19 @@ def training_curves(run: Run, label: str) -> ExtraFigure:
         caption="Training loss, and Dice on the native grids of the development split at its best threshold, by epoch.",
         png=png(figure),
         source=origin,
+        alt=f"{label}: {'; '.join(_course(rows, column) for column in columns)}.",
+    )
+
+
+def _course(rows: pd.DataFrame, column: str) -> str:
+    """Where a curve begins and ends."""
+    known = rows[["epoch", column]].dropna()
+    if known.empty:
+        return f"no {column}"
+    first, last = known.iloc[0], known.iloc[-1]
+    return (
+        f"{column} from {first[column]:.3g} after epoch {first['epoch']:.0f} to {last[column]:.3g} after epoch "
+        f"{last['epoch']:.0f}"
     )
 
 

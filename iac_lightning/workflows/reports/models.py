@@ -8,8 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_modules.cohort.look import RecordedLook
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.files import shown_path, write_json_atomic
@@ -17,22 +15,23 @@ from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
+from iac_lightning.evaluation.ablation.repeats import Repeats, repeats
 from iac_lightning.evaluation.ablation.worth import worths
-from iac_lightning.evaluation.clinical.analysis import analyse, shortage
+from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.series_table import read_series_table
-from iac_lightning.evaluation.tables.summary import read_summary
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
+from iac_lightning.report.models.findings import described_sections, of_analysis
 from iac_lightning.report.models.guard import guard_section
-from iac_lightning.report.models.missing import missing_development, small_development
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
-from iac_lightning.report.page import Overlay, ReportContext
+from iac_lightning.report.models.repeats import repeats_section, training_sentence
+from iac_lightning.report.page import ReportContext
+from iac_lightning.report.scan_names import scan_names
 from iac_lightning.report.worth import missing_arms
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import end_look
@@ -40,11 +39,11 @@ from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
 from iac_lightning.workflows.guard import guard_sentences, register_again, set_sentence
+from iac_lightning.workflows.reports.development import development
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
     check_evaluated,
     cohort_table,
-    evaluate_command,
     fixed_cutoffs,
     look_at,
     model_labels,
@@ -53,6 +52,7 @@ from iac_lightning.workflows.reports.evaluated import (
     shared_settings,
     warnings_file,
 )
+from iac_lightning.workflows.reports.further import further_sections, write_names
 from iac_lightning.workflows.reports.model_results import (
     external_result,
     model_result,
@@ -60,9 +60,6 @@ from iac_lightning.workflows.reports.model_results import (
     reconstructions,
     training_curves,
 )
-
-SAME_MODEL = ("checkpoint_sha256", "threshold", "plain_threshold", "calibration")
-"""What the evaluations of a model on two splits share, unless it has changed in between."""
 
 QUESTION = "How well does each model segment and measure intracranial arterial calcification, and is one better?"
 
@@ -95,17 +92,22 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     runs = [entry for entry in entries if isinstance(entry, Run)]
     labels = model_labels([run.config for run in runs])
     label_of = dict(zip((run.config.name for run in runs), labels, strict=True))
-    models: dict[str, ModelResult] = {}
-    examples: dict[str, list[Overlay]] = {}
     taken = {name: look_at(entry, "report", split) for name, entry in by_name.items()}
-    for name, entry in by_name.items():
-        look = taken[name]
-        if isinstance(entry, Run):
-            models[name] = model_result(entry, label_of[name], split, look)
-        else:
-            models[name] = external_result(entry, split, look)
-        examples[name] = overlays(entry, models[name], split, look)
+    models = {
+        name: model_result(entry, label_of[name], split, taken[name])
+        if isinstance(entry, Run)
+        else external_result(entry, split, taken[name])
+        for name, entry in by_name.items()
+    }
+    series = {item.series_id: item for item in read_cohort(cohort_table(entries[0])).series}
+    evaluated = {str(name) for model in models.values() for name in model.table["series_id"]}
+    names = scan_names(evaluated, data_key(runs))
+    examples = {
+        name: overlays(entry, models[name], series, names, split, taken[name]) for name, entry in by_name.items()
+    }
     dev_tables, missing, mend = development(by_name, split, settings)
+    candidates = trainings(runs, models)
+    repeated = repeats(candidates)
     context = report_context(
         entries,
         split=split,
@@ -115,6 +117,7 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         missing=(missing, mend),
         labels=labels,
         evaluated_mm=[float(mm) for model in models.values() for mm in model.table["slice_thickness_mm"]],
+        repeated=repeated,
     )
     analysis = analyse(
         {name: model.table for name, model in models.items()},
@@ -124,23 +127,20 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
         coverage=settings.coverage,
         thickness_strata=context.strata,
     )
-    candidates = trainings(runs, models)
     worth = worths(candidates, seed=context.seed)
     sections = analysis_sections(models, dev_tables, analysis, context)
     if guard := guard_section(*guarded(by_name, models, split, taken)):
         sections.insert(0, guard)
     if controls := controls_section(models, worth, missing_arms(worth, candidates), context):
         sections.insert(0, controls)
-    if choices := operating_point_section(models, context):
-        sections.append(choices)
-    if calibrations := calibration_section(models):
-        sections.append(calibrations)
+    sections += filter(None, (operating_point_section(models, context), calibration_section(models)))
+    sections += further_sections(by_name, models, series, names, context, taken)
+    sections += repeats_section(repeated, models, context)
+    write_names(by_name, names, split)
+    sections = described_sections(sections, of_analysis(models, analysis))
     page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
     write_json_atomic(out / "analysis.json", analysis)
-    for name, entry in by_name.items():
-        if isinstance(entry, Run):
-            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
-            tracking.log_files(entry, report_files(out), out, f"report/{split}")
+    track(by_name, models, analysis, out, split)
     for look in taken.values():
         end_look(look)
     return page
@@ -197,6 +197,7 @@ def report_context(
     missing: tuple[str, Sequence[str]],
     labels: Sequence[str],
     evaluated_mm: Sequence[float],
+    repeated: Sequence[Repeats],
 ) -> ReportContext:
     """What the page says of data, code and training.
 
@@ -209,6 +210,7 @@ def report_context(
         missing: what the page lacks, and the commands that make it.
         labels: of the runs among the models.
         evaluated_mm: slice thickness of the evaluated scans.
+        repeated: recipes among the models that were trained twice or more.
     """
     runs = [entry for entry in entries if isinstance(entry, Run)]
     first = entries[0]
@@ -247,6 +249,12 @@ def report_context(
         missing=missing[0],
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
+        trainings=training_sentence(
+            repeated,
+            len(entries),
+            len(entries) - len(runs),
+            sum(bool(members_of(run.directory)) for run in runs),
+        ),
     )
 
 
@@ -280,6 +288,29 @@ def report_command(entries: Sequence[Entry], out: Path, split: str, settings: Ev
     )
 
 
+def data_key(runs: Sequence[Run]) -> str:
+    """What names of scans depend on: the prepared data; nothing where masks of other programs are all there is."""
+    return str(runs[0].provenance.get("data_fingerprint", "")) if runs else ""
+
+
+def track(
+    entries: Mapping[str, Entry], models: Mapping[str, ModelResult], analysis: Mapping[str, Any], out: Path, split: str
+) -> None:
+    """Page, tables, figures and headline values to the MLflow of each run.
+
+    Args:
+        entries: name to model.
+        models: name to result.
+        analysis: from `analyse`.
+        out: folder of the page.
+        split: that it is about.
+    """
+    for name, entry in entries.items():
+        if isinstance(entry, Run):
+            tracking.log_summary(entry, headline(models[name], analysis["models"][name]), f"report/{split}")
+            tracking.log_files(entry, report_files(out), out, f"report/{split}")
+
+
 def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a page that stand beside a run in MLflow; what is undefined is None."""
     values: dict[str, Any] = {
@@ -295,41 +326,6 @@ def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
     if "conformal" in analysis:
         values["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
     return values
-
-
-def development(
-    entries: Mapping[str, Entry], split: str, settings: EvaluationConfig
-) -> tuple[dict[str, pd.DataFrame], str, tuple[str, ...]]:
-    """Tables of the development split, which decide risk groups and intervals.
-
-    Args:
-        entries: name to evaluated model.
-        split: that the page is about; the development split cannot judge itself.
-        settings: coverage of the intervals, and cut-offs where they are fixed.
-
-    Returns:
-        Name to table, or none of them; a sentence that says what is missing; the commands that make it.
-    """
-    if split == "dev":
-        return {}, "", ()
-    cutoffs = fixed_cutoffs(settings)
-    lacking = [name for name, entry in entries.items() if not has_development(entry.directory / "evaluation", split)]
-    if lacking:
-        sentence = missing_development(lacking, split, cutoffs_fixed=cutoffs is not None)
-        return {}, sentence, tuple(evaluate_command(entries[name], "dev") for name in lacking)
-    tables = {name: read_series_table(entry.directory / "evaluation" / "dev.csv") for name, entry in entries.items()}
-    if small := shortage(tables, settings.coverage, cutoffs):
-        sentence = small_development(small, cutoffs_fixed=cutoffs is not None)
-        return {}, sentence, tuple(evaluate_command(entry, "dev") for entry in entries.values())
-    return tables, "", ()
-
-
-def has_development(folder: Path, split: str) -> bool:
-    """Whether `evaluation/` holds the development split, predicted by the same weights and calibration as `split`."""
-    if not (folder / "dev.csv").exists() or not (folder / "dev.json").exists():
-        return False
-    dev, other = (read_summary(folder / f"{name}.json") for name in ("dev", split))
-    return all(dev.get(key) == other.get(key) for key in SAME_MODEL)
 
 
 def cohort_sentence(series: Sequence[Series], evaluated_mm: Sequence[float]) -> str:

@@ -38,6 +38,27 @@ def write(folder: Path, *rows: dict[str, str], files: bool = True) -> Path:
     return path
 
 
+class TestSecondReader:
+    def test_its_mask_stands_beside_the_label(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {"label_2": "labels/b.nii.gz"}, {"series_id": "b", "label_2": ""})
+        (tmp_path / "labels/b.nii.gz").touch()
+        cohort = read_cohort(path)
+        assert [s.label_2 for s in cohort.series] == [tmp_path / "labels/b.nii.gz", None]
+        assert "label_2" not in cohort.series[0].extra
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"label_2": "labels/none.nii.gz"}, "'labels/none.nii.gz' does not exist"),
+            ({"label_2": "images/a.nii.gz", "label": ""}, "without a label; give the first reader's mask as label"),
+            ({"label_2": "labels/a.nii.gz"}, "is the label itself"),
+        ],
+    )
+    def test_what_is_no_second_reading_is_refused(self, tmp_path: Path, row: dict[str, str], message: str) -> None:
+        with pytest.raises(UserError, match=f"column 'label_2': .*{message}"):
+            read_cohort(write(tmp_path, row))
+
+
 class TestRead:
     def test_a_row_becomes_a_series(self, tmp_path: Path) -> None:
         path = write(tmp_path, {"true_volume_mm3": "12.5", "site": "012"}, {"series_id": "b", "label": ""})
@@ -57,6 +78,7 @@ class TestRead:
             extra={"site": "012"},
         )
         assert cohort.series[1].label is None
+        assert cohort.series[0].label_2 is None
         assert cohort.series[1].true_volume_mm3 is None
 
     def test_a_relative_path_to_the_table_gives_absolute_paths(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_modules.cohort.look import read_label
 from data_modules.cohort.table import Series
 from data_modules.config import DataConfig
 from data_modules.errors import UserError
@@ -160,3 +161,21 @@ class TestChangedSources:
         (tmp_path / "archive" / "1").write_text("other")
         assert source_state(series, tmp_path) != before[0]
         assert source_sha256(series) != before[1]
+
+
+class TestSecondReader:
+    def test_its_mask_is_checked_and_a_changed_one_prepared_again(self, config: DataConfig, reads: list[str]) -> None:
+        root = Path(config.cohort).parent
+        before = prepare_cohort(config)
+        save(root / "labels" / "a2.nii.gz", np.zeros_like(image(0), dtype=np.uint8))
+        change_table(config, label_2=["labels/a2.nii.gz", "", ""])
+        reads.clear()
+        store = prepare_cohort(config)
+        assert reads == ["a"]  # the others are as they were
+        assert [p.source_sha256 for p in store.series[1:]] == [p.source_sha256 for p in before.series[1:]]
+        first, again = (np.asarray(p.native_label()) for p in (before.series[0], store.series[0]))
+        assert np.array_equal(first, again)  # nothing learns from the second reader
+        assert read_label(store.series[0].series).data.any()
+        assert not read_label(store.series[0].series, second=True).data.any()
+        save(root / "labels" / "a2.nii.gz", np.zeros((4, 4, 4), dtype=np.uint8))
+        assert "a2.nii.gz" in prepare_cohort(config).failed["a"]

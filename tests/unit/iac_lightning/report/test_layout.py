@@ -42,7 +42,7 @@ def page(request, model_results, stress_summary, tmp_path, monkeypatch):
         return write_report(tmp_path, model_results, CONTEXT).read_text()
     tables = {"vit": table_of(), "cnn": table_of()}
     summaries = dict.fromkeys(tables, stress_summary)
-    return write_stress_page(tmp_path, tables, summaries, compare_stress(tables, WANTED, 3, 50)).read_text()
+    return write_stress_page(tmp_path, tables, summaries, compare_stress(tables, WANTED)).read_text()
 
 
 def test_every_page_can_be_read_aloud_by_keyboard_narrow_and_in_the_dark(page):
@@ -72,4 +72,4 @@ def test_the_words_for_who_does_not_see_a_figure(model_results, undrawn, tmp_pat
     context = type(CONTEXT)(**{**vars(CONTEXT), "figures": figures})
     page = write_report(tmp_path, model_results, context).read_text()
     assert 'alt="A &#34;finding&#34;"' in page
-    assert 'alt="Only a title"' in page
+    assert 'alt="Only a title. C"' in page

@@ -91,7 +91,7 @@ def test_dice_by_hand_and_as_of_the_network_itself(model: TrainedModel) -> None:
     assert found["dice"] == pytest.approx(2 * 2 / (3 + 3))  # the dark voxel is gone
     assert found["plain_dice"] == pytest.approx(2 * 3 / (4 + 3))
     (own,) = on_host(model, [evaluation_work(model, series_item(), "dev", CALIBRATION)], evaluate_series, ALONE)
-    assert {name: own[name] for name in found} == found
+    assert {name: own.row[name] for name in found} == found
 
 
 def test_what_was_measured_is_kept_and_the_network_asked_for_the_rest(

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import special
 
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import read_mask, write_nifti
 from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.runs.directory import Run
 from iac_lightning.workflows import one_series, trained
 from iac_lightning.workflows.evaluate import describe_evaluation, evaluation_work
@@ -93,7 +95,7 @@ def probability(work: EvaluationWork) -> Volume | None:
 
 
 def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
-    found = measured(model, item)
+    found = measured(model, item).row
     assert found["dice"] == pytest.approx(2 * 2 / (2 + 3))  # the bright pair, from 0.3 on
     assert found["plain_dice"] == pytest.approx(2 * 1 / (3 + 3))  # the sure ones: two dark, one of the label
     assert found["uncalibrated_dice"] == pytest.approx(2 * 3 / (6 + 3))  # all that the network holds for likely
@@ -105,9 +107,23 @@ def test_a_row_by_hand(model: TrainedModel, item: Any) -> None:
     assert masks == [[1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 1, 0, 0]]
 
 
+def test_probabilities_are_summed_up_before_and_after_calibration(model: TrainedModel, item: Any) -> None:
+    sums = measured(model, item).sums
+    before, after = (np.array(p, float) for p in (RAW, 1 / (1 + np.exp(1 - special.logit(RAW) / 2))))
+    says, label = np.array(RAW) > 0, np.array(LABEL)
+    for found, p in zip(sums.voxels, (before, after), strict=True):
+        assert found.scores[0] == 6
+        assert found.scores[1] == pytest.approx(((p - label)[says] ** 2).sum(), rel=1e-5)
+        assert found.bins.sum(axis=0) == pytest.approx([6, p[says].sum(), 3], rel=1e-5)
+    for found, p in zip(sums.lesions, (before, after), strict=True):  # the pair alone is marked, and is a lesion
+        assert found.scores[:2] == pytest.approx([1, (1 - p[0]) ** 2], rel=1e-5)
+
+
 def test_small_components_are_dropped_from_the_result_alone(model: TrainedModel, item: Any) -> None:
     point = CALIBRATION.to_dict()["operating_point"] | {"least_lesion_mm3": 1.1}  # the pair has 1 mm³
-    found = measured(model, item, calibration=Calibration.from_dict(CALIBRATION.to_dict() | {"operating_point": point}))
+    found = measured(
+        model, item, calibration=Calibration.from_dict(CALIBRATION.to_dict() | {"operating_point": point})
+    ).row
     assert (found["volume_mm3"], found["plain_volume_mm3"]) == (0, 1.5)
 
 
@@ -123,7 +139,7 @@ def test_the_network_is_asked_once_and_again_for_another_calibration(
         ("temperature", 2.0),
         ("bias", -1.0),
     }
-    other = measured(model, item, probability, replace(CALIBRATION, bias=0.0))
+    other = measured(model, item, probability, replace(CALIBRATION, scaling=Scaling(temperature=2.0, bias=0.0)))
     assert predicted == ["a1", "a1"]
     assert other.data[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-np.log(1.5) / 2)))
 
@@ -156,7 +172,7 @@ def test_only_series_without_a_map_are_predicted_and_all_come_in_order(
     works = [evaluation_work(model, one, "dev", CALIBRATION) for one in items]
     list(on_host(model, [works[1], works[3]], evaluate_series, ALONE))
     rows = list(on_host(model, works, evaluate_series, ALONE))
-    assert [found["series_id"] for found in rows] == ["s0", "s1", "s2", "s3", "s4"]
+    assert [found.row["series_id"] for found in rows] == ["s0", "s1", "s2", "s3", "s4"]
     assert predicted == ["s1", "s3", "s0", "s2", "s4"]
 
 

@@ -90,7 +90,8 @@ def calibrated_model(model: TrainedModel, calibration: Calibration) -> Calibrate
 
 
 def evaluated(model: TrainedModel, item: PreparedSeries, calibration: Calibration) -> list[dict[str, Any]]:
-    return list(on_host(model, [evaluation_work(model, item, "dev", calibration)], evaluate_series, ALONE))
+    works = [evaluation_work(model, item, "dev", calibration)]
+    return [found.row for found in on_host(model, works, evaluate_series, ALONE)]
 
 
 def test_prepare_says_that_the_table_differs(item: PreparedSeries) -> None:
@@ -159,7 +160,7 @@ def test_predictions_from_elsewhere_go_by_the_whole_scan(
     prediction = Prediction(item.series, tmp_path / "a1_probability.nii.gz", 0.5, calibration=own)
     measured = measure_prediction(prediction)
     assert not isinstance(measured, str), measured
-    row, warnings = measured
+    row, warnings, _ = measured
     assert any("9 mm, the file 7 mm" in w for w in warnings)
     assert row["slice_thickness_mm"] == 7.0
     mask = read_masks(prediction, scan)[1].data
@@ -179,6 +180,7 @@ def test_the_report_names_the_evaluated_thickness(
     table = pd.DataFrame(evaluated(model, item, calibration))
     entry = ExternalModel(Path(), "m", {}, item.directory.parents[2] / "cohort.csv", None)
     result = ModelResult(name="m", label="m", table=table, summary={}, threshold=None)
-    model_results.overlays(entry, result, "dev", None)
+    series = {item.series.series_id: item.series}
+    model_results.overlays(entry, result, series, dict.fromkeys(series, "scan 3fa9c1"), "dev", None)
     assert titles
-    assert all("4 mm slices" in title for title in titles)
+    assert all("4 mm slices" in title and "scan 3fa9c1" in title for title in titles)

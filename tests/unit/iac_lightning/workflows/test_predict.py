@@ -24,6 +24,7 @@ from data_modules.scan.reading import read_scan
 from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.calibration.scaling import Scaling
 from iac_lightning.evaluation.clinical.reference import NOT_KNOWN
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
@@ -284,7 +285,9 @@ def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp
 def test_a_scan_may_be_segmented_again_into_the_same_folder(calibrated: CalibratedModel, tmp_path: Path) -> None:
     source, out = tmp_path / "scan.nii.gz", tmp_path / "out"
     first = predict(source, out, calibrated, slice_thickness_mm=3.0)
-    other = replace(calibrated, calibration=replace(calibrated.calibration, bias=-9.0))
+    other = replace(
+        calibrated, calibration=replace(calibrated.calibration, scaling=Scaling(temperature=2.0, bias=-9.0))
+    )
     assert predict(source, out, other, slice_thickness_mm=3.0)["volume_mm3"] == 0
     assert not read_mask(out / "mask.nii.gz").data.any()
     assert predict(source, out, calibrated, slice_thickness_mm=3.0) == first

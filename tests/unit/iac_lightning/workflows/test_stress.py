@@ -115,7 +115,7 @@ def test_native_rows_are_those_of_a_plain_evaluation(done) -> None:
     assert sorted(own.index) == sorted(item.series.series_id for item in store.series)
     for item in store.series:
         work = evaluation.evaluation_work(model, item, "test", Calibration.from_dict(CALIBRATION), look)
-        (row,) = on_host(model, [work], evaluate_series, ALONE)
+        ((row, _),) = on_host(model, [work], evaluate_series, ALONE)
         for column in own.columns.intersection(list(row)):
             found, expected = own.loc[item.series.series_id, column], row[column]
             assert found == expected or (np.isnan(found) and np.isnan(expected)), column

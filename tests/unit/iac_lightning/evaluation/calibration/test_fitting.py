@@ -33,21 +33,24 @@ def voxels() -> list[Part]:
 
 
 def test_the_record_says_what_was_fitted_and_how_good_it_is(voxels: list[Part], tmp_path: Path) -> None:
-    scaling, record = calibrate_voxels(voxels, PATIENTS, seed=4, folder=tmp_path)
+    found = calibrate_voxels(voxels, PATIENTS, [2.0] * 4, seed=4, folder=tmp_path)
+    scaling, record = found.scaling, found.record
     assert scaling == fit(*sample(voxels, 4))
     assert scaling.temperature == pytest.approx(3, rel=0.15)
     assert (record["temperature"], record["bias"]) == (scaling.temperature, scaling.bias)
-    before = quality(voxels, PATIENTS, 4)
-    after = quality([(apply(p, scaling.temperature, scaling.bias), y) for p, y in voxels], PATIENTS, 4)
-    for when, found in (("before", before), ("after", after)):
+    assert (record["scaling"], record["by_thickness"]) == ("temperature and bias", None)
+    before = quality(voxels, PATIENTS)
+    held = [(apply(p, s.temperature, s.bias), y) for (p, y), s in zip(voxels, found.held, strict=True)]
+    for when, values in (("before", before), ("after", quality(held, PATIENTS))):
         for name in QUALITIES:
-            assert record[f"{name}_{when}"] == found[name]
-            assert record[f"{name}_{when}_ci95"] == found[f"{name}_ci95"]
-        assert reliability(record, when) == {name: found[name] for name in (*QUALITIES, "reliability")}
+            assert record[f"{name}_{when}"] == values[name]
+            assert record[f"{name}_{when}_ci95"] == values[f"{name}_ci95"]
+        assert reliability(record, when) == {name: values[name] for name in (*QUALITIES, "reliability")}
+    assert record["after"] == "cross-validated by patient in 3 folds"
     assert record["ece_after"] < record["ece_before"]
     counts = {"n_series": 4, "n_patients": 3, "n_voxels": 4_401, "n_fit_voxels": 4_401}
     counts["n_lesion_voxels"] = sum(int(y.sum()) for _, y in voxels)
-    facts = {"split": "dev", "seed": 4, "resamples": 2_000, "bins": 15, "clip": pytest.approx([1e-20, 1 - 1e-7])}
+    facts = {"split": "dev", "seed": 4, "bins": 15, "clip": pytest.approx([1e-20, 1 - 1e-7])}
     assert {name: record[name] for name in counts | facts} == counts | facts
     assert record["warnings"] == []
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
@@ -75,7 +78,7 @@ def test_a_reader_is_told_of_limits_and_of_an_error_that_did_not_fall() -> None:
     assert remarks(plain, bad, good) == []
     assert remarks(plain, good, good) == []
     (worse,) = remarks(plain, good, bad)
-    assert "did not fall (0.01 to 0.02)" in worse
+    assert "did not fall in cross-validation (0.01 to 0.02)" in worse
     assert "likelihood (0.1 to 0.2)" in worse
     (sharp,) = remarks(Scaling(temperature=0.05, bias=0.0, at_limit=True), bad, good)
     assert "temperature 0.05 is a limit" in sharp

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss
 
 from iac_lightning.evaluation.calibration import quality as quality_module
-from iac_lightning.evaluation.calibration.quality import quality
+from iac_lightning.evaluation.calibration.quality import (
+    QUALITIES,
+    STREAMED,
+    quality,
+    quality_of_sums,
+    ratio_of_sums,
+    sums_of,
+)
 from iac_lightning.evaluation.calibration.scaling import Part, apply, fit, sample
 from tests.unit.iac_lightning.evaluation.calibration.synthetic_voxels import joined, names, voxels
 
@@ -16,13 +24,13 @@ def test_ece_by_hand():
         (np.array([0.04, 0.64], np.float32), np.array([False, True])),
         (np.array([0.06, 0.66], np.float32), np.array([False, False])),
     ]
-    found = quality(parts, ["a", "b"], seed=0)
+    found = quality(parts, ["a", "b"])
     assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.15, abs=1e-7)
     first, second = found["reliability"]
     assert first["bin"] == pytest.approx([0, 1 / 15])
     assert (second["n_voxels"], second["n_patients"], second["lesion_share"]) == (2, 2, 0.5)
     assert second["mean_probability"] == pytest.approx(0.65)
-    assert second["lesion_share_ci95"] == [0.0, 1.0]  # twice one patient or twice the other
+    assert second["lesion_share_ci95"] is None  # of two patients
     assert (found["n_voxels"], found["n_lesion_voxels"]) == (4, 1)
 
 
@@ -32,7 +40,7 @@ def parts() -> list[Part]:
 
 
 def test_values_equal_plain_numpy_and_scikit_learn(parts: list[Part]):
-    found = quality(parts, names(4), seed=0)
+    found = quality(parts, names(4))
     p, y = joined(parts)
     assert found["brier"] == pytest.approx(brier_score_loss(y, p.astype(np.float64)), rel=1e-9)
     exact = np.clip(p, 1e-20, 1 - 1e-7).astype(np.float64)
@@ -55,7 +63,7 @@ def test_values_equal_plain_numpy_and_scikit_learn(parts: list[Part]):
 def test_equal_probabilities_share_an_adaptive_bin():
     """One value everywhere: its mean is compared with all labels, whatever their order."""
     p, y = np.full(1_000, 0.25, np.float32), np.arange(1_000) < 400
-    assert quality([(p, y)], ["a"], seed=0)["adaptive_ece"] == pytest.approx(0.15)
+    assert quality([(p, y)], ["a"])["adaptive_ece"] == pytest.approx(0.15)
 
 
 def test_order_statistics_are_exact(parts: list[Part]):
@@ -68,15 +76,16 @@ def test_order_statistics_are_exact(parts: list[Part]):
 def test_intervals_are_over_patients():
     """Ten series of one patient are no more certain than one; equal patients differ by nothing."""
     part = voxels(2_000, 0, sharpen=2.0)
-    alone = quality([part] * 10, ["a"] * 10, seed=0)
+    alone = quality([part] * 10, ["a"] * 10)
     assert alone["ece_ci95"] is None
     assert all(row["lesion_share_ci95"] is None for row in alone["reliability"])
-    equal = quality([part] * 10, [f"p{i}" for i in range(10)], seed=0)
+    equal = quality([part] * 10, [f"p{i}" for i in range(10)])
     assert equal["ece_ci95"] == pytest.approx([equal["ece"]] * 2)
     different = [voxels(2_000, s, sharpen=2.0) for s in range(10)]
-    low, high = quality(different, [f"p{i}" for i in range(10)], seed=0)["brier_ci95"]
+    low, high = quality(different, [f"p{i}" for i in range(10)])["brier_ci95"]
     scores = [np.mean((p.astype(float) - y) ** 2) for p, y in different]  # equal sizes: the mean over patients
-    assert (high - low) / 3.92 == pytest.approx(np.std(scores) / np.sqrt(10), rel=0.1)
+    reach = stats.t.ppf(0.975, 9) * np.std(scores, ddof=1) / np.sqrt(10) / np.mean(scores)  # of the logarithm
+    assert [low, high] == pytest.approx(np.mean(scores) * np.exp([-reach, reach]), rel=1e-6)
 
 
 def test_a_model_made_overconfident_is_brought_back():
@@ -87,7 +96,7 @@ def test_a_model_made_overconfident_is_brought_back():
     assert scaling.temperature == pytest.approx(3, rel=0.03)
     assert scaling.bias == pytest.approx(0, abs=0.1)
     repaired = [(apply(p, scaling.temperature, scaling.bias), y) for p, y in overconfident]
-    original, before, after = (quality(parts, names(10), seed=0) for parts in (honest, overconfident, repaired))
+    original, before, after = (quality(parts, names(10)) for parts in (honest, overconfident, repaired))
     for name in ("ece", "adaptive_ece"):
         assert before[name] > 3 * original[name]
         low, high = original[f"{name}_ci95"]
@@ -101,29 +110,48 @@ def test_adaptive_bins_by_hand():
     """Thirty voxels, two a bin, one of them a lesion: Σ p of bin k is (4k + 3) / 31."""
     p, y = np.arange(1, 31, dtype=np.float32) / 31, np.arange(30) % 2 == 0
     expected = sum(abs(1 - (4 * k + 3) / 31) for k in range(15)) / 30
-    assert quality([(p[::-1], y[::-1])], ["a"], seed=0)["adaptive_ece"] == pytest.approx(expected, rel=1e-6)
+    assert quality([(p[::-1], y[::-1])], ["a"])["adaptive_ece"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_probabilities_of_nothing_and_of_one_have_finite_scores():
-    found = quality([(np.array([1.0, 1e-30], np.float32), np.array([False, True]))], ["a"], seed=0)
+    found = quality([(np.array([1.0, 1e-30], np.float32), np.array([False, True]))], ["a"])
     assert found["brier"] == pytest.approx(1.0)
     assert found["nll"] == pytest.approx((20 * np.log(10) - np.log(1 - float(np.float32(1 - 1e-7)))) / 2, rel=1e-6)
     assert [row["bin"] for row in found["reliability"]] == [pytest.approx([0, 1 / 15]), pytest.approx([14 / 15, 1])]
 
 
-def test_two_patients_are_enough_for_an_interval():
-    sure, unsure = (np.full(4, value, np.float32) for value in (0.9, 0.6))
-    found = quality([(sure, np.ones(4, bool)), (unsure, np.ones(4, bool))], ["a", "b"], seed=0)
-    assert found["brier_ci95"] == pytest.approx([0.1**2, 0.4**2])  # twice the one or twice the other
-    assert found["nll_ci95"] == pytest.approx([-np.log(0.9), -np.log(0.6)])
-    assert found["ece_ci95"] == pytest.approx([0.1, 0.4])
-    assert found["adaptive_ece_ci95"] == pytest.approx([0.1, 0.4])
+def test_five_patients_with_voxels_are_enough_for_an_interval():
+    parts = [voxels(500, k, sharpen=2.0) for k in range(5)]
+    nothing = (np.zeros(0, np.float32), np.zeros(0, bool))
+    few = quality([*parts[:4], nothing], list("abcde"))
+    enough = quality([*parts, nothing], list("abcdef"))
+    for name in QUALITIES:
+        assert few[f"{name}_ci95"] is None
+        low, high = enough[f"{name}_ci95"]
+        assert low < enough[name] < high
+    assert enough["n_patients"] == 5
 
 
-def test_a_bin_counts_the_resamples_that_have_a_voxel_there():
-    by_patient, resampled = np.zeros((2, 15, 3)), np.zeros((3, 15, 3))
-    by_patient[:, 4] = [[1, 0.3, 1], [3, 0.9, 0]]
-    resampled[:2, 4] = [[1, 0.3, 1], [4, 1.2, 1]]  # the third drew none of its voxels
-    (row,) = quality_module._reliability(by_patient, resampled)
-    assert row["lesion_share_ci95"] == pytest.approx([0.25 + 0.025 * 0.75, 1 - 0.025 * 0.75])
-    assert (row["n_voxels"], row["n_patients"], row["lesion_share"]) == (4, 2, 0.25)
+def test_sums_of_scans_give_what_their_voxels_give(parts: list[Part]):
+    """Whatever the order and the number of scans of a patient, and with scans of which nothing is said."""
+    nothing = (np.zeros(0, np.float32), np.zeros(0, bool))
+    whole = quality(parts, names(4))
+    sums = [sums_of(part) for part in (nothing, *parts[::-1])]
+    found = quality_of_sums(sums, ["nobody", *names(4)[::-1]], "candidates")
+    for name in STREAMED:
+        assert found[name] == pytest.approx(whole[name], rel=1e-12)
+        assert found[f"{name}_ci95"] == pytest.approx(whole[f"{name}_ci95"])
+    assert (found["n_candidates"], found["n_patients"]) == (whole["n_voxels"], 2)
+    assert [row["lesion_share"] for row in found["reliability"]] == pytest.approx(
+        [row["lesion_share"] for row in whole["reliability"]]
+    )
+
+
+def test_a_ratio_of_sums_by_hand():
+    columns = np.array([[1.0, 2.0], [2.0, 4.0], [-1.0, 1.0], [2.0, 1.0], [1.0, 1.0], [3.0, 1.0]])
+    assert ratio_of_sums(columns[:2], ["a", "a"]) == (0.5, None)
+    value, ends = ratio_of_sums(columns, list("aabcde"))
+    assert value == pytest.approx(0.8)
+    assert ends is not None
+    assert ends[0] < 0.8 < ends[1]
+    assert ends[0] + ends[1] == pytest.approx(1.6)  # a difference: symmetric

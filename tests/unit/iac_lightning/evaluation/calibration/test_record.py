@@ -12,10 +12,13 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Grid, Volume
 from iac_lightning.evaluation.calibration.record import (
     APPLIED,
+    DECIDING,
     Calibration,
     describe_calibration,
+    describe_scaling,
     reliability,
 )
+from iac_lightning.evaluation.calibration.scaling import IDENTITY, Scaling, apply
 
 THICK_IS_OWN = {
     "used": True,
@@ -29,9 +32,14 @@ ONE_FOR_ALL: dict[str, Any] = {"used": False, "why": "one threshold for all", "s
 RECORD: dict[str, Any] = {
     "temperature": 2.0,
     "bias": -1,
+    "by_thickness": None,
+    "scaling": "temperature and bias",
+    "scaling_why": "temperature and bias; negative log-likelihood: less",
+    "after": "cross-validated by patient in 5 folds",
     **{f"{name}_{when}": 0.125 for name in ("ece", "adaptive_ece", "brier", "nll") for when in ("before", "after")},
     "n_series": 9,
     "n_patients": 7,
+    "lesions": None,
     "warnings": ["the bones are old"],
     "reliability_before": [{"bin": [0, 0.1]}],
     "reliability_after": [],
@@ -58,6 +66,8 @@ RECORD: dict[str, Any] = {
 """Temperature 2 and bias −1: raw 0.5, 0.6 and 0.9 become sigmoid(−1) = 0.269, sigmoid(0.405 / 2 − 1) = 0.310 and
 sigmoid(2.197 / 2 − 1) = 0.525."""
 
+BY_THICKNESS = {"slope": 0.5, "bias": 1.0, "thinnest_mm": 1.0, "thickest_mm": 4.0}
+
 RAW = [0.6, 0.6, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.5]
 HU = [200, 200, 200, 129, 129, 200, 200, 200, 130]
 """A row of voxels: two unsure neighbours, two sure ones that are dark, a sure one alone, and one as likely as not."""
@@ -80,7 +90,7 @@ def calibration() -> Calibration:
 
 def test_apply_by_hand(calibration: Calibration):
     raw = row(RAW, np.float32)
-    calibrated = calibration.apply(raw)
+    calibrated = calibration.apply(raw, 2.0)
     assert calibrated.data.ravel() == pytest.approx([0.3106, 0.3106, 0, 0.5246, 0.5246, 0, 0.5246, 0, 0.2689], abs=1e-4)
     assert calibrated.data.dtype == np.float32
     assert calibrated.grid.same_as(raw.grid)
@@ -88,7 +98,7 @@ def test_apply_by_hand(calibration: Calibration):
 
 def test_masks_by_hand(calibration: Calibration):
     """At 0.5 the sure ones; under the protocol at 0.3 the unsure pair too, but nothing dark and nothing alone."""
-    probability = calibration.apply(row(RAW, np.float32))
+    probability = calibration.apply(row(RAW, np.float32), 2.0)
     protocol, plain = calibration.masks(probability, row(HU, np.int16), 2.0)
     assert plain.data.ravel().tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
@@ -97,7 +107,7 @@ def test_masks_by_hand(calibration: Calibration):
 
 def test_rule_and_least_lesion_by_hand(calibration: Calibration):
     """At 0.3 all but the last: two pairs and a single voxel, each voxel of 0.5 mm³."""
-    probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
+    probability, hu = calibration.apply(row(RAW, np.float32), 2.0), row(HU, np.int16)
     for rule, least_mm3, expected in (
         ("none", 0.0, [1, 1, 0, 1, 1, 0, 1, 0, 0]),
         ("none", 0.5, [1, 1, 0, 1, 1, 0, 1, 0, 0]),
@@ -112,7 +122,7 @@ def test_rule_and_least_lesion_by_hand(calibration: Calibration):
 def test_each_mask_follows_the_slice_thickness_by_its_own_strata(calibration: Calibration):
     assert [calibration.plain.at(mm) for mm in (1.0, 4.0, 4.01)] == [0.5, 0.5, 0.2]
     assert [calibration.point.thresholds.at(mm) for mm in (1.0, 4.0, 4.01)] == [0.3] * 3
-    probability, hu = calibration.apply(row(RAW, np.float32)), row(HU, np.int16)
+    probability, hu = calibration.apply(row(RAW, np.float32), 2.0), row(HU, np.int16)
     protocol, plain = calibration.masks(probability, hu, 5.0)
     assert plain.data.ravel().tolist() == [1, 1, 0, 1, 1, 0, 1, 0, 1]
     assert protocol.data.ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
@@ -134,12 +144,29 @@ def test_a_probability_at_its_threshold_belongs_to_the_mask():
 
 def test_a_scan_on_another_grid_is_refused(calibration: Calibration):
     with pytest.raises(UserError, match="grid"):
-        calibration.masks(calibration.apply(row(RAW, np.float32)), row(HU[:-1], np.int16), 2.0)
+        calibration.masks(calibration.apply(row(RAW, np.float32), 2.0), row(HU[:-1], np.int16), 2.0)
 
 
 def test_the_uncalibrated_mask_is_that_of_raw_one_half(calibration: Calibration):
     raw = row([0.0, 0.499, 0.5, 0.501, 0.9], np.float32)
-    assert calibration.uncalibrated_mask(calibration.apply(raw)).data.ravel().tolist() == [0, 0, 1, 1, 1]
+    assert calibration.uncalibrated_mask(calibration.apply(raw, 2.0), 2.0).data.ravel().tolist() == [0, 0, 1, 1, 1]
+
+
+def test_slice_thickness_changes_the_scaling_everywhere():
+    """x = log(2 mm / 2 mm) = 0 in the middle; log 2 at 4 mm and beyond."""
+    thick = Calibration.from_dict(RECORD | {"by_thickness": BY_THICKNESS})
+    raw = row([0.0, 0.499, 0.5, 0.501, 0.9], np.float32)
+    np.testing.assert_array_equal(thick.apply(raw, 2.0).data, apply(raw.data, 2.0, -1.0))
+    slope, bias = 0.5 + 0.5 * np.log(2), -1 + np.log(2)
+    for mm in (4.0, 9.0):
+        found = thick.apply(raw, mm)
+        np.testing.assert_allclose(found.data, apply(raw.data, 1 / slope, bias), rtol=1e-6)
+        assert thick.uncalibrated_mask(found, mm).data.ravel().tolist() == [0, 0, 1, 1, 1]
+        np.testing.assert_allclose(thick.undo(found.data, mm), raw.data, rtol=1e-5)
+    assert Calibration.from_dict(thick.to_dict()) == thick
+    assert thick.facts(("by_thickness",)) == {"by_thickness": BY_THICKNESS}
+    assert "by slice thickness (1 mm: temperature" in describe_scaling(thick.scaling)
+    assert describe_scaling(IDENTITY) == "no calibration (temperature 1.000, bias +0.000)"
 
 
 def test_there_and_back_gives_the_same_bytes():
@@ -149,7 +176,9 @@ def test_there_and_back_gives_the_same_bytes():
 
 
 def test_what_is_changed_is_written_in_its_place(calibration: Calibration):
-    changed = replace(calibration, bias=0.5, point=replace(calibration.point, least_lesion_mm3=2.0)).to_dict()
+    changed = replace(
+        calibration, scaling=Scaling(temperature=2.0, bias=0.5), point=replace(calibration.point, least_lesion_mm3=2.0)
+    ).to_dict()
     assert list(changed) == list(RECORD)
     assert changed == with_point(least_lesion_mm3=2.0) | {"bias": 0.5}
 
@@ -194,10 +223,12 @@ def test_reliability_parts_before_from_after():
 def test_described_for_the_terminal(calibration: Calibration):
     assert describe_calibration(calibration).splitlines() == [
         "temperature 2.000, bias -1.000 (9 development scans of 7 patients)",
-        "  ece: 0.125 before, 0.125 after",
-        "  adaptive_ece: 0.125 before, 0.125 after",
-        "  brier: 0.125 before, 0.125 after",
-        "  nll: 0.125 before, 0.125 after",
+        "  chosen: temperature and bias; negative log-likelihood: less",
+        "  voxels before and after (cross-validated by patient in 5 folds):",
+        "    ece: 0.125 before, 0.125 after",
+        "    adaptive_ece: 0.125 before, 0.125 after",
+        "    brier: 0.125 before, 0.125 after",
+        "    nll: 0.125 before, 0.125 after",
         "  operating point (balanced): probability ≥ 0.3; at least 130 HU, no single voxels",
         "    on other patients: Dice 0.500, lesion F1 0.625, 1.2 false components a scan, 0 false alarms on 7 "
         "lesion-free scans",
@@ -217,6 +248,9 @@ def test_described_for_the_terminal(calibration: Calibration):
         ({"temperature": 20.1}, "temperature 20.1"),
         ({"bias": float("inf")}, "bias inf"),
         ({"bias": None}, "bias None"),
+        ({"by_thickness": {"slope": 1.0}}, r"by_thickness \{'slope': 1.0\}, expected null or slope, bias"),
+        ({"by_thickness": BY_THICKNESS | {"thinnest_mm": 0}}, "by_thickness"),
+        ({"by_thickness": BY_THICKNESS | {"bias": float("nan")}}, "by_thickness"),
         ({"plain_threshold": 2}, "plain_threshold 2, expected a number between 0 and 1"),
         ({"plain_threshold": 0.0}, "plain_threshold 0.0"),
         ({"plain_threshold": True}, "plain_threshold True"),
@@ -244,7 +278,7 @@ def test_values_that_no_calibration_has_are_refused(changed: dict[str, Any], tol
 
 
 def test_a_calibration_of_before_operating_points_is_read_as_what_it_did(calibration: Calibration):
-    old = {name: value for name, value in RECORD.items() if name not in APPLIED[2:5]}
+    old = {name: value for name, value in RECORD.items() if name not in DECIDING[2:]}
     old |= {"threshold": 0.5, "thickness": THICK_IS_OWN, "prior_threshold": 0.3, "prior_thickness": ONE_FOR_ALL}
     found = Calibration.from_dict(old)
     assert found.point == replace(calibration.point, aim="dice")

@@ -25,7 +25,7 @@ def written(model_results, dev_tables, analysis, tmp_path_factory):
     own = ExtraFigure(name="mae", title="T", caption="c", png=PNG, source="1 scan", command="iac pretrain a.yaml")
     context = ReportContext(**{**vars(CONTEXT), "command": "iac report a_b --out µ", "figures": [own]})
     sections = analysis_sections(model_results, dev_tables, analysis, context)
-    overlays = {name: [Overlay(kind="best", series_id="p001_s0", dice=0.9, png=PNG)] for name in model_results}
+    overlays = {name: [Overlay(kind="best", scan="scan 3fa9c1", dice=0.9, png=PNG)] for name in model_results}
     write_report(folder, model_results, context, sections, overlays)
     return folder
 

@@ -15,7 +15,7 @@ from tests.report_page import CONTEXT, PNG, Page
 
 @pytest.fixture
 def overlays(model_results):
-    return {name: [Overlay(kind="best", series_id="p001_s0", dice=0.9, png=PNG)] for name in model_results}
+    return {name: [Overlay(kind="best", scan="scan 3fa9c1", dice=0.9, png=PNG)] for name in model_results}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -42,7 +42,8 @@ def test_page_is_self_contained_and_complete(model_results, overlays, tmp_path):
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert all(
-        s.startswith(("data:image/png;base64,", "#")) or s in ("models.csv", "comparisons.csv") for s in page.sources
+        s.startswith(("data:image/png;base64,", "#")) or s in ("models.csv", "comparisons.csv", "checklist.html")
+        for s in page.sources
     )
     assert page.tags.count("img") == 4 + 1 + 3 + 1  # charts, extra figure, overlays, contact sheet
     for expected in ("It ranks nothing.", "iac report x", "abc123", "f00", "a note", "Simulated heads.", "1,234,567"):

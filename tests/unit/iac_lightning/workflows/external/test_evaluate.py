@@ -17,6 +17,11 @@ from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.nifti import write_nifti
 from iac_lightning.cli import main
 from iac_lightning.config.schema import EvaluationConfig
+from iac_lightning.evaluation.clinical.readers import SECOND, readings
+from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.evaluation.tables.series_table import read_series_table
+from iac_lightning.report.models.readers import readers_section
+from iac_lightning.report.page import ReportContext
 from iac_lightning.runs.looks import looks, record_look
 from iac_lightning.workflows.external import evaluate as external
 from iac_lightning.workflows.external.evaluate import evaluate_predictions, load_external
@@ -85,6 +90,36 @@ def test_masks_by_hand(cohort: Path, masks: Path, tmp_path: Path, capsys: pytest
     assert "5 scans of 4 patients (masks)" in printed
     assert "2 without and 1 with lesions; false alarms: 0 of 2" in printed
     assert "1 without and 1 with lesions; false alarms: 1 of 2" in printed
+
+
+def test_a_second_reader_is_measured_as_a_prediction_is(cohort: Path, masks: Path, tmp_path: Path) -> None:
+    second = {"a1": box(2), "b1": box(0)}
+    for series, mask in second.items():
+        write_nifti(Volume(mask, GRID), tmp_path / f"second/{series}.nii.gz")
+    table = pd.read_csv(cohort, keep_default_na=False)
+    paths = [f"second/{s}.nii.gz" if s in second else "" for s in table["series_id"]]
+    write_cohort(cohort, table.assign(label_2=paths))
+    evaluate_predictions(masks, cohort, "test", tmp_path / "out", workers=1)
+    measured = read_series_table(tmp_path / "out/evaluation/test.csv").set_index("series_id")
+    assert measured.loc["a1", "reader_2_dice"] == pytest.approx(2 * 8 / 24)  # 8 of 16 voxels
+    assert measured.loc["b1", ["reader_2_dice", "reader_2_both_empty"]].tolist() == [1, 1]
+    assert measured["reader_2_dice"].notna().sum() == 2
+    found = readings({"m": measured.reset_index()})
+    assert found is not None
+    assert (found.n, found.n_lesion, found.n_patients) == (2, 1, 2)
+    reader, model = found.rows
+    assert (reader.name, reader.dice["mean"]) == (SECOND, pytest.approx(2 / 3))
+    assert reader.bias_mm3 == pytest.approx(-8 * 0.5 / 2)
+    assert model.against_reader is not None
+    assert model.against_reader["difference"]["value"] == pytest.approx(24 / 28 - 2 / 3)
+    models = {"m": ModelResult(name="m", label="M", table=measured.reset_index(), summary={}, threshold=None)}
+    context = ReportContext(title="T", question="Q", split="test", seed=0)
+    section = readers_section(models, context)
+    assert section is not None
+    assert [row[0] for row in section.tables[0].rows] == [SECOND, "M"]
+    assert section.tables[0].source == "2 scans of 2 patients with two readers, test split, seed 0"
+    alone = measured.reset_index().drop(columns=[c for c in measured if c.startswith("reader_2_")])
+    assert readings({"m": alone}) is None
 
 
 def test_every_form_gives_the_same_table(cohort: Path, masks: Path, tmp_path: Path) -> None:

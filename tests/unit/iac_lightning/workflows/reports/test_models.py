@@ -25,8 +25,10 @@ from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
 from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.reports import further
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
+from iac_lightning.workflows.reports.development import has_development
 from iac_lightning.workflows.reports.evaluated import evaluation, load_entry, look_at, model_labels, shared_settings
 from iac_lightning.workflows.reports.models import report, report_command
 
@@ -83,9 +85,10 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", split="test")]
+    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
+    monkeypatch.setattr(further, "gallery_section", lambda *_: None)
     monkeypatch.setattr("iac_lightning.report.page.png", lambda figure: dot())
     found = [
         ExternalModel(tmp_path / name, name, {"test": tmp_path / name}, tmp_path / "cohort.csv", None)
@@ -112,6 +115,12 @@ def test_models_with_development_tables_are_analysed(entries: list[ExternalModel
     for title in ("Slice thickness", "Risk groups", "Volume intervals", "Detection per patient"):
         assert f">{title}</h2>" in page
     assert "are left out" not in page
+    for title in ("Before and after calibration", "Volumes by size", "Subgroups", "Flow of patients and scans"):
+        assert f">{title}</h2>" in page
+    assert (tmp_path / "page/checklist.html").exists()
+    names = (tmp_path / "good/test_scan_names.csv").read_text().splitlines()
+    assert (names[0], len(names)) == ("name,series_id", 1 + 40)
+    assert names[1].split(",")[1] not in page
     analysis = json.loads((tmp_path / "page/analysis.json").read_text())
     assert list(analysis["models"]) == ["good", "large"]
     assert [(c["model"], c["baseline"]) for c in analysis["comparisons"]] == [("good", "large")]
@@ -175,9 +184,9 @@ def test_a_run_evaluated_before_it_was_trained_on_is_not_analysed(tmp_path: Path
     for split, weights in (("dev", "old"), ("test", "new")):
         (tmp_path / f"{split}.csv").touch()
         (tmp_path / f"{split}.json").write_text(json.dumps({"checkpoint_sha256": weights, "threshold": 0.5}))
-    assert not workflow.has_development(tmp_path, "test")
+    assert not has_development(tmp_path, "test")
     (tmp_path / "dev.json").write_text((tmp_path / "test.json").read_text())
-    assert workflow.has_development(tmp_path, "test")
+    assert has_development(tmp_path, "test")
     run = Run(tmp_path / "vit", ExperimentConfig(name="vit"))
     missing = workflow.development({"vit": run}, "test", EvaluationConfig())
     assert missing[2] == ("iac evaluate …/vit --split dev",)

@@ -1,0 +1,1 @@
+"""Checklists of reporting, and where a page says what they ask for."""
