@@ -66,7 +66,7 @@ sweep: $(VENV)/.runtime ## an ablation and its report: SWEEP=experiments/sweeps/
 evaluate: $(VENV)/.runtime ## measure RUN=runs/… on SPLIT=test
 	$(IAC) evaluate $(RUN) --split $(SPLIT) $(ARGS)
 
-predict: $(VENV)/.runtime ## segment INPUT=scan with RUN=runs/… into OUT=folder (TEMPLATE=template.nii.gz)
+predict: $(VENV)/.runtime ## segment INPUT=scan with RUN=runs/… into OUT=folder (TEMPLATE=template.nii.gz, ARGS=…)
 	@test -n "$(INPUT)" || { echo 'say which scan: make predict INPUT=scan.nii.gz RUN=runs/… OUT=folder'; exit 2; }
 	$(IAC) predict $(INPUT) $(OUT) --run $(RUN) $(if $(TEMPLATE),--template $(TEMPLATE)) $(ARGS)
 

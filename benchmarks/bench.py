@@ -75,7 +75,7 @@ def bench_scan(folder: Path, scan: Path, template: Path | None, run: Path | None
     """Seconds and peak memory of whole processes: preparing a one-scan cohort, and predicting the scan."""
     if run is None:
         run = throwaway_run(folder)
-    predict = ["predict", str(scan), str(folder / "prediction"), "--run", str(run)]
+    predict = ["predict", str(scan), str(folder / "prediction"), "--run", str(run), "--allow-phantom-model"]
     if template:
         predict += ["--template", str(template)]
     cohort = folder / "scan.csv"

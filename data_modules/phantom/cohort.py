@@ -1,8 +1,8 @@
 """A phantom trial on disk: who is scanned how, imaged in parallel, written so that a crash loses little.
 
-`<out>/images/<series>.nii.gz` (int16 HU) with a sidecar JSON, `<out>/labels/<series>.nii.gz`, `<out>/cohort.csv`,
-`<out>/contact_sheet.png`; `phantom.json` holds the settings and `patients/` marks finished patients. A patient's
-anatomy and series depend on the seed and the patient's number alone.
+`<out>/images/<series>.nii.gz` (int16 HU, marked as simulated: `mark`) with a sidecar JSON,
+`<out>/labels/<series>.nii.gz`, `<out>/cohort.csv`, `<out>/contact_sheet.png`; `phantom.json` holds the settings and
+`patients/` marks finished patients. A patient's anatomy and series depend on the seed and the patient's number alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from data_modules.files import write_bytes_atomic, write_text_atomic
 from data_modules.phantom.anatomy import build_anatomy
 from data_modules.phantom.contact_sheet import draw_contact_sheet
 from data_modules.phantom.imaging import Acquisition, Kernel, half_extent_mm, image_series, tilt_deg
+from data_modules.phantom.mark import COLUMN, MARK, SETTINGS_FILE
 from data_modules.processes import mapped
 from data_modules.scan.geometry import Grid
 
@@ -150,6 +151,7 @@ def _nifti_bytes(data: NDArray[Any], grid: Grid) -> bytes:
     image = nib.Nifti1Image(data, grid.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_dim_info(slice=2)
+    image.header["descrip"] = MARK
     image.set_qform(grid.affine, code=1)
     image.set_sform(grid.affine, code=1)
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
@@ -201,7 +203,7 @@ def _make_patient(plan: PatientPlan, out: Path, splits: Mapping[str, str]) -> No
             "kernel_kind": kernel.kind,
             "tilt_deg": round(tilt_deg(grid), 2) + 0.0,
             "plaques": len(anatomy.plaques),
-            "phantom_seed": plan.key[0],
+            COLUMN: plan.key[0],
         }
         if label is not None:
             write_bytes_atomic(out / "labels" / f"{name}.nii.gz", _nifti_bytes(label.astype(np.uint8), grid))
@@ -223,7 +225,7 @@ def _assign(plans: Iterable[PatientPlan], fractions: dict[str, float], seed: int
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Store the settings, or refuse a folder that holds something else."""
-    stored = out / "phantom.json"
+    stored = out / SETTINGS_FILE
     if stored.exists():
         try:
             before = json.loads(stored.read_text(encoding="utf-8"))

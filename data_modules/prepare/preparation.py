@@ -37,7 +37,7 @@ from data_modules.prepare.listings import (
     write_failed,
     write_warnings,
 )
-from data_modules.prepare.roi import region_of_interest
+from data_modules.prepare.roi import find_region_of_interest
 from data_modules.prepare.sources import source_sha256, source_state
 from data_modules.prepare.store import (
     PreparedStore,
@@ -183,7 +183,7 @@ def _prepare_guarded(job: Job) -> str | None:
 def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Path) -> None:
     """Read, crop and resample one series, and move it to its place once it is whole."""
     scan = read_series(series)
-    roi = region_of_interest(scan, grid)
+    roi, registration = find_region_of_interest(scan, grid)
     image = on_common_grid(scan, roi, grid)
     common = image.grid
     native_hu = to_int16(roi.hu)
@@ -220,6 +220,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "thickness_from": scan.thickness_from,
         "slice_axis": roi.slice_axis,
         "label_volume_mm3": label_mm3,
+        "registration_similarity": None if registration is None else registration.similarity,
         "image": {"digests": image_digests(scan), "thumbnail": thumbnail(image.data)},
         "warnings": warnings,
     }

@@ -111,6 +111,11 @@ def evaluate_others(arguments: argparse.Namespace) -> None:
     option("--template", type=Path, help="CT head template (NIfTI, HU) to find the region of interest"),
     option("--series", help="which series of a DICOM folder"),
     option("--slice-thickness-mm", type=float, help="counts only where the file has none"),
+    option(
+        "--allow-phantom-model",
+        action="store_true",
+        help="segment a patient's scan by a model that has learnt from simulated heads alone; measures nothing",
+    ),
 )
 def predict(arguments: argparse.Namespace) -> None:
     """`iac predict`."""
@@ -123,14 +128,21 @@ def predict(arguments: argparse.Namespace) -> None:
         from iac_lightning.workflows.calibrate import load_calibrated
 
         model = load_calibrated(load_run(arguments.run))
-    from iac_lightning.workflows.predict import predict
+    from iac_lightning.workflows.predict import predict, result_words
 
     result = predict(
-        arguments.input, arguments.out, model, arguments.template, arguments.series, arguments.slice_thickness_mm
+        arguments.input,
+        arguments.out,
+        model,
+        arguments.template,
+        arguments.series,
+        arguments.slice_thickness_mm,
+        arguments.allow_phantom_model,
     )
     for warning in result["warnings"]:
         print(f"warning: {warning}")
     print(f"{result['volume_mm3']:.1f} mm³ in {result['n_lesions']} lesions; see {arguments.out}/overlay.png")
+    print(f"  {result_words(result)}")
 
 
 @command(

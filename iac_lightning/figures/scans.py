@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
@@ -66,13 +66,29 @@ def overlay_figure(
         window_hu: HU shown black and white.
         field_mm: width of each view around the lesion.
     """
+    figure = Figure(figsize=(10.0, 3.3 * (1 if probability is None else 2) + 1.1), layout="constrained")
+    draw_overlay(figure, hu, label, prediction, probability, title, window_hu=window_hu, field_mm=field_mm)
+    return figure
+
+
+def draw_overlay(
+    figure: Figure | SubFigure,
+    hu: Volume,
+    label: Volume | None = None,
+    prediction: Volume | None = None,
+    probability: Volume | None = None,
+    title: str = "",
+    *,
+    window_hu: tuple[float, float] = BONE_WINDOW_HU,
+    field_mm: float = 48.0,
+) -> None:
+    """`overlay_figure` on a figure, or a part of one, that is there."""
     volumes = {"hu": hu, "label": label, "prediction": prediction, "probability": probability}
     data = {name: canonical(v).data for name, v in volumes.items() if v is not None}
     masks: dict[str, NDArray[np.bool_]] = {n: as_mask(data[n]) for n in ("label", "prediction") if n in data}
     spacing = np.asarray(canonical(hu).grid.spacing_mm)
     center, what = _lesion_center(masks, data["hu"].shape)
     n_rows = 2 if probability is not None else 1
-    figure = Figure(figsize=(10.0, 3.3 * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, 3, squeeze=False)
     for row in range(n_rows):
         for column, (name, axis, left, right) in enumerate(PLANES):
@@ -104,15 +120,13 @@ def overlay_figure(
             letters(axes, left, right)
             scale_bar(axes)
     if probability is not None:
-        scale = ScalarMappable(Normalize(0, 1), cmap="viridis")
-        figure.colorbar(scale, ax=panels[1, :].tolist(), label="probability", shrink=0.9, pad=0.01)
+        chances = ScalarMappable(Normalize(0, 1), cmap="viridis")
+        figure.colorbar(chances, ax=panels[1, :].tolist(), label="probability", shrink=0.9, pad=0.01)
     voxel = " × ".join(f"{s:.3g}" for s in spacing)
-    figure.suptitle(
-        f"{title}\nplanes through {what}; {window_words(window_hu)}; voxels {voxel} mm; bar 10 mm", fontsize=10
-    )
+    scale = f"{window_words(window_hu)}; voxels {voxel} mm; bar 10 mm"
+    figure.suptitle(f"{title}\n" * bool(title) + f"planes through {what}; {scale}", fontsize=10)
     if masks:
         legend_below(figure, [LineCollection([], label=name, **OUTLINES[name]) for name in masks])
-    return figure
 
 
 def reconstruction_figure(

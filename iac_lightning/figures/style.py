@@ -11,7 +11,7 @@ from math import isnan
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from iac_lightning.evaluation.statistics.intervals import Interval
 
@@ -53,7 +53,7 @@ def title_axes(axes: Axes, title: str, source: str) -> None:
     axes.set_title(f"{title}\n{source}", fontsize=10, loc="left")
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+def legend_below(figure: Figure | SubFigure, handles: Sequence[Artist]) -> None:
     """A legend under all panels."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 

@@ -23,6 +23,7 @@ from iac_lightning.config.reading import ConfigError, from_dict
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.config.stored import config_dict
 from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.clinical.reference import Reference
 from iac_lightning.models.build import build_model
 from iac_lightning.models.ensemble import Ensemble
 from iac_lightning.models.precision import set_matmul_precision
@@ -49,13 +50,17 @@ from iac_lightning.workflows.calibrate import load_calibrated
 from iac_lightning.workflows.model_card import model_card
 from iac_lightning.workflows.trained import CalibratedModel, inference_device
 
+REFERENCE = "reference"
+"""In `model.json`: what the model learnt from, and its development scans."""
+
 _PACKAGES = ("iac-lightning", "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors")
 
 
 def export_bundle(run: Run, out: Path) -> Path:
     """Write the best weights of a run (the averaged ones, where it averages) and what prediction needs beside them.
 
-    Of an ensemble, the weights and settings of all members.
+    Of an ensemble, the weights and settings of all members. `model.json` also says what the model has learnt from, and
+    how large its development scans were found and labelled to be, for the interval of a volume.
 
     `out` gets `weights.safetensors`, `model.json`, `calibration.json`, `trained_on.json` (salted hashes, for the
     leakage guard), `MODEL_CARD.md` and `manifest.json` with the SHA-256 of each. The folder appears whole or not at
@@ -81,6 +86,7 @@ def export_bundle(run: Run, out: Path) -> Path:
         "checkpoint_sha256": model.checkpoint_sha256,
         "settings": prediction_settings(run.config),
         **members_settings(model),
+        REFERENCE: model.reference.to_dict(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
     with replacing_folder(out) as folder:
@@ -183,7 +189,20 @@ def load_bundle(path: Path) -> CalibratedModel:
         checkpoint_sha256=weights,
         trained_on=trained_on,
         calibration=calibration,
+        reference=_reference(path, exported),
     )
+
+
+def _reference(path: Path, exported: dict[str, Any]) -> Reference:
+    """What the bundle says of its training and its development scans; earlier ones say nothing.
+
+    Raises:
+        UserError: when it says what no model does.
+    """
+    try:
+        return Reference.from_dict(exported.get(REFERENCE, {}))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path / SETTINGS}: {REFERENCE} {error}. {AGAIN}") from None
 
 
 def _build(config: ExperimentConfig, members: Sequence[ExperimentConfig]) -> nn.Module:

@@ -33,6 +33,7 @@ from iac_lightning.workflows.one_series import (
     development_counts,
     development_voxels,
 )
+from iac_lightning.workflows.reference import keep_reference, reference_of
 from iac_lightning.workflows.trained import (
     ALONE,
     CalibratedModel,
@@ -82,7 +83,13 @@ def calibrate_together(
         key = calibration_key(model, series)
         if sharding.on_first(lambda: not _is_calibrated(model.run, key)):
             sharding.share_out(keep, series, f"{model.run.config.name}: predicting dev")
-    return sharding.on_first(lambda: calibrate(model, store, logger, helpers))
+
+    def finish() -> Calibration:
+        calibration = calibrate(model, store, logger, helpers)
+        keep_reference(model, store.split("dev"), calibration, helpers)
+        return calibration
+
+    return sharding.on_first(finish)
 
 
 def calibrate(
@@ -270,4 +277,5 @@ def load_calibrated(run: Run) -> CalibratedModel:
         trained_on=model.trained_on,
         calibration=trained_calibration(model),
         members=model.members,
+        reference=reference_of(run, model.checkpoint_sha256, model.trained_on),
     )

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 ARTIFACT = "model"
 """Folder of the run's artifacts that holds it: `runs:/<run id>/model`."""
 VALUES = ("volume_mm3", "volume_plain_mm3", "n_lesions", "slice_thickness_mm")
+ENDS = ("low_mm3", "high_mm3")
+"""Of the volume's interval, with `volume_` before them; not a number where there is none."""
 
 
 class ScanModel:
@@ -43,18 +45,22 @@ class ScanModel:
             table: `path` (NIfTI, NRRD or MetaImage file, or folder of a DICOM series, where it is predicted), and
                 optionally `slice_thickness_mm` (where the file has none), `series` (of a DICOM folder) and `out`
                 (a folder for what `iac predict` writes: masks, probabilities, overlay).
-            params: `template`, a CT template to find the region with, for whole heads.
+            params: `template`, a CT template to find the region with, for whole heads; `allow_phantom_model`, as
+                `iac predict` has it.
 
         Returns:
-            A row a scan: `path`, `volume_mm3`, `volume_plain_mm3`, `n_lesions`, `slice_thickness_mm`, `warnings`
-            and `error` (empty where there is none).
+            A row a scan: `path`, `volume_mm3`, `volume_plain_mm3`, `n_lesions`, `slice_thickness_mm`,
+            `volume_low_mm3` and `volume_high_mm3` (of the interval), `risk_group`, `risk_set`, `warnings` and `error`
+            (empty where there is none).
         """
         template = (params or {}).get("template") or None
-        return pd.DataFrame([self._row(row, Path(template) if template else None) for row in table.to_dict("records")])
+        allowed = bool((params or {}).get("allow_phantom_model"))
+        rows = table.to_dict("records")
+        return pd.DataFrame([self._row(row, Path(template) if template else None, allowed) for row in rows])
 
-    def _row(self, row: dict[Any, Any], template: Path | None) -> dict[str, Any]:
+    def _row(self, row: dict[Any, Any], template: Path | None, allowed: bool) -> dict[str, Any]:
         given = {key: value for key, value in row.items() if not pd.isna(value) and value != ""}
-        how = (self.model, template, given.get("series"), given.get("slice_thickness_mm"))
+        how = (self.model, template, given.get("series"), given.get("slice_thickness_mm"), allowed)
         result: dict[str, Any] = {}
         error = ""
         try:
@@ -64,9 +70,14 @@ class ScanModel:
                 result = segment(Path(given["path"]), *how).result
         except UserError as problem:
             error = str(problem)
+        interval, risk = result.get("volume_interval", {}), result.get("risk", {})
+        ends = {f"volume_{name}": interval.get(name) for name in ENDS}
         return {
             "path": row["path"],
             **{name: float(result.get(name, float("nan"))) for name in VALUES},
+            **{name: float("nan") if end is None else end for name, end in ends.items()},
+            "risk_group": risk.get("group") or "",
+            "risk_set": ", ".join(risk.get("set") or []),
             "warnings": "; ".join(result.get("warnings", [])),
             "error": error,
         }
@@ -85,8 +96,10 @@ def signature() -> Any:
     inputs = [ColSpec("string", "path"), ColSpec("double", "slice_thickness_mm", required=False)]
     inputs += [ColSpec("string", name, required=False) for name in ("series", "out")]
     outputs = [ColSpec("string", "path"), *(ColSpec("double", name) for name in VALUES)]
-    outputs += [ColSpec("string", name) for name in ("warnings", "error")]
-    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("template", "string", "")]))
+    outputs += [ColSpec("double", f"volume_{name}") for name in ENDS]
+    outputs += [ColSpec("string", name) for name in ("risk_group", "risk_set", "warnings", "error")]
+    params = [ParamSpec("template", "string", ""), ParamSpec("allow_phantom_model", "boolean", False)]
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))
 
 
 def requirements() -> list[str]:

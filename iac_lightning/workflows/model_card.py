@@ -26,6 +26,7 @@ from iac_lightning.report.words import estimate, interval, sentence
 from iac_lightning.runs.directory import Run, git_words
 from iac_lightning.runs.looks import FILE, looks
 from iac_lightning.workflows.guard import guard_sentences, registry_at, set_sentence
+from iac_lightning.workflows.reference import domain_section
 from iac_lightning.workflows.reports.evaluated import model_label
 from iac_lightning.workflows.trained import CalibratedModel
 
@@ -55,6 +56,7 @@ def model_card(run: Run, model: CalibratedModel) -> str:
         f"Model card: {model.config.name}": about(model),
         "What it is for": PURPOSE,
         "What it learnt from": training_data(run, model),
+        "Training domain": domain_section(model.reference.domain),
         "Whom it saw, and what it was tuned on": whom_it_saw(run, model),
         "How good it was found to be": metrics(run, model),
         "Calibration": calibration(model.calibration),

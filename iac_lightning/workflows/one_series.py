@@ -153,6 +153,22 @@ def development_candidates(work: SeriesWork, calibration: Calibration) -> Part |
     return candidate_lesions(mask.data, raw.data, development_label(item))
 
 
+def development_volumes(work: SeriesWork, calibration: Calibration) -> tuple[float, float] | None:
+    """Predicted volume of a development series at the operating point, and labelled volume, mm³.
+
+    None as `development_probability`.
+    """
+    raw = development_probability(work)
+    if raw is None:
+        return None
+    item = work.item
+    hu = Volume(np.asarray(item.native_hu()), item.native_grid)
+    mask = calibration.masks(calibration.apply(raw, item.slice_thickness_mm), hu, item.slice_thickness_mm).mask
+    label = read_label(item.series, like=read_series(item.series))
+    predicted, labelled = (float(np.count_nonzero(m.data)) * m.grid.voxel_volume_mm3 for m in (mask, label))
+    return predicted, labelled
+
+
 class Evaluated(NamedTuple):
     """What is measured of a series.
 

@@ -23,6 +23,7 @@ from data_modules.processes import Helpers
 from data_modules.scan.geometry import Volume
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
+from iac_lightning.evaluation.clinical.reference import Reference
 from iac_lightning.inference import predict_prepared
 from iac_lightning.models.build import build_model
 from iac_lightning.models.ensemble import Ensemble
@@ -73,6 +74,7 @@ class CalibratedModel:
         trained_on: whom it has seen, as salted hashes.
         calibration: of these weights (`calibrate.calibrate`).
         members: of the run, where it is an ensemble; a bundle names none.
+        reference: what it learnt from, and its development scans (`workflows.reference`).
     """
 
     config: ExperimentConfig
@@ -82,6 +84,7 @@ class CalibratedModel:
     trained_on: list[dict[str, Any]]
     calibration: Calibration
     members: tuple[TrainedModel, ...] = ()
+    reference: Reference = dataclasses.field(default_factory=Reference)
 
 
 def load_trained(run: Run) -> TrainedModel:

@@ -16,10 +16,11 @@ import torch
 from torch.nn import Module
 
 from data_modules.cohort.leakage import check_unseen, split_salt
-from data_modules.cohort.table import read_cohort
+from data_modules.cohort.table import Cohort, read_cohort
 from data_modules.errors import UserError
 from data_modules.prepare.store import PreparedSeries
 from iac_lightning.cli import main
+from iac_lightning.evaluation.clinical.conformal import fit_conformal
 from iac_lightning.evaluation.tables.controls import COLUMNS
 from iac_lightning.inference import predict_prepared
 from iac_lightning.modules.mae_module import MAEModule
@@ -275,10 +276,29 @@ def test_one_scan_is_predicted_on_its_own_grid(runs: Path, phantom_cohort: Path,
     assert result["slice_thickness_mm"] == source.slice_thickness_mm
     assert result["volume_mm3"] == pytest.approx(sum(lesion["volume_mm3"] for lesion in result["lesions"]))
     assert len(result["roi_center_lps_mm"]) == 3
+    check_what_it_learnt_from(result, runs / "vit_mae", read_cohort(phantom_cohort))
     assert (out / "overlay.png").stat().st_size > 10_000
     # the same weights on the same scan through the cohort's path give the same voxels
     saved = np.asarray(nib.load(runs / f"vit_mae/predictions/test/{source.series_id}_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(voxels, saved)
+
+
+def check_what_it_learnt_from(result: dict[str, Any], run: Path, cohort: Cohort) -> None:
+    """The result of a phantom names the training, and holds the interval of the volumes that the evaluation wrote."""
+    learnt = cohort.split("pretrain", "finetune")
+    domain = result["training_domain"]
+    assert (domain["learnt_from"], domain["n_series"], domain["n_phantoms"]) == ("phantoms", len(learnt), len(learnt))
+    assert domain["n_labelled_phantoms"] == len(cohort.split("finetune"))
+    assert (result["is_phantom"], domain["n_patients_unknown"]) == (True, 0)
+    kept = json.loads((run / "training_domain.json").read_text())["development"]
+    assert not any(s.patient_id in json.dumps(kept) for s in cohort.series)
+    assert main(["evaluate", str(run), "--split", "dev"]) == 0
+    measured = pd.read_csv(run / "evaluation/dev.csv")
+    for name in ("volume_mm3", "label_volume_mm3"):
+        assert sorted(kept[name]) == pytest.approx(sorted(measured[name]), rel=1e-5)
+    table = pd.DataFrame({name: kept[name] for name in ("slice_thickness_mm", "volume_mm3", "label_volume_mm3")})
+    fit = fit_conformal(table.assign(patient_id=[str(k) for k in kept["patient"]]), kept["coverage"])
+    assert result["volume_interval"]["remarks"] == list(fit.remarks)
 
 
 def test_an_exported_model_predicts_the_same_bytes(runs: Path, phantom_cohort: Path, tmp_path: Path) -> None:

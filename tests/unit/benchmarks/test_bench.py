@@ -125,6 +125,6 @@ def test_the_scan_is_prepared_and_predicted_by_whole_commands(monkeypatch: pytes
     assert prepare[:2] == ["prepare", "experiments/demo/mae.yaml"]
     assert "data.grid.template=t.nii.gz" in prepare
     assert predict[:3] == ["predict", "scan.nii.gz", str(tmp_path / "prediction")]
-    assert predict[3:] == ["--run", "runs/a", "--template", "t.nii.gz"]
+    assert predict[3:] == ["--run", "runs/a", "--allow-phantom-model", "--template", "t.nii.gz"]
     text = (tmp_path / "scan.csv").read_text()
     assert str(Path("scan.nii.gz").absolute()) in text

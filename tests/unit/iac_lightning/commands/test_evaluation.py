@@ -43,19 +43,24 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 @pytest.mark.usefixtures("a_run")
 def test_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    predict = Recorder({"warnings": ["two slices missing"], "volume_mm3": 12.34, "n_lesions": 2})
+    interval = {"low_mm3": 4.4, "high_mm3": 60.0, "coverage": 0.9}
+    risk = {"group": "low", "set": ["low", "medium"]}
+    found = {"volume_mm3": 12.34, "n_lesions": 2, "volume_interval": interval, "risk": risk, "interval_holds": False}
+    predict = Recorder({"warnings": ["two slices missing"], **found})
     monkeypatch.setattr("iac_lightning.workflows.calibrate.load_calibrated", lambda run: run)
     monkeypatch.setattr("iac_lightning.workflows.bundle.load_bundle", lambda path: ("bundle", path))
     monkeypatch.setattr("iac_lightning.workflows.predict.predict", predict)
     words = ["--run", "runs/a", "--template", "t.nii.gz", "--series", "3", "--slice-thickness-mm", "5"]
     assert main(["predict", "scan", "out", *words]) == 0
-    assert predict.calls == [(Path("scan"), Path("out"), ("run", Path("runs/a")), Path("t.nii.gz"), "3", 5.0)]
+    assert predict.calls == [(Path("scan"), Path("out"), ("run", Path("runs/a")), Path("t.nii.gz"), "3", 5.0, False)]
     assert capsys.readouterr().out.splitlines() == [
         "warning: two slices missing",
         "12.3 mm³ in 2 lesions; see out/overlay.png",
+        "  90 % interval 4 to 60 mm³; risk group low (the interval touches low, medium), promised for other scans than "
+        "this one",
     ]
-    assert main(["predict", "scan", "out", "--bundle", "b"]) == 0
-    assert predict.calls[1] == (Path("scan"), Path("out"), ("bundle", Path("b")), None, None, None)
+    assert main(["predict", "scan", "out", "--bundle", "b", "--allow-phantom-model"]) == 0
+    assert predict.calls[1] == (Path("scan"), Path("out"), ("bundle", Path("b")), None, None, None, True)
     with pytest.raises(SystemExit):
         main(["predict", "scan", "out", "--bundle", "b", "--run", "runs/a"])
 

@@ -25,6 +25,7 @@ from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import ExperimentConfig
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Scaling
+from iac_lightning.evaluation.clinical.reference import NOT_KNOWN
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.workflows import predict as workflow
 from iac_lightning.workflows.calibrate import load_calibrated
@@ -255,20 +256,28 @@ def test_the_result_says_where_what_and_by_whom(calibrated: CalibratedModel, tmp
     assert result == {
         "volume_mm3": pytest.approx(18),
         "n_lesions": 3,
+        "volume_interval": {"low_mm3": None, "high_mm3": None, "unknown": NOT_KNOWN},
+        "risk": {"group": None, "set": None, "unknown": NOT_KNOWN},
+        "interval_holds": False,
         "volume_plain_mm3": pytest.approx(15),
         "slice_thickness_mm": 2.5,
+        "slice_thickness_range_mm": [2.5, 2.5],
         "spacing_mm": [1.0, 1.0, 3.0],
         "roi_center_lps_mm": pytest.approx([-9.5, -7.5, 16.5]),
         "roi_size_mm": [20.0, 16.0, 36.0],
         "threshold": 0.3,
         "rule": "protocol",
         "least_lesion_mm3": 0.0,
+        "operating_point": calibrated.calibration.point.to_dict(),
         "plain_threshold": 0.5,
         "calibration": {"temperature": 2.0, "bias": -1.0, "n_series": 9, "n_patients": 7},
         "registration": None,
+        "training_domain": None,
+        "is_phantom": False,
+        "compared": None,
         "run": "a",
         "checkpoint_sha256": "0123",
-        "warnings": [],
+        "warnings": ["what this model has learnt from is not known: whether this scan is like that cannot be told"],
         "note": "Research software: not a medical device.",
     }
 
@@ -288,7 +297,7 @@ def test_a_thickness_that_is_not_the_files_is_a_warning(calibrated: CalibratedMo
     (tmp_path / "scan.json").write_text(json.dumps({"SliceThickness": 3.0}))
     found = segment(tmp_path / "scan.nii.gz", calibrated, slice_thickness_mm=5.0).result
     assert found["slice_thickness_mm"] == 3.0
-    (warning,) = found["warnings"]
+    warning = found["warnings"][0]
     assert warning.startswith("slice thickness by the option slice_thickness_mm is not that of the file: 5 mm")
 
 
@@ -312,19 +321,21 @@ def test_maps_cover_the_whole_scan_and_hold_nothing_outside_the_region(
 def test_the_picture_shows_the_mask_on_the_region(
     calibrated: CalibratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: dict[str, Any] = {}
+    shown: list[Any] = []
 
-    def draw(volume: Volume, **what: Any) -> Figure:
-        shown.update(what, volume=volume)
+    def draw(*what: Any) -> Figure:
+        shown.extend(what)
         return Figure()
 
-    monkeypatch.setattr(workflow, "overlay_figure", draw)
+    monkeypatch.setattr(workflow, "montage_figure", draw)
     predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, slice_thickness_mm=3.0)
-    assert shown["title"] == "18 mm³ in 3 lesions; 3 mm slices; model a"
-    assert shown["label"] is None
-    assert shown["prediction"].data.sum() == 6
-    assert shown["probability"].data.max() == pytest.approx(0.525, abs=0.001)
-    assert shown["volume"].data.max() == 300
+    volume, mask, probability, (first, second, third), alarm, axis = shown
+    assert (first, second) == ("18 mm³ in 3 lesions", NOT_KNOWN)
+    assert third == "slices of 3 mm; model a, learnt from scans that are not known"
+    assert (len(alarm), axis) == (1, 2)
+    assert mask.data.sum() == 6
+    assert probability.data.max() == pytest.approx(0.525, abs=0.001)
+    assert volume.data.max() == 300
     width, height = matplotlib.image.imread(tmp_path / "out/overlay.png").shape[1::-1]
     assert (width, height) == (704, 528)  # 6.4 × 4.8 inches at 110 dots
 
