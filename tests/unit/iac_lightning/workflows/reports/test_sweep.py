@@ -192,7 +192,7 @@ def test_one_patient_without_variants(tmp_path):
     axes = {"schedule": {"fast": ("finetune/vit_scratch.yaml", []), "slow": ("", ["trainer.max_epochs=20"])}}
     folder = write_sweep(tmp_path / "one", axes, lambda levels: 0.6, table=one, report=REPORT)
     text = text_of(sweep_report([folder], tmp_path / "out").parent)
-    assert "there are no intervals" in text
+    assert "1 patient: too few for an interval, so nothing is established." in text
     assert "calibration" not in text.split("Claims")[0]
     effects = pd.read_csv(tmp_path / "out/effects.csv")
     assert set(effects["kind"]) == {"cell", "level", "difference"}  # no number, no second factor
