@@ -79,6 +79,8 @@ def read_label(
         UserError: when the mask cannot be read.
     """
     require_look((series.split,), look, f"label of {series.series_id}, a series")
-    path = series.label_2 if second else series.label
-    assert path is not None, "callers check that there is a label"
-    return read_mask(path, like=like)
+    if second:
+        assert series.label_2 is not None, "callers check that there is a second label"
+        return read_mask(series.label_2, like=like)
+    assert series.label is not None, "callers check that there is a label"
+    return read_mask(series.label, like=like)

@@ -26,7 +26,7 @@ def test_monai_finds_the_same_figures(tmp_path: Path) -> None:
         for prediction in found:
             measured = measure_prediction(prediction)
             assert not isinstance(measured, str)
-            row, _ = measured
+            row = measured.row
             for prefix, peer in zip(("", "plain_"), monai_figures(prediction), strict=True):
                 for name, value in peer.items():
                     if not isnan(value):  # of empty masks, where conventions differ
