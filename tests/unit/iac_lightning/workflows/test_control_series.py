@@ -73,7 +73,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: list[str])
 
 
 def series_item(name: str = "a1") -> Any:
-    series = SimpleNamespace(series_id=name, patient_id="a", true_volume_mm3=None)
+    series = SimpleNamespace(series_id=name, patient_id="a", true_volume_mm3=None, label_2=None)
     return SimpleNamespace(series=series, slice_thickness_mm=2.0, source_sha256="4567")
 
 

@@ -76,7 +76,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: list[str])
 
 @pytest.fixture
 def item() -> Any:
-    series = SimpleNamespace(series_id="a1", patient_id="a", true_volume_mm3=None)
+    series = SimpleNamespace(series_id="a1", patient_id="a", true_volume_mm3=None, label_2=None)
     return SimpleNamespace(series=series, slice_thickness_mm=2.0, source_sha256="4567")
 
 
