@@ -190,6 +190,8 @@ def _signals_raised() -> Iterator[None]:
         raise _StoppedError(number)
 
     before = {number: signal.signal(number, stop) for number in _STOPPED_BY}
+    # ignored in what a script starts in the background
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

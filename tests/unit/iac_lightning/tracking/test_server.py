@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,10 @@ def runs_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(runs_dir: Path, kind: str = "fine") -> subprocess.Popen[str]:
+def start(runs_dir: Path, kind: str = "fine", ignores: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SHOW, str(runs_dir), "0", kind, STAND_IN],
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN) if ignores else None,
+        args=[sys.executable, "-c", SHOW, str(runs_dir), "0", kind, STAND_IN],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -94,6 +96,15 @@ def ends(pid: int) -> bool:
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not is_running(pid)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+def test_it_can_be_interrupted_in_the_background_of_a_script(runs_dir: Path) -> None:
+    process = start(runs_dir, ignores=True)
+    shown(process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
