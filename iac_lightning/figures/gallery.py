@@ -23,6 +23,7 @@ from iac_lightning.figures.scans import (
     letters,
     outline,
     scale_bar,
+    show_slice,
     window_words,
 )
 from iac_lightning.figures.style import PURPLE, VERMILLION, legend_below
@@ -92,14 +93,7 @@ def _view(
 ) -> None:
     """Image, fills and outlines of one view `[across, up]`."""
     across, up = [a for a in range(3) if a != axis]
-    extent = (
-        -0.5 * spacing[across],
-        (image.shape[0] - 0.5) * spacing[across],
-        -0.5 * spacing[up],
-        (image.shape[1] - 0.5) * spacing[up],
-    )
-    low, high = window_hu
-    axes.imshow(image.T, cmap="gray", vmin=low, vmax=high, extent=extent, origin="lower", interpolation="nearest")
+    extent = show_slice(axes, image, axis, spacing, window_hu)
     for name, color in _FILLS.items():
         fill = np.zeros((*masks[name].T.shape, 4))
         fill[masks[name].T] = to_rgba(color, 0.6)

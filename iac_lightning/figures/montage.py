@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from data_modules.scan.geometry import Volume, canonical
 from iac_lightning.evaluation.metrics.lesions import as_mask, components
-from iac_lightning.figures.scans import BONE_WINDOW_HU, OUTLINES, PLANES, draw_overlay, letters, outline, scale_bar
+from iac_lightning.figures.scans import (
+    BONE_WINDOW_HU,
+    OUTLINES,
+    PLANES,
+    draw_overlay,
+    letters,
+    outline,
+    scale_bar,
+    show_slice,
+)
 from iac_lightning.figures.style import VERMILLION
 
 MOST_SLICES = 24
@@ -152,14 +161,7 @@ def _caption(shown: Shown, axis: int, voxel_mm3: float) -> str:
 def _panel(axes: Axes, image: NDArray[Any], ids: NDArray[np.int32], axis: int, spacing: NDArray[np.float64]) -> None:
     """One slice `[across, up]` with outline and number of each lesion in it."""
     across, up = [a for a in range(3) if a != axis]
-    extent = (
-        -0.5 * spacing[across],
-        (image.shape[0] - 0.5) * spacing[across],
-        -0.5 * spacing[up],
-        (image.shape[1] - 0.5) * spacing[up],
-    )
-    low, high = BONE_WINDOW_HU
-    axes.imshow(image.T, cmap="gray", vmin=low, vmax=high, extent=extent, origin="lower", interpolation="nearest")
+    show_slice(axes, image, axis, spacing, BONE_WINDOW_HU)
     axes.add_collection(LineCollection(outline(ids > 0, spacing[across], spacing[up]), **OUTLINES["prediction"]))
     for number in np.unique(ids[ids > 0]):
         voxels = np.argwhere(ids == number)

@@ -71,6 +71,33 @@ def overlay_figure(
     return figure
 
 
+def show_slice(
+    axes: Axes, image: NDArray[Any], axis: int, spacing: NDArray[np.float64], window_hu: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """A view `[across, up]` of a canonical volume in grey, in proportion.
+
+    Args:
+        axes: to draw on.
+        image: HU.
+        axis: of the volume that is looked along.
+        spacing: of the volume, mm.
+        window_hu: HU shown black and white.
+
+    Returns:
+        Left, right, bottom and top of the picture in mm, for what is drawn over it.
+    """
+    across, up = [a for a in range(3) if a != axis]
+    extent = (
+        -0.5 * spacing[across],
+        (image.shape[0] - 0.5) * spacing[across],
+        -0.5 * spacing[up],
+        (image.shape[1] - 0.5) * spacing[up],
+    )
+    low, high = window_hu
+    axes.imshow(image.T, cmap="gray", vmin=low, vmax=high, extent=extent, origin="lower", interpolation="nearest")
+    return extent
+
+
 def draw_overlay(
     figure: Figure | SubFigure,
     hu: Volume,
@@ -94,14 +121,11 @@ def draw_overlay(
         for column, (name, axis, left, right) in enumerate(PLANES):
             axes = panels[row, column]
             across, up = [a for a in range(3) if a != axis]
-            extent = (-0.5 * spacing[across], (data["hu"].shape[across] - 0.5) * spacing[across])
-            vertical = (-0.5 * spacing[up], (data["hu"].shape[up] - 0.5) * spacing[up])
-            place = {"extent": (*extent, *vertical), "origin": "lower", "interpolation": "nearest"}
-            image = data["hu"].take(center[axis], axis=axis).T
-            axes.imshow(image, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], **place)
+            extent = show_slice(axes, data["hu"].take(center[axis], axis=axis), axis, spacing, window_hu)
             if row == 1:
                 chance = data["probability"].take(center[axis], axis=axis).T
                 # Fading with the probability leaves the anatomy visible where there is none.
+                place: dict[str, Any] = {"extent": extent, "origin": "lower", "interpolation": "nearest"}
                 axes.imshow(chance, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(2 * chance, 0, 0.75), **place)
             for mask_name, mask in masks.items():
                 lines = outline(mask.take(center[axis], axis=axis), spacing[across], spacing[up])
