@@ -112,7 +112,8 @@ class Guarded:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is the parent's affair
             )
-        assert child.stdin is not None and child.stdout is not None, "both are pipes"
+        assert child.stdin is not None, "it is a pipe"
+        assert child.stdout is not None, "it is a pipe"
         try:
             _send(child.stdin, message)
         except OSError:  # it has died since the last call
@@ -145,12 +146,16 @@ class Guarded:
 
 
 class GuardedPool:
-    """Several guarded processes, each driven by a thread."""
+    """Several guarded processes, each driven by a thread and started when it is first needed.
+
+    Attributes:
+        limits: of each call.
+    """
 
     def __init__(self, workers: int, limits: Limits) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="guard")
         self._workers = workers
-        self._limits = limits
+        self.limits = limits
         self._own = threading.local()
         self._all: list[Guarded] = []
 
@@ -174,7 +179,7 @@ class GuardedPool:
 
     def _call(self, function: Callable[[T], Any], item: T) -> Outcome:
         if not hasattr(self._own, "guarded"):
-            self._own.guarded = Guarded(self._limits)
+            self._own.guarded = Guarded(self.limits)
             self._all.append(self._own.guarded)
         outcome: Outcome = self._own.guarded.call(function, item)
         return outcome
@@ -187,9 +192,7 @@ def _ended(waiting: dict[Future[Outcome], T]) -> Iterator[tuple[T, Outcome]]:
 
 def _environment() -> dict[str, str]:
     """Of a child: it finds what its parent finds, and computes with one thread."""
-    threads = {
-        name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    }
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), "1")
     return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 

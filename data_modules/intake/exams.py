@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,10 @@ class FoundSeries:
     warnings: list[str] = field(default_factory=list)
 
 
+NewSeries = Callable[..., FoundSeries]
+"""Makes a series of an examination from what else is known of it."""
+
+
 @dataclass(frozen=True)
 class Exam:
     """What became of the files of one examination.
@@ -96,20 +101,16 @@ def exam_of(
     """
     patient, study = files[0].patient, files[0].study
     known = min((file.date for file in files if file.date), default="")
-    common = {
-        "patient_id": ids.code(PATIENT, patient),
-        "exam_id": ids.code(EXAM, patient, study),
-        "days": _days(first_date, known) if first_date and known else "",
-    }
-    exam = Exam([], [("patient", patient, common["patient_id"]), ("exam", study, common["exam_id"])], [])
+    patient_id, exam_id = ids.code(PATIENT, patient), ids.code(EXAM, patient, study)
+    days = _days(first_date, known) if first_date and known else ""
+    new: NewSeries = partial(FoundSeries, patient_id=patient_id, exam_id=exam_id, days=days)
+    exam = Exam([], [("patient", patient, patient_id), ("exam", study, exam_id)], [])
     kept, copies = _without_copies([file for file in files if file.kind == SLICE], digest)
     images = _in_order(kept)
     stacks: list[tuple[FoundSeries, list[ImageFacts]]] = []
     for raw, stack, single in _named(images):
         code, found = kind_of_stack(stack, allow_contrast=allow_contrast)
-        series = FoundSeries(
-            series_id=ids.code(SERIES, *raw), code=code, found=found, modality="CT", order=_order(stack, raw), **common
-        )
+        series = new(series_id=ids.code(SERIES, *raw), code=code, found=found, modality="CT", order=_order(stack, raw))
         series.facts = _header_facts(stack)
         if any(image.burned_in for image in stack):
             series.warnings.append(_BURNED_IN)
@@ -119,13 +120,13 @@ def exam_of(
             exam.owners.extend((image.file, series.series_id, "", "") for image in single)
         exam.raw.append(("series", "/".join(raw), series.series_id))
         stacks.append((series, stack))
-    _join(stacks, exam, ids, common, allow_contrast)
+    _join(stacks, exam, ids, new, allow_contrast)
     for series, stack in stacks:
         _refuse_large(series, stack, memory_gb)
         series.n_files += len(stack)
         exam.owners.extend((image.file, series.series_id, "", f"{k:05d}.dcm") for k, image in enumerate(stack, start=1))
         exam.series.append(series)
-    _add_others([file for file in files if file.kind != SLICE], exam, stacks, ids, common)
+    _add_others([file for file in files if file.kind != SLICE], exam, stacks, ids, new)
     _add_copies(copies, exam, stacks)
     return exam
 
@@ -228,7 +229,7 @@ def _join(
     stacks: list[tuple[FoundSeries, list[ImageFacts]]],
     exam: Exam,
     ids: Codes,
-    common: dict[str, str],
+    new: NewSeries,
     allow_contrast: bool,
 ) -> None:
     """Adds a series for each pair that makes one scan; its parts say so."""
@@ -236,11 +237,10 @@ def _join(
     for lower, upper in parts_of_one_scan([stacks[k][1] for k in open_]):
         (one, of_one), (two, of_two) = stacks[open_[lower]], stacks[open_[upper]]
         images = [*of_one, *of_two]
-        code, found = kind_of_stack(images, allow_contrast=allow_contrast)
-        if code != codes.OK:
+        if kind_of_stack(images, allow_contrast=allow_contrast)[0] != codes.OK:
             continue
         raw = ("joined", one.order[1], two.order[1])
-        whole = FoundSeries(
+        whole = new(
             series_id=ids.code(SERIES, *raw),
             code=codes.JOINED,
             found=f"skull base {one.series_id} and vault {two.series_id}",
@@ -249,7 +249,6 @@ def _join(
             order=min(one.order, two.order),
             n_files=len(images),
             facts=_header_facts(images),
-            **common,
         )
         exam.series.append(whole)
         one.joined = two.joined = whole.series_id
@@ -268,7 +267,7 @@ def _add_others(
     exam: Exam,
     stacks: Sequence[tuple[FoundSeries, list[ImageFacts]]],
     ids: Codes,
-    common: dict[str, str],
+    new: NewSeries,
 ) -> None:
     """Files that are no slices: beside the slices of their series left out, else a series of their own."""
     main = {stack[0].series_uid: series for series, stack in reversed(stacks)}
@@ -283,14 +282,13 @@ def _add_others(
             series.warnings += [f"{n} files left out: {what}" for (_, what), n in sorted(counts.items())]
         else:
             known = [other_facts(file) for file in group_]
-            series = FoundSeries(
+            series = new(
                 series_id=ids.code(SERIES, *raw),
                 code=code,
                 found=found,
                 modality=min(plain_words(facts.get("modality", "")) for facts in known),
                 facts={"manufacturer": min(plain_words(facts.get("manufacturer", "")) for facts in known)},
                 order=(0, "/".join(raw)),
-                **common,
             )
             exam.series.append(series)
             exam.raw.append(("series", "/".join(raw), series.series_id))

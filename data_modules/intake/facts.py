@@ -61,7 +61,7 @@ def image_facts(number: int, series: str, instance: str, facts: str) -> ImageFac
     """A slice of what `facts_text` told of it; its path is left open."""
     known = json.loads(facts)
     own = known.pop("slice")
-    values = {
+    values: dict[str, Any] = {
         item.name: np.array(own[item.name])
         if item.name in _ARRAYS
         else tuple(own[item.name])

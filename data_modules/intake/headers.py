@@ -36,9 +36,9 @@ SLICE, OTHER, DAMAGED, FOREIGN, ARCHIVE = "slice", "other", "damaged", "foreign"
 
 
 def read_files(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """What each file is, as plain types: `kind`, and of DICOM `patient`, `study`, `series`, `instance`, `date`, `facts`.
+    """What each file is, as plain types: `kind`, and of DICOM `patient`, `study`, `series`, `instance`, `date`.
 
-    A header is read and nothing of the pixels.
+    A header is read and nothing of the pixels. Of a slice, `facts` are those of `facts.image_facts`.
     """
     return [_read_file(path) for path in paths]
 

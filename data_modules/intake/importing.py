@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from filelock import FileLock, Timeout
 
 from data_modules.errors import UserError
 from data_modules.files import remove_leftovers
+from data_modules.guarded import GuardedPool, Limits
 from data_modules.intake import codes
 from data_modules.intake.exams import FoundSeries, exam_of
-from data_modules.intake.ids import PATIENT, SERIES, Codes, private_folder, read_salt
 from data_modules.intake.headers import FOREIGN
+from data_modules.intake.ids import PATIENT, SERIES, Codes, private_folder, read_salt
 from data_modules.intake.index import Index, IndexedFile
 from data_modules.intake.planning import TASKS, read_all
 from data_modules.intake.reading import UNPACKED, bring_up_to_date
-from data_modules.intake.running import Workers
+from data_modules.intake.running import results
 from data_modules.intake.tables import (
     COHORT,
     FILES,
@@ -54,7 +56,9 @@ class ImportSettings:
         template: CT template to find the region of interest by; None: it is not looked for.
         allow_contrast: whether series with contrast are accepted.
         every: whether the cohort holds all accepted series instead of the best of each examination.
-        workers: who does the work.
+        workers: processes.
+        limits: of reading one series.
+        scheduler: address of a dask scheduler whose workers read the series; empty: processes of this machine.
         unpacked_gb: that archives may hold in all.
     """
 
@@ -64,7 +68,9 @@ class ImportSettings:
     template: Path | None
     allow_contrast: bool
     every: bool
-    workers: Workers
+    workers: int
+    limits: Limits
+    scheduler: str
     unpacked_gb: float
 
 
@@ -108,16 +114,16 @@ def import_dicom(settings: ImportSettings) -> Imported:
         lock.acquire()
     except Timeout:
         raise UserError(f"{out}: another import is writing it; wait until it has ended") from None
-    with lock, Index(private) as index:
+    with lock, Index(private) as index, GuardedPool(settings.workers, settings.limits) as pool:
         for folder in (out, out / IMAGES, out / TASKS):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        workers = settings.workers
-        bring_up_to_date(index, source, private, workers.count, workers.limits, settings.unpacked_gb)
+        bring_up_to_date(index, source, private, pool, settings.unpacked_gb)
         if not index.count():
             raise UserError(f"{source}: no file at all. Expected DICOM files, in any layout.")
         series, raw = _inventory(index, ids, settings)
-        known = read_all(index, ids, series, out, settings.template, settings.workers)
+        runner = partial(results, pool=pool, scheduler=settings.scheduler)
+        known = read_all(index, ids, series, out, settings.template, runner)
         imported = _write(index, series, raw, known, out, private, settings)
         shutil.rmtree(private / UNPACKED, ignore_errors=True)
     return imported
@@ -149,7 +155,7 @@ def _inventory(index: Index, ids: Codes, settings: ImportSettings) -> tuple[list
             first_dates.get(files[0].patient, ""),
             index.sha256,
             allow_contrast=settings.allow_contrast,
-            memory_gb=settings.workers.limits.memory_gb,
+            memory_gb=settings.limits.memory_gb,
         )
         found += exam.series
         raw += exam.raw

@@ -134,7 +134,6 @@ class Index:
             f"UPDATE files SET {', '.join(f'{key} = ?' for key in keys)} WHERE id = ?",
             [(*(known.get(key, "") for key in keys), number) for number, known in facts],
         )
-        self._base.commit()
 
     def archives(self, depth: int) -> list[IndexedFile]:
         """The archives found at a depth of archives within archives."""

@@ -34,8 +34,8 @@ _ELSEWHERE = re.compile(
 )
 _REFORMATTED = re.compile(r"\b(REFORMATTED|MPR|CPR|MIP|MINIP|VRT|PROJECTION)\b")
 _WITHOUT = re.compile(
-    r"\b(WITHOUT|W/O|WO|NON|NO|OHNE|SANS|SIN|PRE|BEFORE)[ -]?(IV |I V )?(CONTRAST\w*|ENHANCED|KM|CM|PDC|C)\b|\bNATIV\w*|"
-    r"\bUNENHANCED\b|\bNCCT\b|\bC-(?!\w)"
+    r"\b(WITHOUT|W/O|WO|NON|NO|OHNE|SANS|SIN|PRE|BEFORE)[ -]?(IV |I V )?(CONTRAST\w*|ENHANCED|KM|CM|PDC|C)\b|"
+    r"\bNATIV\w*|\bUNENHANCED\b|\bNCCT\b|\bC-(?!\w)"
 )
 _WITH = re.compile(
     r"\b(CTA|CTV|ANGIO\w*|CONTRAST\w*|ENHANCED|KM|PERFUSION|CTP|ARTERIAL|VENOUS|POST)\b|\bC\+|\+C\b|\bCE\b"

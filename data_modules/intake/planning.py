@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from data_modules.intake import codes
 from data_modules.intake.exams import FoundSeries
 from data_modules.intake.ids import Codes
 from data_modules.intake.index import Index
-from data_modules.intake.running import Workers, results
 from data_modules.intake.tasks import VERSION, Task, image_path
 from data_modules.progress import shown
 
+Runner = Callable[[Sequence[Task]], Iterable[tuple[Task, dict[str, Any]]]]
+"""Does tasks, and gives each with its result as it ends."""
 TASKS = ".tasks"
 """Folder of the results of single series, in the output."""
 
 
 def read_all(
-    index: Index, ids: Codes, series: list[FoundSeries], out: Path, template: Path | None, workers: Workers
+    index: Index, ids: Codes, series: list[FoundSeries], out: Path, template: Path | None, runner: Runner
 ) -> dict[str, dict[str, Any]]:
     """Results of all series that are worth reading; those of a joined one that could not be read are read apart.
 
@@ -29,8 +31,8 @@ def read_all(
         By code: facts, warnings, digest.
     """
     by_id = {item.series_id: item for item in series}
-    whole = [item for item in series if item.code == codes.OK and not item.joined or item.parts]
-    known = _done(index, ids, whole, out, template, workers)
+    whole = [item for item in series if (item.code == codes.OK and not item.joined) or item.parts]
+    known = _done(index, ids, whole, out, template, runner)
     apart: list[FoundSeries] = []
     for item in [item for item in whole if item.parts and known[item.series_id]["code"] != codes.JOINED]:
         series.remove(item)
@@ -41,7 +43,7 @@ def read_all(
                 "looked like a part of one scan with another series, but the two cannot be read as one"
             )
             apart += [part] if part.code == codes.OK else []
-    known |= _done(index, ids, apart, out, template, workers)
+    known |= _done(index, ids, apart, out, template, runner)
     for item in series:
         if item.joined:
             item.code = codes.JOINED
@@ -58,7 +60,7 @@ def _take_over(item: FoundSeries, result: dict[str, Any]) -> None:
 
 
 def _done(
-    index: Index, ids: Codes, todo: list[FoundSeries], out: Path, template: Path | None, workers: Workers
+    index: Index, ids: Codes, todo: list[FoundSeries], out: Path, template: Path | None, runner: Runner
 ) -> dict[str, dict[str, Any]]:
     """Results of series: those on disk whose files have not changed, the others by the workers."""
     given = [VERSION, sha256(template) if template else ""]
@@ -77,7 +79,7 @@ def _done(
     # An image that is there under another code is a duplicate's, which was removed.
     known = {code: result for code, result in known.items() if "digest" not in result or result["digest"] in images}
     tasks = [task for task in tasks if task.series_id not in known]
-    ended = results(tasks, workers)
+    ended = runner(tasks)
     for task, result in shown(ended, len(tasks), "import", "series"):
         state, stat = states[task.series_id]
         write_json_atomic(_result_path(out, task.series_id), {"state": state, **result})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_modules.guarded import CRASHED, NO_MEMORY, RETURNED, TIMED_OUT, GuardedPool, Limits, Outcome
+from data_modules.guarded import CRASHED, NO_MEMORY, RETURNED, TIMED_OUT, Guarded, GuardedPool, Limits, Outcome
 from data_modules.intake import codes
 from data_modules.intake.archives import Unpacking, unpack
 from data_modules.intake.headers import ARCHIVE, DAMAGED, read_files
@@ -26,17 +26,14 @@ _CODES = {CRASHED: codes.CRASHED, TIMED_OUT: codes.TIMED_OUT, NO_MEMORY: codes.T
 Batch = list[tuple[int, str]]
 
 
-def bring_up_to_date(
-    index: Index, source: Path, private: Path, workers: int, limits: Limits, unpacked_gb: float
-) -> None:
+def bring_up_to_date(index: Index, source: Path, private: Path, pool: GuardedPool, unpacked_gb: float) -> None:
     """Every file of the source is in the index with what its header says.
 
     Args:
         index: of an earlier import of the same, or empty.
         source: as the user gave it.
         private: folder for what archives hold.
-        workers: processes.
-        limits: of reading a hundred headers.
+        pool: processes that read headers, a hundred a call.
         unpacked_gb: that archives may hold in all.
     """
     folder = private / UNPACKED
@@ -44,7 +41,7 @@ def bring_up_to_date(
     index.begin()
     index.add(files_of(source), start_of(source))
     left = int(unpacked_gb * 2**30)
-    _read_headers(index, workers, limits)
+    _read_headers(index, pool)
     for depth in range(_DEEPEST + 1):
         for archive in index.archives(depth):
             if depth == _DEEPEST:
@@ -54,15 +51,15 @@ def bring_up_to_date(
             target = folder / str(archive.id)
             target.parent.mkdir(parents=True, exist_ok=True)
             most = max(0, min(left, shutil.disk_usage(folder).free - _SPARE_BYTES))
-            with GuardedPool(1, Limits(_UNPACKING_S, limits.memory_gb)) as pool:
-                ((_, outcome),) = pool.results(unpack, [Unpacking(Path(archive.place), target, most)])
+            with Guarded(Limits(_UNPACKING_S, pool.limits.memory_gb)) as unpacking:
+                outcome = unpacking.call(unpack, Unpacking(Path(archive.place), target, most))
             index.set([(archive.id, _of_archive(outcome))])
             if outcome.how == RETURNED:
                 left -= sum(path.stat().st_size for path in target.iterdir())
                 index.add(
                     files_of(target), target, prefix=f"{archive.path}!/", names=outcome.value.names, depth=depth + 1
                 )
-        _read_headers(index, workers, limits)
+        _read_headers(index, pool)
     index.forget_unseen()
 
 
@@ -75,15 +72,14 @@ def _of_archive(outcome: Outcome) -> dict[str, Any]:
     return {"kind": ARCHIVE, "code": code, "found": f"an archive: {outcome.value.problem}"}
 
 
-def _read_headers(index: Index, workers: int, limits: Limits) -> None:
+def _read_headers(index: Index, pool: GuardedPool) -> None:
     """Read what has not been read; a file that breaks its process costs that file alone."""
     todo = index.unread()
     if not todo:
         return
     batches = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-    with GuardedPool(min(workers, len(batches)), limits) as pool:
-        for facts in shown(_read(pool, batches), len(todo), "headers", "file"):
-            index.set([facts])
+    for facts in shown(_read(pool, batches), len(todo), "headers", "file"):
+        index.set([facts])
     index.commit()
 
 

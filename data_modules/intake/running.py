@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -19,27 +18,15 @@ _AHEAD = 4
 _own = threading.local()
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Who does the tasks.
+def results(tasks: Sequence[Task], pool: GuardedPool, scheduler: str = "") -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Each task with its result (`tasks.read_series`), as they end; one that broke down has its code.
 
-    Attributes:
-        count: processes of this machine.
-        limits: of one task.
-        scheduler: address of a dask scheduler; empty: this machine.
+    Args:
+        tasks: to do.
+        pool: processes of this machine, and the limits of a task.
+        scheduler: address of a dask scheduler, whose workers do the tasks instead; empty: this machine.
     """
-
-    count: int
-    limits: Limits
-    scheduler: str = ""
-
-
-def results(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Each task with its result (`tasks.read_series`), as they end; one that broke down has its code."""
-    if workers.scheduler:
-        outcomes = _by_dask(tasks, workers)
-    else:
-        outcomes = _here(tasks, workers)
+    outcomes = _by_dask(tasks, pool.limits, scheduler) if scheduler else pool.results(read_series, tasks)
     for task, outcome in outcomes:
         yield task, result_of(outcome)
 
@@ -54,13 +41,8 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     return {"code": _CODES.get(outcome.how, codes.CRASHED), "found": words, "warnings": []}
 
 
-def _here(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, Outcome]]:
-    with GuardedPool(min(workers.count, len(tasks)) or 1, workers.limits) as pool:
-        yield from pool.results(read_series, tasks)
-
-
-def _by_dask(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, Outcome]]:
-    """As `_here`, by the workers of a scheduler; each guards its tasks by a process of its own.
+def _by_dask(tasks: Sequence[Task], limits: Limits, scheduler: str) -> Iterator[tuple[Task, Outcome]]:
+    """Tasks by the workers of a scheduler; each guards its tasks by a process of its own.
 
     Raises:
         UserError: where dask is not installed, or no scheduler answers.
@@ -73,10 +55,10 @@ def _by_dask(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, Ou
             "where the workers run"
         ) from None
     try:
-        client = Client(workers.scheduler, timeout=30)
+        client = Client(scheduler, timeout=30)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(
-            f"--scheduler {workers.scheduler}: no dask scheduler answers there ({type(error).__name__}). Start one "
+            f"--scheduler {scheduler}: no dask scheduler answers there ({type(error).__name__}). Start one "
             "(dask scheduler; dask worker ADDRESS), or leave the option out."
         ) from error
     with client:
@@ -84,7 +66,7 @@ def _by_dask(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, Ou
         task_of: dict[str, Task] = {}
 
         def submit(task: Task) -> Any:
-            future = client.submit(_on_worker, task, workers.limits, key=f"iac-{task.series_id}-{id(task)}", pure=False)
+            future = client.submit(_on_worker, task, limits, key=f"iac-{task.series_id}-{id(task)}", pure=False)
             task_of[future.key] = task
             return future
 
@@ -92,8 +74,8 @@ def _by_dask(tasks: Sequence[Task], workers: Workers) -> Iterator[tuple[Task, Ou
         ended = as_completed([submit(task) for task in islice(waiting, ahead)])
         for future in ended:
             task = task_of.pop(future.key)
-            error = future.exception()
-            outcome = future.result() if error is None else Outcome(CRASHED, words=f"dask: {type(error).__name__}")
+            problem = future.exception()
+            outcome = future.result() if problem is None else Outcome(CRASHED, words=f"dask: {type(problem).__name__}")
             future.release()
             yield task, outcome
             following = next(waiting, None)

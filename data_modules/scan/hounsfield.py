@@ -175,7 +175,7 @@ def check_hu(hu: NDArray[Any], path: Path, slice_axis: int = 0) -> list[str]:
         slice_axis: array axis across the slices.
 
     Raises:
-        UserError: naming what was found, with its HU.
+        NotHounsfield: naming what was found, with its HU.
     """
     planes = list(np.moveaxis(hu, slice_axis, 0))
     constant = np.array([bool((plane == plane.flat[0]).all()) for plane in planes])

@@ -33,7 +33,6 @@ def dicom(arguments: argparse.Namespace) -> int:
         return _check_privacy(arguments)
     from data_modules.guarded import Limits
     from data_modules.intake.importing import ImportSettings, import_dicom
-    from data_modules.intake.running import Workers
     from data_modules.processes import cores
 
     if arguments.out is None:
@@ -42,7 +41,6 @@ def dicom(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
-    limits = Limits(arguments.seconds, arguments.memory_gb)
     found = import_dicom(
         ImportSettings(
             source=arguments.source,
@@ -51,7 +49,9 @@ def dicom(arguments: argparse.Namespace) -> int:
             template=arguments.template,
             allow_contrast=arguments.allow_contrast,
             every=arguments.all,
-            workers=Workers(arguments.workers or cores(), limits, arguments.scheduler),
+            workers=arguments.workers or cores(),
+            limits=Limits(arguments.seconds, arguments.memory_gb),
+            scheduler=arguments.scheduler,
             unpacked_gb=arguments.unpacked_gb,
         )
     )
@@ -74,7 +74,7 @@ def _check_privacy(arguments: argparse.Namespace) -> int:
     for finding in checked.findings:
         print(finding)
     against = (
-        f"{checked.n_known} raw identifiers" if checked.n_known else "no list of raw identifiers, which was not found"
+        f"{checked.n_known} raw identifiers" if checked.n_known else "no raw identifiers: their list was not found"
     )
     verdict = f"{len(checked.findings)} findings" if checked.findings else "clean"
     print(f"{out}: {verdict}; {checked.n_files} files were looked through, and compared with {against}")
