@@ -29,6 +29,8 @@ RETURNED, RAISED, CRASHED, TIMED_OUT, NO_MEMORY = "returned", "raised", "crashed
 """How a call can end."""
 
 _LENGTH_BYTES = 8
+_BEGUN = b"begun"
+_START_S = 300.0
 _GRACE_S = 5.0  # beyond the limit, after which a child ends itself whose parent is gone
 _OWN_FAULT_TRIES = 2
 _OUTSIDE_TRIES = 6
@@ -118,7 +120,8 @@ class Guarded:
             _send(child.stdin, message)
         except OSError:  # it has died since the last call
             return self._died(child)
-        answer = _receive(child.stdout, time.monotonic() + self._limits.seconds)
+        begun = _receive(child.stdout, time.monotonic() + _START_S)  # time for imports is no part of the call's
+        answer = _receive(child.stdout, time.monotonic() + self._limits.seconds) if begun else begun
         if answer:
             return pickle.loads(answer), False
         if answer is not None:
@@ -208,7 +211,7 @@ def _receive(pipe: Any, until: float) -> bytes | None:
     while len(content) < needed:
         if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
             return None
-        chunk = os.read(pipe.fileno(), 2**16)
+        chunk = os.read(pipe.fileno(), needed - len(content))
         if not chunk:
             return b""
         content += chunk
@@ -224,6 +227,7 @@ def _serve(calls: BinaryIO, answers: BinaryIO) -> None:
     """Answer calls until the parent closes its end."""
     while header := calls.read(_LENGTH_BYTES):
         function, argument, limits = pickle.loads(calls.read(int.from_bytes(header, "big")))
+        _send(answers, _BEGUN)
         # What hangs in foreign code ends by the system's own alarm, also where the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_S)
         _limit_memory(limits.memory_gb)
