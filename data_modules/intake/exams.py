@@ -291,7 +291,8 @@ def _add_others(
                 order=(0, "/".join(raw)),
             )
             exam.series.append(series)
-            exam.raw.append(("series", "/".join(raw), series.series_id))
+            if raw == (raw[0],):
+                exam.raw.append(("series", raw[0], series.series_id))
         series.n_files += len(group_)
         exam.owners.extend((file.id, series.series_id, file.code, "") for file in group_)
 

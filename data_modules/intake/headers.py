@@ -13,6 +13,7 @@ from typing import Any
 import pydicom
 
 from data_modules.intake.archives import is_archive
+from data_modules.intake.codes import UNREADABLE
 from data_modules.intake.facts import facts_text
 from data_modules.intake.kinds import kind_of_file
 from data_modules.scan.dicom_headers import read_header
@@ -50,6 +51,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         code, found = kind_of_file(None, result if isinstance(result, str) else "", begins_as_dicom)
         kind = ARCHIVE if archive else DAMAGED if code else FOREIGN
         return {"kind": kind, "code": code, "found": found}
+    if not any(text(header, tag) for tag in ("SeriesInstanceUID", "SOPInstanceUID", "Modality")):
+        return {"kind": DAMAGED, "code": UNREADABLE, "found": "the file is cut off within its header"}
     known: dict[str, Any] = {
         "series": text(header, "SeriesInstanceUID"),
         "instance": text(header, "SOPInstanceUID"),

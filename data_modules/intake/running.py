@@ -15,6 +15,7 @@ from data_modules.intake.tasks import Task, read_series
 _CODES = {CRASHED: codes.CRASHED, TIMED_OUT: codes.TIMED_OUT, NO_MEMORY: codes.TOO_LARGE}
 _AHEAD = 4
 """Tasks that a scheduler holds for each thread of its workers."""
+_ANSWER_S = 30
 _own = threading.local()
 
 
@@ -55,7 +56,7 @@ def _by_dask(tasks: Sequence[Task], limits: Limits, scheduler: str) -> Iterator[
             "where the workers run"
         ) from None
     try:
-        client = Client(scheduler, timeout=30)
+        client = Client(scheduler, timeout=_ANSWER_S)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(
             f"--scheduler {scheduler}: no dask scheduler answers there ({type(error).__name__}). Start one "

@@ -64,10 +64,11 @@ def files_of(source: Path) -> Iterator[Found]:
         yield Found(source.name, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, False)
         return
     entered: set[tuple[int, int]] = set()
-    todo: list[tuple[str, bool]] = [("", False)]
     root = str(start_of(source))
-    while todo:
-        folder, by_link = todo.pop()
+    real, linked = [""], list[str]()  # a file is told of where it lies before it is by a link
+    while real or linked:
+        by_link = not real
+        folder = (real or linked).pop()
         try:
             here = os.stat(os.path.join(root, folder))
             if (here.st_dev, here.st_ino) in entered:
@@ -80,20 +81,32 @@ def files_of(source: Path) -> Iterator[Found]:
                 f"{os.path.join(root, folder)}: the folder cannot be read ({error.strerror}), and slices may lie "
                 "there. Make it readable, or move it elsewhere."
             ) from error
-        below: list[tuple[str, bool]] = []
+        for entry in reversed(entries):  # what is put down last is taken up first
+            if _is_folder(entry):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                (linked if by_link or entry.is_symlink() else real).append(path)
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            linked = by_link or entry.is_symlink()
             try:
-                if entry.is_dir():
-                    below.append((path, linked))
-                elif entry.is_file() and not is_set_aside(entry.name):
+                if entry.is_file() and not is_set_aside(entry.name):
                     facts = os.stat(entry.path)
-                    yield Found(path, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, linked)
+                    yield Found(
+                        path,
+                        facts.st_dev,
+                        facts.st_ino,
+                        facts.st_size,
+                        facts.st_mtime_ns,
+                        by_link or entry.is_symlink(),
+                    )
             except OSError:  # a link in a circle, or a file that has gone since
                 continue
-        # Real folders are entered before those that links lead to: a file is listed where it lies.
-        todo.extend(sorted(below, key=lambda item: (not item[1], item[0]), reverse=False)[::-1])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
 
 
 def missing_of_index(source: Path) -> int:

@@ -79,19 +79,14 @@ def test_a_pool_goes_on_beside_a_crash() -> None:
 
 def test_a_pool_that_is_left_ends_what_it_does() -> None:
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), GuardedPool(1, Limits(60, 1.0)) as pool:
-        for _ in pool.results(misbehave, ["", "hang", "hang", "hang"]):
-            raise KeyboardInterrupt
+    with GuardedPool(1, Limits(60, 1.0)) as pool:
+        assert next(iter(pool.results(misbehave, ["", "hang", "hang", "hang"])))[0] == ""
     assert time.monotonic() - begun < 15
 
 
 def test_lack_of_memory_is_seen_behind_other_errors() -> None:
-    try:
-        try:
-            raise MemoryError
-        except MemoryError as error:
-            raise ValueError("cannot be decoded") from error
-    except ValueError as error:
-        assert is_out_of_memory(error)
+    decoding = ValueError("cannot be decoded")
+    decoding.__cause__ = MemoryError()
+    assert is_out_of_memory(decoding)
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert not is_out_of_memory(ValueError("cannot be decoded"))
