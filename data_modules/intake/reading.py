@@ -42,24 +42,24 @@ def bring_up_to_date(index: Index, source: Path, private: Path, pool: GuardedPoo
     index.add(files_of(source), start_of(source))
     left = int(unpacked_gb * 2**30)
     _read_headers(index, pool)
-    for depth in range(_DEEPEST + 1):
-        for archive in index.archives(depth):
-            if depth == _DEEPEST:
-                too_deep = {"kind": ARCHIVE, "code": codes.UNREADABLE, "found": f"archives {depth} deep within others"}
-                index.set([(archive.id, too_deep)])
-                continue
-            target = folder / str(archive.id)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            most = max(0, min(left, shutil.disk_usage(folder).free - _SPARE_BYTES))
-            with Guarded(Limits(_UNPACKING_S, pool.limits.memory_gb)) as unpacking:
+    with Guarded(Limits(_UNPACKING_S, pool.limits.memory_gb)) as unpacking:
+        for depth in range(_DEEPEST + 1):
+            for archive in index.archives(depth):
+                if depth == _DEEPEST:
+                    found = f"an archive, {depth} deep within others"
+                    index.set([(archive.id, {"kind": ARCHIVE, "code": codes.UNREADABLE, "found": found})])
+                    continue
+                target = folder / str(archive.id)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                most = max(0, min(left, shutil.disk_usage(folder).free - _SPARE_BYTES))
                 outcome = unpacking.call(unpack, Unpacking(Path(archive.place), target, most))
-            index.set([(archive.id, _of_archive(outcome))])
-            if outcome.how == RETURNED:
-                left -= sum(path.stat().st_size for path in target.iterdir())
-                index.add(
-                    files_of(target), target, prefix=f"{archive.path}!/", names=outcome.value.names, depth=depth + 1
-                )
-        _read_headers(index, pool)
+                index.set([(archive.id, _of_archive(outcome))])
+                if outcome.how == RETURNED:
+                    left -= sum(path.stat().st_size for path in target.iterdir())
+                    index.add(
+                        files_of(target), target, prefix=f"{archive.path}!/", names=outcome.value.names, depth=depth + 1
+                    )
+            _read_headers(index, pool)
     index.forget_unseen()
 
 

@@ -151,8 +151,12 @@ def cohort_table(
     for item in series:
         if has_image(item) and (every or item.series_id in proposed):
             row = dict.fromkeys(COLUMNS, "")
-            row |= {key: item.facts.get(key, "") for key in ("slice_thickness_mm", "kernel", "manufacturer")}
-            row |= {"patient_id": item.patient_id, "series_id": item.series_id}
+            row |= {key: item.facts.get(key, "") for key in ("kernel", "manufacturer")}
+            row |= {
+                "slice_thickness_mm": item.facts.get("table_thickness_mm", ""),
+                "patient_id": item.patient_id,
+                "series_id": item.series_id,
+            }
             row |= {"image": f"{IMAGES}/{item.series_id}.nii.gz", "exam_id": item.exam_id, "days": item.days}
             row |= {key: item.facts.get(key, "") for key in ("gantry_tilt_deg", "contrast")}
             row["roi_center_lps_mm"] = centers.get(item.series_id, "")

@@ -123,11 +123,14 @@ def _sidecar(scan: Scan) -> dict[str, Any]:
 
 
 def _facts(scan: Scan) -> dict[str, str]:
+    """Cells of the inventory, and the thickness for the cohort table: none where it changes, for the sidecar has it."""
+    varies = scan.slice_thicknesses_mm is not None
     x, y, z = (number_text(s) for s in scan.grid.spacing_mm)
     return {
         "kernel": plain_words(scan.kernel),
         "manufacturer": plain_words(scan.manufacturer),
         "slice_thickness_mm": number_text(scan.slice_thickness_mm),
+        "table_thickness_mm": "" if varies else number_text(scan.slice_thickness_mm),
         "spacing_x_mm": x,
         "spacing_y_mm": y,
         "spacing_z_mm": z,
