@@ -25,7 +25,7 @@ from data_modules.intake.exams import FoundSeries, exam_of
 from data_modules.intake.headers import FOREIGN
 from data_modules.intake.ids import PATIENT, SERIES, Codes, private_folder, read_salt
 from data_modules.intake.index import Index, IndexedFile
-from data_modules.intake.planning import TASKS, read_all
+from data_modules.intake.planning import TASKS, Runner, read_all
 from data_modules.intake.reading import UNPACKED, bring_up_to_date
 from data_modules.intake.running import results
 from data_modules.intake.tables import (
@@ -121,12 +121,24 @@ def import_dicom(settings: ImportSettings) -> Imported:
         bring_up_to_date(index, source, private, pool, settings.unpacked_gb)
         if not index.count():
             raise UserError(f"{source}: no file at all. Expected DICOM files, in any layout.")
-        series, raw = _inventory(index, ids, settings)
-        runner = partial(results, pool=pool, scheduler=settings.scheduler)
-        known = read_all(index, ids, series, out, settings.template, runner)
-        imported = _write(index, series, raw, known, out, private, settings)
+        imported = from_index(index, ids, settings, private, partial(results, pool=pool, scheduler=settings.scheduler))
         shutil.rmtree(private / UNPACKED, ignore_errors=True)
     return imported
+
+
+def from_index(index: Index, ids: Codes, settings: ImportSettings, private: Path, runner: Runner) -> Imported:
+    """All that follows once every header is in the index: series, tasks, tables.
+
+    Args:
+        index: up to date.
+        ids: makes codes.
+        settings: of the import.
+        private: folder for the lists that lead back.
+        runner: reads series.
+    """
+    series, raw = _inventory(index, ids, settings)
+    known = read_all(index, ids, series, settings.out, settings.template, runner)
+    return _write(index, series, raw, known, private, settings)
 
 
 def _check_places(source: Path, out: Path, private: Path) -> None:
@@ -200,11 +212,11 @@ def _write(
     series: list[FoundSeries],
     raw: list[tuple[str, ...]],
     known: dict[str, dict[str, Any]],
-    out: Path,
     private: Path,
     settings: ImportSettings,
 ) -> Imported:
     """All tables; what an earlier import left of series that are no longer accepted goes."""
+    out = settings.out
     mark_duplicates(series, {code: result["digest"] for code, result in known.items() if "digest" in result})
     proposed = proposals(series)
     centers = {code: result.get("roi_center_lps_mm", "") for code, result in known.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from data_modules.intake.index import Index
 from data_modules.intake.tasks import VERSION, Task, image_path
 from data_modules.progress import shown
 
-Runner = Callable[[Sequence[Task]], Iterable[tuple[Task, dict[str, Any]]]]
+Runner = Callable[[Iterable[Task]], Iterable[tuple[Task, dict[str, Any]]]]
 """Does tasks, and gives each with its result as it ends."""
 TASKS = ".tasks"
 """Folder of the results of single series, in the output."""
@@ -65,22 +65,21 @@ def _done(
     """Results of series: those on disk whose files have not changed, the others by the workers."""
     given = [VERSION, sha256(template) if template else ""]
     states: dict[str, tuple[str, str]] = {}
-    tasks = []
     known: dict[str, dict[str, Any]] = {}
     for item in todo:
-        slices, content, stat = _slices(index, item)
+        content, stat = _state(index, item)
         state = ids.code("", json.dumps([*given, content]))
         states[item.series_id] = state, stat
-        where = str(template.resolve()) if template else None
-        tasks.append(Task(item.series_id, slices, bool(item.parts), str(out.absolute()), where))
         if (result := _earlier(index, out, item.series_id, state, stat)) is not None:
             known[item.series_id] = result
     images = {result["digest"] for code, result in known.items() if "digest" in result and _has_files(out, code)}
     # An image that is there under another code is a duplicate's, which was removed.
     known = {code: result for code, result in known.items() if "digest" not in result or result["digest"] in images}
-    tasks = [task for task in tasks if task.series_id not in known]
-    ended = runner(tasks)
-    for task, result in shown(ended, len(tasks), "import", "series"):
+    missing = [item for item in todo if item.series_id not in known]
+    where = str(template.resolve()) if template else None
+    # Tasks are made as they are taken: a list of all files of all series would fill the memory.
+    tasks = (Task(i.series_id, _slices(index, i), bool(i.parts), str(out.absolute()), where) for i in missing)
+    for task, result in shown(runner(tasks), len(missing), "import", "series"):
         state, stat = states[task.series_id]
         write_json_atomic(_result_path(out, task.series_id), {"state": state, **result})
         index.finish(task.series_id, stat)
@@ -88,16 +87,23 @@ def _done(
     return known
 
 
-def _slices(index: Index, item: FoundSeries) -> tuple[tuple[tuple[str, str], ...], str, str]:
-    """Place and name of each slice, and the state of all by content and by time of change."""
-    slices: list[tuple[str, str]] = []
+def _slices(index: Index, item: FoundSeries) -> tuple[tuple[str, str], ...]:
+    """Place and name of each slice."""
+    return tuple(
+        (place, f"{k}_{name}" if item.parts else name)
+        for k, code in enumerate(item.parts or (item.series_id,))
+        for place, name, *_ in index.slices(code)
+    )
+
+
+def _state(index: Index, item: FoundSeries) -> tuple[str, str]:
+    """The state of a series' slices, by content and by time of change."""
     content, stat = hashlib.sha256(), hashlib.sha256()
-    for k, code in enumerate(item.parts or (item.series_id,)):
-        for place, name, instance, size, mtime, facts in index.slices(code):
-            slices.append((place, f"{k}_{name}" if item.parts else name))
+    for code in item.parts or (item.series_id,):
+        for _, _, instance, size, mtime, facts in index.slices(code):
             content.update(repr((instance, size, facts)).encode())
             stat.update(repr((size, mtime)).encode())
-    return tuple(slices), content.hexdigest(), stat.hexdigest()
+    return content.hexdigest(), stat.hexdigest()
 
 
 def _earlier(index: Index, out: Path, series_id: str, state: str, stat: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ _ANSWER_S = 30
 _own = threading.local()
 
 
-def results(tasks: Sequence[Task], pool: GuardedPool, scheduler: str = "") -> Iterator[tuple[Task, dict[str, Any]]]:
+def results(tasks: Iterable[Task], pool: GuardedPool, scheduler: str = "") -> Iterator[tuple[Task, dict[str, Any]]]:
     """Each task with its result (`tasks.read_series`), as they end; one that broke down has its code.
 
     Args:
@@ -42,7 +42,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     return {"code": _CODES.get(outcome.how, codes.CRASHED), "found": words, "warnings": []}
 
 
-def _by_dask(tasks: Sequence[Task], limits: Limits, scheduler: str) -> Iterator[tuple[Task, Outcome]]:
+def _by_dask(tasks: Iterable[Task], limits: Limits, scheduler: str) -> Iterator[tuple[Task, Outcome]]:
     """Tasks by the workers of a scheduler; each guards its tasks by a process of its own.
 
     Raises:

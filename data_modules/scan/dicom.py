@@ -21,7 +21,8 @@ from data_modules.scan.dicom_checks import check_headers, check_places
 from data_modules.scan.dicom_groups import JOINED, choose, group, unit_directions
 from data_modules.scan.dicom_headers import SliceHeader, read_headers
 from data_modules.scan.dicom_pixels import read_hu
-from data_modules.scan.slices import SAME_PLACE_MM, SliceStack
+from data_modules.scan.plausible import SAME_PLACE_MM
+from data_modules.scan.slices import SliceStack
 
 EVERY = "*"
 """Instead of one series: parts of one scan that were delivered as several."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +144,54 @@ def test_the_same_export_shuffled_gives_the_same_bytes(
     other = tmp_path / "other"
     import_dicom(settings(tmp_path / "src", other))
     assert not set(table(other / "inventory.csv").series_id) & set(table(imported[0] / "inventory.csv").series_id)
+
+
+def children() -> list[int]:
+    """Processes that this one has started."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            status = Path("/proc", name, "stat").read_text().rsplit(")", 1)[1].split()
+            if int(status[1]) == os.getpid() and status[0] != "Z":
+                found.append(int(name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
+def test_workers_killed_at_random_change_nothing(
+    export: tuple[Path, dict[str, str]], imported: tuple[Path, Imported], tmp_path: Path
+) -> None:
+    private = tmp_path / "out_private"
+    private.mkdir()
+    shutil.copy(imported[1].private / "salt", private)
+    others, over, killed = set(children()), threading.Event(), []
+
+    def kill() -> None:
+        rng = np.random.default_rng(1)
+        while not over.wait(float(rng.uniform(0.3, 0.9))) and len(killed) < 5:
+            for child in set(children()) - others:
+                with suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+                    killed.append(child)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        import_dicom(settings(export[0], tmp_path / "out", workers=2))
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+    assert content(tmp_path / "out") == content(imported[0])
+
+
+def test_the_parent_stays_light() -> None:
+    """Tables of ten thousand series leave no room for libraries that only the workers need."""
+    loaded = (
+        "import sys, data_modules.intake.importing; print(*{'SimpleITK', 'scipy', 'nibabel', 'torch'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_a_second_import_reads_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
