@@ -41,7 +41,9 @@ def build_head(frame: Frame, rng: np.random.Generator, cell_mm: float) -> tuple[
     # The forehead is wider than an ellipsoid's, and slopes back.
     x, y, z = canvas.q
     forehead = np.maximum(y + np.float32(21), 0)
-    vault = _ball([x / (1 + forehead / 800), y, z + forehead * np.float32(0.15)], (0.0, -21.0, 27.0), (63.0, 83.0, 76.0))
+    vault = _ball(
+        [x / (1 + forehead / 800), y, z + forehead * np.float32(0.15)], (0.0, -21.0, 27.0), (63.0, 83.0, 76.0)
+    )
     skin = _skin(canvas, vault - np.float32(vault_mm + _SCALP_MM))
     hu = np.full(canvas.grid.shape, _MUSCLE_HU, dtype=np.float32)
     hu[np.abs(texture) < 0.25] = _FAT_HU
@@ -102,7 +104,7 @@ def _skin(canvas: Canvas, scalp: Floats) -> Floats:
 
 
 def _floor(q: list[Floats]) -> Floats:
-    """Height of the floor of the skull: anterior, middle and posterior fossa, as `tissue.paint_soft_tissue` has them."""
+    """Height of the floor of the skull: the anterior, middle and posterior fossa, as `paint_soft_tissue` has them."""
     width = np.abs(q[0])
     wings = 14.0 + 0.5 * np.maximum(width - 13, 0)
     petrous = -13 - 0.55 * np.maximum(width - 10, 0)

@@ -90,9 +90,7 @@ def make_hospital_export(out: Path | str, patients: int, seed: int, workers: int
     return path
 
 
-def make_patient(
-    number: int, out: Path, seed: int, matrix: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def make_patient(number: int, out: Path, seed: int, matrix: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write one patient's files; the rows of `expected.csv` and of `heads.csv`."""
     plan = plan_hospital_patient(seed, number, matrix)
     cell = float(np.clip(FIELD_MM / matrix, *_CELLS_MM))
@@ -138,9 +136,7 @@ def _head_row(plan: HospitalPlan, exam_number: int, patient: Patient) -> dict[st
     }
 
 
-def _files(
-    plan: HospitalPlan, exam_number: int, series: SeriesPlan, patient: Patient, matrix: int
-) -> list[bytes]:
+def _files(plan: HospitalPlan, exam_number: int, series: SeriesPlan, patient: Patient, matrix: int) -> list[bytes]:
     """The files of one series, undamaged."""
     if series.what == "picture":
         return [picture_file(plan, exam_number, series, max(matrix, 128))]
@@ -157,8 +153,7 @@ def _files(
         hu = image_stack(_fields(series, patient, rng), stack) + stack_noise(stack, rng) - 1000
     if series.what == "mr":
         hu = np.clip(hu * 3 + 400, 0, 900) * (hu > -700)
-    runs = 1 + np.cumsum(np.diff(stack.thicknesses_mm, prepend=stack.thicknesses_mm[0]) != 0)
-    return image_files(plan, exam_number, series, np.clip(np.rint(hu), -1024, 3071).astype(np.int16), runs)
+    return image_files(plan, exam_number, series, np.clip(np.rint(hu), -1024, 3071).astype(np.int16))
 
 
 def _fields(series: SeriesPlan, patient: Patient, rng: np.random.Generator) -> tuple[Field, ...]:

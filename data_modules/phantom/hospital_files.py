@@ -1,4 +1,4 @@
-"""DICOM files of a simulated hospital: headers full of made-up names, dates and remarks, and pixels of every storage."""
+"""DICOM files of a simulated hospital: headers full of made-up names, dates and remarks, pixels stored in four ways."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -33,7 +34,7 @@ class _Storage:
     intercept: int
     signed: bool
     padding: int | None
-    syntax: str
+    syntax: UID
 
 
 _STORAGE = {
@@ -46,7 +47,7 @@ _STORAGE = {
 
 def uid(plan: HospitalPlan, *parts: object) -> str:
     """A unique identifier that follows from the seed, the patient and what it is of."""
-    return str(generate_uid(entropy_srcs=["iac phantom", *map(str, plan.key), *map(str, parts)]))
+    return str(generate_uid(entropy_srcs=["/".join(map(str, ("phantom", *plan.key, *parts)))]))
 
 
 def series_uid(plan: HospitalPlan, exam: int, series: SeriesPlan) -> str:
@@ -92,10 +93,8 @@ def header(plan: HospitalPlan, exam_number: int, series: SeriesPlan) -> Dataset:
     return data
 
 
-def image_files(
-    plan: HospitalPlan, exam_number: int, series: SeriesPlan, hu: NDArray[np.int16], acquisitions: NDArray[np.int_]
-) -> list[bytes]:
-    """One file a slice: `hu` `[N, rows, columns]`, `acquisitions` `[N]` the AcquisitionNumber of each."""
+def image_files(plan: HospitalPlan, exam_number: int, series: SeriesPlan, hu: NDArray[np.int16]) -> list[bytes]:
+    """One file a slice of `hu` `[N, rows, columns]`; slices of another thickness are an acquisition of their own."""
     stack, storage = series.stack, _STORAGE[plan.manufacturer]
     assert stack is not None
     origin = np.asarray(plan.exams[exam_number].origin_ras_mm)
@@ -114,6 +113,7 @@ def image_files(
         data.GantryDetectorTilt = _decimal(stack.turn_deg, 1)
     _describe_pixels(data, hu.shape[1:], storage, series)
     stored = _stored(hu, storage, has_padding=abs(stack.turn_deg) < 45 and series.what != "localizer")
+    acquisitions = 1 + np.cumsum(np.diff(stack.thicknesses_mm, prepend=stack.thicknesses_mm[0]) != 0)
     corners = (stack.corners_mm + origin) * _TO_LPS
     files = []
     for k, (corner, thickness) in enumerate(zip(corners, stack.thicknesses_mm, strict=True)):
@@ -193,7 +193,7 @@ def _decimal(value: float, digits: int) -> str:
     return "0" if text in ("-0", "") else text
 
 
-def _encoded(data: Dataset, syntax: str) -> bytes:
+def _encoded(data: Dataset, syntax: UID) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
     meta.TransferSyntaxUID = syntax

@@ -96,11 +96,11 @@ def build_body(part: str, rng: np.random.Generator, cell_mm: float) -> tuple[Fie
     hu = np.full(canvas.grid.shape, AIR_HU, dtype=np.float32)
     width, depth = (165.0, 105.0) if part == "chest" else (62.0, 62.0)
     outside = (np.hypot(x / width, y / depth) - 1) * np.float32(depth)
-    for inset, value in ((0.0, 40.0), (3.0, -100.0), (18.0 if part == "chest" else 8.0, 55.0)):
+    for inset, value in ((0.0, 40.0), (3.0, -100.0), (8.0, 55.0)):
         hu += occupancy(outside + np.float32(inset), cell_mm) * (np.float32(value) - hu)
     if part == "chest":
         for side in (-1, 1):
-            paint(canvas, hu, Shape((side * 78.0, 5.0, 0.0), (56.0, 74.0, 170.0)), -850.0)
+            paint(canvas, hu, Shape((side * 78.0, 5.0, 0.0), (50.0, 68.0, 150.0)), -850.0)
         paint(canvas, hu, Shape((-20.0, 20.0, -40.0), (52.0, 42.0, 60.0)), 45.0)
         ribs = (np.abs(outside + np.float32(22)) < 4) & (np.sin(z / np.float32(4.5) + y / np.float32(25)) > 0.3)
         hu[ribs] = 600.0

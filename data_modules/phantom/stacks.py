@@ -1,4 +1,4 @@
-"""Stacks of parallel slices as scanners deliver them, and their images: tilted, sheared, of two thicknesses, reformatted.
+"""Stacks of parallel slices as scanners deliver them, and their images: sheared, of two thicknesses, reformatted.
 
 As `imaging` images one regular series of the skull base finely, this images any stack of slices of whole heads: a
 slice averages over a slab (box profile of the thickness) along its normal and over the point spread in its plane. The
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def stack_noise(stack: Stack, rng: np.random.Generator) -> Floats:
     starts = [0, *(1 + np.flatnonzero(np.diff(stack.thicknesses_mm))).tolist(), n]
     across = np.abs(stack.centers_mm @ stack.directions[2])
     noise = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in pairwise(starts):
         thickness = float(stack.thicknesses_mm[first])
         step = float(np.abs(np.diff(across[first:last])).mean()) if last - first > 1 else thickness
         spacing = (stack.pixel_mm, stack.pixel_mm, step)
@@ -127,7 +128,9 @@ def _across(stack: Stack, grid: Grid, fwhm_mm: float) -> tuple[NDArray[np.intp],
     spread = np.linspace(-1.1 * fwhm_mm, 1.1 * fwhm_mm, n_spread)  # 2.6 σ
     gauss = np.exp(-0.5 * (spread * _FWHM_PER_SIGMA / fwhm_mm) ** 2)
     points = (
-        middle[:, None, None] + (thickness[:, None] * slab)[:, :, None, None] * normal + spread[None, None, :, None] * column
+        middle[:, None, None]
+        + (thickness[:, None] * slab)[:, :, None, None] * normal
+        + spread[None, None, :, None] * column
     )
     share = np.broadcast_to(gauss / (gauss.sum() * n_slab), points.shape[:-1])
     return lines, _linear(points, share, grid)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from data_modules.phantom.anatomy import Anatomy, build_anatomy
-from data_modules.phantom.cohort import KERNELS as PHANTOM_KERNELS, _THICKNESS_MM
+from data_modules.phantom.cohort import _THICKNESS_MM
+from data_modules.phantom.cohort import KERNELS as PHANTOM_KERNELS
 from data_modules.phantom.imaging import Acquisition, image_series
 from data_modules.scan.geometry import Grid
 from data_modules.scan.histogram import histogram_of
