@@ -212,7 +212,19 @@ def read_calibration(run: Run) -> dict[str, Any]:
     Raises:
         UserError: when the file is damaged, or a link.
     """
-    path = calibration_file(run)
+    return read_calibration_file(calibration_file(run), f"iac calibrate {run.directory}")
+
+
+def read_calibration_file(path: Path, again: str) -> dict[str, Any]:
+    """`read_calibration` of a file.
+
+    Args:
+        path: of the file.
+        again: command that makes it again, for the errors.
+
+    Raises:
+        UserError: as above.
+    """
     if not path.exists():
         return {}
     if path.is_symlink():
@@ -220,9 +232,9 @@ def read_calibration(run: Run) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}). Calibrate again: iac calibrate {run.directory}") from None
+        raise UserError(f"{path}: not JSON ({error}). Calibrate again: {again}") from None
     if not isinstance(known, dict):
-        raise UserError(f"{path}: not a calibration. Calibrate again: iac calibrate {run.directory}")
+        raise UserError(f"{path}: not a calibration. Calibrate again: {again}")
     return known
 
 

@@ -34,7 +34,9 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     origin = f"development: {scans}, seed {seeds}"
     found = {model.label: qualities(model) for model in models.values() if model.calibration}
     left_out = [model.label for model in models.values() if not model.calibration]
-    remarks = [f"Not calibrated here: {', '.join(left_out)}."] if left_out else []
+    remarks = [f"Not calibrated here, or anew since this evaluation: {', '.join(left_out)}."] if left_out else []
+    elsewhere = {label: c["domain"] for label, c in calibrated.items() if c.get("checkpoint_sha256", "") is None}
+    remarks += [f"Predicted elsewhere, so that the region is not known: {n}: {d}." for n, d in elsewhere.items()]
     remarks += [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
     words = sorted({c.get("after", OF_THE_FIT) for c in calibrated.values()})
     return Section(

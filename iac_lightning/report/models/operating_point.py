@@ -34,7 +34,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
     origin = f"{scans}, development split, seed {seeds}"
     aims = dict.fromkeys(point["aim"] for point in points.values())
     fitted = any(point["cross_validated"] is None for point in points.values())
-    left_out = [model.label for model in models.values() if model.label not in known]
+    missing = ", ".join(model.label for model in models.values() if model.label not in known)
     legend = [
         "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
         "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
@@ -44,7 +44,11 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
             if fitted
             else []
         ),
-        *([f"Not chosen here, or before such choices were recorded: {', '.join(left_out)}."] if left_out else []),
+        *(
+            [f"Not chosen here, anew since this evaluation, or before such choices were recorded: {missing}."]
+            if missing
+            else []
+        ),
     ]
     return Section(
         title="Operating point",

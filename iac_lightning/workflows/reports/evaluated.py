@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from iac_lightning.config.model_schema import resolved_vit
 from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import NO_VALUES, OF_CALIBRATION, config_hash, decisive_settings
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.plain import without_small_intervals
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -27,6 +28,7 @@ from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
+from iac_lightning.workflows.calibrate import read_calibration_file
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE
 from iac_lightning.workflows.external.evaluate import WARNINGS_ENDING, ExternalModel, is_external, load_external
 
@@ -158,6 +160,24 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
         strata = strata_from_edges(edges)
         summary |= summarise(table, split=split, threshold=summary["threshold"], thickness_strata=strata)
     return table, summary
+
+
+def applied_calibration(entry: Entry, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The calibration that an evaluation applied; None without one, and where the model has another one by now.
+
+    Args:
+        entry: the model.
+        summary: of the evaluation.
+    """
+    applied = summary.get("calibration")
+    if not applied:
+        return None
+    path = entry.directory / CALIBRATION_FILE
+    known = read_calibration_file(path, evaluate_command(entry, "dev"))
+    if any(applied.get(key) != known.get(key) for key in ("checkpoint_sha256", "depends_on")):
+        return None
+    then, now = Calibration.from_dict(applied, "evaluation"), Calibration.from_dict(known, path)
+    return now.to_dict() if (then.scaling, then.point) == (now.scaling, now.point) else None
 
 
 def warnings_file(folder: Path, split: str) -> Path:

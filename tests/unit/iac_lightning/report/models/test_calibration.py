@@ -68,7 +68,7 @@ def test_development_beside_test_for_voxels_and_lesions(model_results: dict[str,
     assert quality.source == "development: 9 scans of 5 patients, seed 4"
     assert "Development, calibrated: cross-validated." in quality.legend
     assert "VIT: a warning." in quality.legend
-    assert "Not calibrated here: SCRATCH, CNN." in quality.legend
+    assert "Not calibrated here, or anew since this evaluation: SCRATCH, CNN." in quality.legend
     assert scaling.rows == [["VIT", "temperature and bias", "1.250", "−0.500", "0.3"]]
     assert scaling.legend == "VIT: It helps."
     panels = reliability_of_models({"VIT": qualities(model)}, "source").axes
