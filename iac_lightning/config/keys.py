@@ -19,6 +19,7 @@ BEFORE_STORED: dict[str, Any] = {
     "data.augmentation.profile_roundness": (0.0, 0.0),
     "data.augmentation.profile_widening": (1.0, 1.0),
     "data.augmentation.thickness_label": "occupancy",
+    "evaluation.keep_lesions_from_mm3": 10.0,
     "evaluation.operating_point": "dice",
     "loss.restrict_on": "common",
     "model.condition_on": (),

@@ -209,6 +209,9 @@ class EvaluationConfig:
     price; sensitivity_at_fp: lesions found, with at most `false_components_per_scan`."""
     false_components_per_scan: float = setting(1.0, NOT_NEGATIVE)
     """Mean number of false components a scan that `operating_point: sensitivity_at_fp` allows."""
+    keep_lesions_from_mm3: float = setting(3.0, NOT_NEGATIVE)
+    """No operating point drops components of this volume or more; smaller ones it may. 3 mm³: 1 mm² on a slice of 3 mm,
+    the least lesion of Agatston's score."""
     coverage: float = setting(0.9, SHARE_INSIDE)
     """Share of new patients whose volume a conformal interval shall hold."""
     controls: bool = True

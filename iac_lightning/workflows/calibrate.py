@@ -19,6 +19,7 @@ from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
 from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
+from iac_lightning.evaluation.calibration.counts import LEAST_LESIONS_MM3
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.held_out import held_out_lesions
 from iac_lightning.evaluation.calibration.record import DESCRIBED, Calibration, reliability
@@ -142,7 +143,11 @@ def calibrate(
             patients,
             seed,
             strata_from_edges(settings.thickness_edges_mm),
-            Aim(name=settings.operating_point, most_false=settings.false_components_per_scan),
+            Aim(
+                name=settings.operating_point,
+                most_false=settings.false_components_per_scan,
+                keep_from_mm3=settings.keep_lesions_from_mm3,
+            ),
             any_rule=not run.config.inference.protocol_prior,
         ),
         "domain": "voxels with an uncalibrated probability above 0: the region of interest"
@@ -181,11 +186,14 @@ def calibration_key(model: TrainedModel, series: Sequence[PreparedSeries]) -> di
     }
     settings = model.run.config.evaluation
     most_false = settings.false_components_per_scan if settings.operating_point == "sensitivity_at_fp" else None
+    chosen_for = [settings.operating_point, most_false, model.run.config.inference.protocol_prior]
+    if settings.keep_lesions_from_mm3 < LEAST_LESIONS_MM3[-1]:  # all were chosen among before there was this setting
+        chosen_for.append(settings.keep_lesions_from_mm3)
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "depends_on": digest([*depends_on, corrected] if corrected else depends_on),
         "thickness_edges_mm": list(settings.thickness_edges_mm),
-        "chosen_for": [settings.operating_point, most_false, model.run.config.inference.protocol_prior],
+        "chosen_for": chosen_for,
     }
 
 

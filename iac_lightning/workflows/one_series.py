@@ -133,10 +133,11 @@ def development_counts(work: SeriesWork, scaling: Scaling) -> ScanCounts | None:
         return None
     whole = read_label(item.series, like=read_series(item.series))
     ids, n_lesions = components(whole.data)
+    lesion_voxels = np.bincount(ids.ravel(), minlength=n_lesions + 1)[1:]
     lesions = place(whole.with_data(ids), item.native_grid, 0).data
     hu = Volume(np.asarray(item.native_hu()), item.native_grid)
     outside = int(np.count_nonzero(whole.data)) - int(np.count_nonzero(lesions))
-    return scan_counts(raw, lesions, n_lesions, hu, item.slice_thickness_mm, scaling, n_outside=outside)
+    return scan_counts(raw, lesions, lesion_voxels, hu, item.slice_thickness_mm, scaling, n_outside=outside)
 
 
 def development_candidates(work: SeriesWork, calibration: Calibration) -> Part | None:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from data_modules.errors import UserError
 from iac_lightning.evaluation.calibration.counts import (
     COMPONENTS,
+    COUNTED,
     HIT_COMPONENTS,
     HIT_LESIONS,
+    HIT_SMALL,
     LEAST_LESIONS_MM3,
     VOXELS,
     ScanCounts,
@@ -46,10 +48,12 @@ class Aim:
     Attributes:
         name: one of `AIMS`.
         most_false: false components a scan that `sensitivity_at_fp` allows.
+        keep_from_mm3: components of this volume or more are never dropped.
     """
 
     name: str
     most_false: float
+    keep_from_mm3: float = LEAST_LESIONS_MM3[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +61,17 @@ class Scans:
     """Development scans, stacked.
 
     Attributes:
-        counts: `[n, …, 5]` as in `ScanCounts`.
+        counts: `[n, …, 6]` as in `ScanCounts`.
         n_label_voxels: `[n]`.
         n_lesions: `[n]`.
+        n_small: `[n]`.
         patients: `[n]`.
     """
 
     counts: NDArray[np.int32]
     n_label_voxels: NDArray[np.int64]
     n_lesions: NDArray[np.int64]
+    n_small: NDArray[np.int64]
     patients: NDArray[np.str_]
 
     @property
@@ -79,11 +85,12 @@ class Scans:
             counts=self.counts[which],
             n_label_voxels=self.n_label_voxels[which],
             n_lesions=self.n_lesions[which],
+            n_small=self.n_small[which],
             patients=self.patients[which],
         )
 
     def at(self, counts: NDArray[np.int32]) -> Scans:
-        """The same scans with other counts `[n, …, 5]`."""
+        """The same scans with other counts `[n, …, 6]`."""
         return replace(self, counts=counts)
 
 
@@ -117,6 +124,7 @@ def choose_point(
         counts=np.stack([s.counts for s in scans]),
         n_label_voxels=np.array([s.n_label_voxels for s in scans]),
         n_lesions=np.array([s.n_lesions for s in scans]),
+        n_small=np.array([s.n_small for s in scans]),
         patients=np.asarray(patients),
     )
     lesion = stacked.has_lesion
@@ -125,7 +133,8 @@ def choose_point(
             f"none of the {len(scans)} development scans has a lesion, so no operating point can be chosen; "
             "add labelled scans with lesions to the dev split or state the threshold"
         )
-    everything = [(r, v) for r in ([PROTOCOL, NONE] if any_rule else [PROTOCOL]) for v in range(len(LEAST_LESIONS_MM3))]
+    least = [v for v, mm3 in enumerate(LEAST_LESIONS_MM3) if mm3 <= aim.keep_from_mm3]
+    everything = [(r, v) for r in ([PROTOCOL, NONE] if any_rule else [PROTOCOL]) for v in least]
     cut, plain = choose(stacked, aim, everything, seed), choose(stacked, aim, [(NONE, 0)], seed)
     thickness_mm = [s.slice_thickness_mm for s in scans]
 
@@ -141,6 +150,7 @@ def choose_point(
     return {
         "operating_point": {
             "aim": aim.name,
+            "keep_lesions_from_mm3": aim.keep_from_mm3,
             "most_false_components_per_scan": aim.most_false if aim.name == "sensitivity_at_fp" else None,
             **_described(cut),
             "thickness": by_thickness(*cut[:2]),
@@ -162,8 +172,11 @@ def choose_point(
 
 def _alternatives(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int) -> list[dict[str, Any]]:
     """What else could have been chosen, and its price: other aims, and less for the same aim."""
-    least = range(len(LEAST_LESIONS_MM3))
-    others = [(f"for {name}", Aim(name=name, most_false=aim.most_false), allowed) for name in AIMS if name != aim.name]
+    least = sorted({v for _, v in allowed})
+    others = [(f"for {name}", replace(aim, name=name), allowed) for name in AIMS if name != aim.name]
+    if len(least) < len(LEAST_LESIONS_MM3):
+        every = [(r, v) for r in dict(allowed) for v in range(len(LEAST_LESIONS_MM3))]
+        others.append((f"components up to {LEAST_LESIONS_MM3[-1]:g} mm³ may be dropped", aim, every))
     others += [
         ("without a least lesion", aim, [(PROTOCOL, 0)]),
         ("without the annotation protocol", aim, [(NONE, v) for v in least]),
@@ -187,7 +200,7 @@ def _described(cut: Cut) -> dict[str, Any]:
 
 def _worth(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], cut: Cut, seed: int) -> dict[str, Any]:
     """Figures at the point on the scans that chose it, and on scans of patients who had no part in the choice."""
-    held: NDArray[np.int32] = np.zeros((len(scans.patients), 5), dtype=np.int32)
+    held: NDArray[np.int32] = np.zeros((len(scans.patients), len(COUNTED)), dtype=np.int32)
     fold = folds(scans, seed + 1)
     if fold is not None:
         for k in range(fold.max() + 1):
@@ -210,7 +223,7 @@ def choose(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int
         seed: of the folds.
     """
     rules, least = np.array(allowed).T
-    among = scans.at(scans.counts[:, rules, least])  # [n, pairs, T, 5]
+    among = scans.at(scans.counts[:, rules, least])  # [n, pairs, T, 6]
     of_all = merit(among, aim)
     steps = [middle_of_best(row) for row in of_all]
     best = 0
@@ -228,14 +241,14 @@ def choose(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int
 
 
 def _held_out(scans: Scans, aim: Aim, fold: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Counts `[n, pairs, 5]` at the thresholds that the patients of the other folds choose.
+    """Counts `[n, pairs, 6]` at the thresholds that the patients of the other folds choose.
 
     Args:
-        scans: with counts `[n, pairs, T, 5]`.
+        scans: with counts `[n, pairs, T, 6]`.
         aim: what they choose for.
         fold: `[n]`.
     """
-    held = np.empty((*scans.counts.shape[:2], 5), dtype=np.int32)
+    held = np.empty((*scans.counts.shape[:2], len(COUNTED)), dtype=np.int32)
     for k in range(fold.max() + 1):
         for p, row in enumerate(merit(scans.of(fold != k), aim)):
             held[fold == k, p] = scans.counts[fold == k, p, middle_of_best(row)]
@@ -259,7 +272,7 @@ def folds(scans: Scans, seed: int) -> NDArray[np.int64] | None:
 
 
 def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
-    """What an aim makes large, `[…]` of counts `[n, …, 5]`; minus infinity where a scan was not counted.
+    """What an aim makes large, `[…]` of counts `[n, …, 6]`; minus infinity where a scan was not counted.
 
     Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better. Aims for
     which touching a lesion is enough leave out masks of more than `MOST_OF_LABEL` times the labelled voxels: one that
@@ -281,7 +294,8 @@ def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
 
 def scan_scores(scans: Scans, aim: str) -> NDArray[np.float64]:
     """Of each scan the value `[n, …]` whose mean an aim makes large."""
-    voxels, hits, predicted, predicted_hit, lesions_hit = np.moveaxis(scans.counts.astype(np.float64), -1, 0)
+    counts = np.moveaxis(scans.counts.astype(np.float64), -1, 0)
+    voxels, hits, predicted, predicted_hit, lesions_hit, _ = counts
     beside = (len(scans.patients), *(1,) * (voxels.ndim - 1))
     if aim == "lesion_f1":
         n_lesions = scans.n_lesions.reshape(beside)
@@ -303,7 +317,7 @@ def figures(scans: Scans) -> Mapping[str, Any]:
     """What masks are worth, and what they cost.
 
     Args:
-        scans: with counts `[n, 5]`.
+        scans: with counts `[n, 6]`.
     """
 
     def value(aim: str) -> float | None:
@@ -311,12 +325,14 @@ def figures(scans: Scans) -> Mapping[str, Any]:
         return defined(float(np.average(scan_scores(scans, aim), weights=weights))) if weights.any() else None
 
     free, counts = ~scans.has_lesion, scans.counts
-    n_lesions = int(scans.n_lesions.sum())
+    n_lesions, n_small = int(scans.n_lesions.sum()), int(scans.n_small.sum())
     return {
         "balanced": value("balanced"),
         "dice": value("dice"),
         "lesion_f1": value("lesion_f1"),
         "lesion_sensitivity": float(counts[:, HIT_LESIONS].sum() / n_lesions) if n_lesions else None,
+        "small_lesion_sensitivity": float(counts[:, HIT_SMALL].sum() / n_small) if n_small else None,
+        "n_small_lesions": n_small,
         "false_components_per_scan": float((counts[:, COMPONENTS] - counts[:, HIT_COMPONENTS]).mean()),
         "n_false_alarm": int((free & (counts[:, VOXELS] > 0)).sum()),
         "n_lesion_free": int(free.sum()),

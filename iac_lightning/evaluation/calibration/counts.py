@@ -18,14 +18,19 @@ from data_modules.scan.geometry import Volume
 from iac_lightning.evaluation.calibration.operating_point import RULES
 from iac_lightning.evaluation.calibration.scaling import Scaling, apply
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
-from iac_lightning.evaluation.metrics.lesions import least_voxels, lesion_counts, protocol_prior_probability
+from iac_lightning.evaluation.metrics.lesions import (
+    least_voxels,
+    lesion_counts,
+    protocol_prior_probability,
+    small_voxels,
+)
 
 LEAST_LESIONS_MM3 = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
 """Volumes of the least lesion to choose from; 10 mm³ is the largest that is called small."""
 
-VOXELS, HIT_VOXELS, COMPONENTS, HIT_COMPONENTS, HIT_LESIONS = range(5)
-"""What is counted: voxels of the mask, those of them with label, its components, those that touch the label, and
-components of the label that it touches."""
+COUNTED = VOXELS, HIT_VOXELS, COMPONENTS, HIT_COMPONENTS, HIT_LESIONS, HIT_SMALL = range(6)
+"""What is counted: voxels of the mask, those of them with label, its components, those that touch the label, components
+of the label that it touches, and the small ones among these (up to `SMALL_LESION_MM3`)."""
 
 MOST_VOXELS = 500_000
 """Thresholds whose mask is larger are not counted: no calcification is, and neighbours take memory."""
@@ -38,10 +43,11 @@ class ScanCounts:
     """What one development scan says of operating points.
 
     Attributes:
-        counts: `[len(RULES), len(LEAST_LESIONS_MM3), len(CALIBRATED_GRID), 5]`; −1 where nothing was counted.
-        uncalibrated: `[5]`, of the mask of the network as it was trained, at an uncalibrated probability of 0.5.
+        counts: `[len(RULES), len(LEAST_LESIONS_MM3), len(CALIBRATED_GRID), 6]`; −1 where nothing was counted.
+        uncalibrated: `[6]`, of the mask of the network as it was trained, at an uncalibrated probability of 0.5.
         n_label_voxels: labelled voxels, those outside the region included.
         n_lesions: components of the label.
+        n_small: those of at most `SMALL_LESION_MM3`.
         n_unseen: labelled voxels of which the model says nothing.
         slice_thickness_mm: of the scan.
     """
@@ -50,6 +56,7 @@ class ScanCounts:
     uncalibrated: NDArray[np.int32]
     n_label_voxels: int
     n_lesions: int
+    n_small: int
     n_unseen: int
     slice_thickness_mm: float
 
@@ -57,7 +64,7 @@ class ScanCounts:
 def scan_counts(
     raw: Volume,
     lesions: NDArray[np.signedinteger],
-    n_lesions: int,
+    lesion_voxels: NDArray[np.integer],
     hu: Volume,
     slice_thickness_mm: float,
     scaling: Scaling,
@@ -70,7 +77,7 @@ def scan_counts(
     Args:
         raw: uncalibrated probability `[X, Y, Z]`, on native voxels: of the scan or of a region of it.
         lesions: `[X, Y, Z]` ids of the components of the whole scan's label, 1 … n; 0 elsewhere.
-        n_lesions: how many the whole scan has.
+        lesion_voxels: `[n]` voxels of each, also of those outside the region.
         hu: the scan on the same grid.
         slice_thickness_mm: of the scan.
         scaling: temperature and bias to apply first.
@@ -81,15 +88,16 @@ def scan_counts(
     probability = raw.with_data(apply(raw.data, own.temperature, own.bias))
     by_rule = {"protocol": protocol_prior_probability(probability, hu).data, "none": probability.data}
     fewest = [least_voxels(least_mm3, raw.grid.voxel_volume_mm3) for least_mm3 in LEAST_LESIONS_MM3]
-    label = lesions > 0
+    label, small = lesions > 0, lesion_voxels <= small_voxels(raw.grid.voxel_volume_mm3)
     unseen = raw.data == 0
     if domain_hu is not None:
         unseen |= hu.data < domain_hu
     return ScanCounts(
-        counts=np.stack([mask_counts(by_rule[rule], lesions, n_lesions, CALIBRATED_GRID, fewest) for rule in RULES]),
-        uncalibrated=_of_mask(raw.data >= 0.5, label),
+        counts=np.stack([mask_counts(by_rule[rule], lesions, small, CALIBRATED_GRID, fewest) for rule in RULES]),
+        uncalibrated=_of_mask(raw.data >= 0.5, lesions, small),
         n_label_voxels=int(np.count_nonzero(label)) + n_outside,
-        n_lesions=n_lesions,
+        n_lesions=len(small),
+        n_small=int(small.sum()),
         n_unseen=n_outside + int(np.count_nonzero(label & unseen)),
         slice_thickness_mm=slice_thickness_mm,
     )
@@ -98,7 +106,7 @@ def scan_counts(
 def mask_counts(
     probability: NDArray[np.floating],
     lesions: NDArray[np.signedinteger],
-    n_lesions: int,
+    small: NDArray[np.bool_],
     thresholds: ArrayLike,
     fewest: Sequence[int],
 ) -> NDArray[np.int32]:
@@ -107,12 +115,12 @@ def mask_counts(
     Args:
         probability: `[X, Y, Z]`; after `protocol_prior_probability` the masks are those after the annotation protocol.
         lesions: `[X, Y, Z]` ids of the components of the label.
-        n_lesions: the largest id.
+        small: `[n]` whether each of these is a small one.
         thresholds: `[T]`, rising, above 0.
         fewest: `[V]` voxels that a component needs.
 
     Returns:
-        `[V, T, 5]`; −1 at thresholds whose mask has more than `MOST_VOXELS`.
+        `[V, T, 6]`; −1 at thresholds whose mask has more than `MOST_VOXELS`.
     """
     cuts = np.asarray(thresholds, dtype=np.float64).astype(probability.dtype)
     places = np.flatnonzero(probability >= cuts[0])
@@ -128,7 +136,7 @@ def mask_counts(
     forest = _Forest(lesions.ravel()[places])
     labelled = order[forest.lesion[order] > 0]
     labelled_end = np.searchsorted(-steps[labelled], -np.arange(len(cuts)), side="right")
-    found = np.full((len(fewest), len(cuts), 5), -1, dtype=np.int32)
+    found = np.full((len(fewest), len(cuts), len(COUNTED)), -1, dtype=np.int32)
     n_nodes = n_pairs = 0
     for step in range(len(cuts) - 1, first - 1, -1):
         if step < len(cuts) - 1 and nodes_end[step] == n_nodes:
@@ -136,10 +144,10 @@ def mask_counts(
             continue
         forest.grow(order[n_nodes : nodes_end[step]], pairs[:, n_pairs : pairs_end[step]])
         n_nodes, n_pairs = nodes_end[step], pairs_end[step]
-        largest = forest.largest_touching(labelled[: labelled_end[step]], n_lesions)
+        largest = forest.largest_touching(labelled[: labelled_end[step]], len(small))
         for k, least in enumerate(fewest):
-            found[k, step, :HIT_LESIONS] = forest.count(least)
-            found[k, step, HIT_LESIONS] = np.count_nonzero(largest >= least)
+            hit = largest >= least
+            found[k, step] = (*forest.count(least), np.count_nonzero(hit), np.count_nonzero(hit & small))
     return found
 
 
@@ -217,8 +225,11 @@ def _neighbours(
     return both[:, order], lower[order]
 
 
-def _of_mask(mask: NDArray[np.bool_], label: NDArray[np.bool_]) -> NDArray[np.int32]:
-    found = lesion_counts(mask, label)
-    hits = int(np.count_nonzero(mask & label))
-    voxels = int(np.count_nonzero(mask))
-    return np.array([voxels, hits, found.n_predicted, found.n_predicted_hit, found.n_lesions_hit], dtype=np.int32)
+def _of_mask(
+    mask: NDArray[np.bool_], lesions: NDArray[np.signedinteger], small: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    found = lesion_counts(mask, lesions > 0)
+    hits = lesions[mask]
+    hit_small = np.count_nonzero(small[np.unique(hits[hits > 0]) - 1])
+    of_mask = (int(np.count_nonzero(mask)), int(np.count_nonzero(hits)), found.n_predicted, found.n_predicted_hit)
+    return np.array([*of_mask, found.n_lesions_hit, hit_small], dtype=np.int32)

@@ -149,6 +149,11 @@ def least_voxels(least_mm3: float, voxel_mm3: float) -> int:
     return max(1, int(np.ceil(least_mm3 / voxel_mm3 - 1e-6)))  # spacings are stored in single precision
 
 
+def small_voxels(voxel_mm3: float) -> int:
+    """Voxels that a small lesion has at most."""
+    return int(SMALL_LESION_MM3 / voxel_mm3 + 1e-6)
+
+
 def without_small_lesions(mask: Volume, least_mm3: float) -> Volume:
     """A mask `[X, Y, Z]` without its 26-connected components of less than `least_mm3`, as booleans.
 

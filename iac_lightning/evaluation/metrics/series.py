@@ -11,11 +11,11 @@ from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan
 from iac_lightning.evaluation.metrics.agatston import agatston
 from iac_lightning.evaluation.metrics.lesions import (
-    SMALL_LESION_MM3,
     as_mask,
     bounding_box,
     lesion_counts,
     require_same_grid,
+    small_voxels,
 )
 from iac_lightning.evaluation.metrics.surface import surface_metrics
 
@@ -103,7 +103,7 @@ def series_metrics(prediction: Volume, label: Volume, scan: Scan | None = None) 
     scores = [agatston(mask, scan.volume, scan.slice_axis) if scan else float("nan") for mask in (prediction, label)]
     n_p, n_g, n_both = int(p.sum()), int(g.sum()), int((p & g).sum())
     voxel_mm3 = label.grid.voxel_volume_mm3
-    lesions = lesion_counts(p, g, small_voxels=int(SMALL_LESION_MM3 / voxel_mm3 + 1e-6))
+    lesions = lesion_counts(p, g, small_voxels=small_voxels(voxel_mm3))
     return SeriesMetrics(
         dice=dice(p, g),
         both_empty=n_p == 0 and n_g == 0,

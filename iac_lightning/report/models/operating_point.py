@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES
+from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.figures.operating_point import froc_figure
 from iac_lightning.report.page import ReportContext, Section, Table, drawn
 from iac_lightning.report.words import TableCell, number
+
+_PRICES = ("balanced", "dice", "lesion_f1", "lesion_sensitivity", "small_lesion_sensitivity")
 
 
 def operating_point_section(models: Mapping[str, ModelResult], context: ReportContext) -> Section | None:
@@ -71,6 +74,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                     ("Dice", "scans with lesions"),
                     ("lesion F1", "scans with lesions"),
                     ("lesions found", "of all"),
+                    ("small lesions found", f"up to {SMALL_LESION_MM3:g} mm³"),
                     ("false components", "a scan"),
                     ("false alarms", "lesion-free scans"),
                 ],
@@ -107,7 +111,7 @@ def _row(row: Mapping[str, Any]) -> list[TableCell]:
     return [
         row["name"] if row["cross_validated"] else f"{row['name']} (not cross-validated)",
         mask,
-        *(number(found[name]) for name in ("balanced", "dice", "lesion_f1", "lesion_sensitivity")),
+        *(number(found.get(name)) for name in _PRICES),
         number(found["false_components_per_scan"], 2),
         f"{found['n_false_alarm']} of {found['n_lesion_free']}",
     ]

@@ -92,7 +92,11 @@ def calibrate_predictions(
             [p.series.patient_id for p in predictions],
             seed,
             strata_from_edges(settings.thickness_edges_mm),
-            Aim(name=settings.operating_point, most_false=settings.false_components_per_scan),
+            Aim(
+                name=settings.operating_point,
+                most_false=settings.false_components_per_scan,
+                keep_from_mm3=settings.keep_lesions_from_mm3,
+            ),
         ),
         "domain": f"voxels of the whole scan with an uncalibrated probability above 0 and {DOMAIN_HU:g} HU and more",
         "checkpoint_sha256": None,
@@ -181,8 +185,9 @@ def count_prediction(prediction: Prediction, scaling: Scaling) -> ScanCounts:
     """What one development series says of operating points; its slice thickness is the whole scan's."""
     raw, label, scan = development_volumes(prediction)
     lesions, n_lesions = components(label.data)
+    lesion_voxels = np.bincount(lesions.ravel(), minlength=n_lesions + 1)[1:]
     thickness_mm = scan.slice_thickness_mm
-    return scan_counts(raw, lesions, n_lesions, scan.volume, thickness_mm, scaling, domain_hu=DOMAIN_HU)
+    return scan_counts(raw, lesions, lesion_voxels, scan.volume, thickness_mm, scaling, domain_hu=DOMAIN_HU)
 
 
 def candidates_of(prediction: Prediction, calibration: Calibration) -> Part:

@@ -12,7 +12,7 @@ import pytest
 from data_modules.errors import UserError
 from iac_lightning.config.keys import choices
 from iac_lightning.evaluation.calibration.choosing import Aim, Scans, choose, choose_point, figures, folds, merit
-from iac_lightning.evaluation.calibration.counts import LEAST_LESIONS_MM3, ScanCounts
+from iac_lightning.evaluation.calibration.counts import COUNTED, LEAST_LESIONS_MM3, ScanCounts
 from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -23,30 +23,35 @@ LOW, MIDDLE, HIGH = (int(np.searchsorted(CALIBRATED_GRID, t)) for t in (0.1, 0.5
 
 
 def scan(low: tuple[int, ...], high: tuple[int, ...], label: int, lesions: int) -> ScanCounts:
-    """Counts that are `low` up to a threshold of 0.5, `high` up to 0.9 and then nothing, at every rule and volume."""
-    counts = np.zeros((len(RULES), N_VOLUMES, N_STEPS, 5), np.int32)
+    """Counts that are `low` up to a threshold of 0.5, `high` up to 0.9 and then nothing, at every rule and volume.
+
+    One lesion, if there is any, is small.
+    """
+    counts = np.zeros((len(RULES), N_VOLUMES, N_STEPS, len(COUNTED)), np.int32)
     counts[..., : MIDDLE + 1, :], counts[..., MIDDLE + 1 : HIGH + 1, :] = low, high
     return ScanCounts(
         counts=counts,
         uncalibrated=np.array(high, np.int32),
         n_label_voxels=label,
         n_lesions=lesions,
+        n_small=min(lesions, 1),
         n_unseen=1,
         slice_thickness_mm=1.0,
     )
 
 
-ILL = scan(low=(60, 10, 51, 1, 1), high=(10, 5, 2, 1, 1), label=10, lesions=1)
+ILL = scan(low=(60, 10, 51, 1, 1, 1), high=(10, 5, 2, 1, 1, 0), label=10, lesions=1)
 """At low thresholds: all of the lesion and fifty false voxels, each alone. At high ones: half of it, and one more."""
-CLEAR = scan(low=(12, 10, 2, 2, 2), high=(5, 5, 1, 1, 1), label=10, lesions=2)
+CLEAR = scan(low=(12, 10, 2, 2, 2, 1), high=(5, 5, 1, 1, 1, 0), label=10, lesions=2)
 """At low thresholds both lesions, at high ones one."""
-WELL = scan(low=(4, 0, 4, 0, 0), high=(0, 0, 0, 0, 0), label=0, lesions=0)
+WELL = scan(low=(4, 0, 4, 0, 0, 0), high=(0, 0, 0, 0, 0, 0), label=0, lesions=0)
 """No lesion; at low thresholds a false alarm."""
 
 
 def point(scans: list[ScanCounts], aim: str, most_false: float = 1.0, **more: Any) -> dict[str, Any]:
     patients = more.pop("patients", [f"p{k}" for k in range(len(scans))])
-    found = choose_point(scans, patients, 0, STRATA, Aim(name=aim, most_false=most_false), **more)
+    limits = {name: more.pop(name) for name in ("keep_from_mm3",) if name in more}
+    found = choose_point(scans, patients, 0, STRATA, Aim(name=aim, most_false=most_false, **limits), **more)
     json.dumps(found, allow_nan=False)
     return found
 
@@ -86,12 +91,14 @@ def test_the_price_is_told_by_hand() -> None:
     assert low["dice"] == pytest.approx((20 / 70 + 20 / 22) / 2)
     assert low["lesion_f1"] == pytest.approx((2 * (1 / 51) / (1 + 1 / 51) + 1) / 2)
     assert low["lesion_sensitivity"] == 1.0
+    assert (low["small_lesion_sensitivity"], low["n_small_lesions"]) == (1.0, 2)
     assert low["false_components_per_scan"] == pytest.approx((50 + 0 + 4 + 4) / 4)
     assert (low["n_false_alarm"], low["n_lesion_free"], low["n_series"]) == (2, 2, 4)
     by_name = {row["name"]: row for row in found["alternatives"]}
     balanced = by_name["for balanced"]
     assert balanced["cross_validated"]["n_false_alarm"] == 0
     assert balanced["fitted"]["dice"] == pytest.approx((10 / 20 + 10 / 15) / 2)
+    assert balanced["fitted"]["small_lesion_sensitivity"] == 0.0
     assert set(by_name) >= {
         "for lesion_f1",
         "without a least lesion",
@@ -105,7 +112,7 @@ def test_the_price_is_told_by_hand() -> None:
 def with_small_ones_dropped(counts: ScanCounts) -> ScanCounts:
     """From 2 mm³ on the single false voxels of low thresholds are gone."""
     changed = counts.counts.copy()
-    changed[:, 2:, : MIDDLE + 1] = (10, 10, 1, 1, 1)
+    changed[:, 2:, : MIDDLE + 1] = (10, 10, 1, 1, 1, 1)
     return replace(counts, counts=changed)
 
 
@@ -119,6 +126,17 @@ def test_least_lesion_and_threshold_are_chosen_together() -> None:
     assert point([CLEAR] * 5, "dice")["operating_point"]["least_lesion_mm3"] == 0  # of equals the least
 
 
+def test_components_from_a_volume_on_are_kept_and_the_price_of_that_is_told() -> None:
+    found = point([with_small_ones_dropped(ILL)] * 5, "dice", keep_from_mm3=1.9)["operating_point"]
+    assert (found["least_lesion_mm3"], found["keep_lesions_from_mm3"]) == (0.0, 1.9)
+    (dropped,) = (row for row in found["alternatives"] if "may be dropped" in row["name"])
+    assert (dropped["least_lesion_mm3"], dropped["cross_validated"]["dice"]) == (2.0, 1.0)
+    assert {row["least_lesion_mm3"] for row in found["alternatives"] if row["name"].startswith("for ")} == {0.0}
+    assert not any(
+        "may be dropped" in row["name"] for row in point([ILL] * 5, "dice")["operating_point"]["alternatives"]
+    )
+
+
 def test_without_the_protocol_only_where_that_is_left_open() -> None:
     bright = CLEAR.counts.copy()
     bright[list(RULES).index("protocol")] = 0  # the labels are dark
@@ -129,8 +147,8 @@ def test_without_the_protocol_only_where_that_is_left_open() -> None:
 
 def test_figures_are_of_patients_who_had_no_part_in_the_choice() -> None:
     """One patient wants a low threshold, the others a high one; at its own it would do better than at theirs."""
-    odd = scan(low=(10, 10, 1, 1, 1), high=(10, 0, 1, 0, 0), label=10, lesions=1)
-    usual = scan(low=(10, 0, 1, 0, 0), high=(10, 10, 1, 1, 1), label=10, lesions=1)
+    odd = scan(low=(10, 10, 1, 1, 1, 0), high=(10, 0, 1, 0, 0, 0), label=10, lesions=1)
+    usual = scan(low=(10, 0, 1, 0, 0, 0), high=(10, 10, 1, 1, 1, 0), label=10, lesions=1)
     found = point([odd, *[usual] * 4], "dice")["operating_point"]
     assert found["cross_validated"]["dice"] == pytest.approx(0.8)
     alone = point([odd, usual], "dice")["operating_point"]
@@ -143,6 +161,7 @@ def stacked(scans: list[ScanCounts], patients: list[str]) -> Scans:
         counts=np.stack([s.counts for s in scans]),
         n_label_voxels=np.array([s.n_label_voxels for s in scans]),
         n_lesions=np.array([s.n_lesions for s in scans]),
+        n_small=np.array([s.n_small for s in scans]),
         patients=np.array(patients),
     )
 
@@ -174,7 +193,7 @@ def test_what_was_not_counted_is_not_chosen() -> None:
 
 def test_a_mask_of_everything_does_not_count_as_finding_lesions() -> None:
     """It touches both lesions with its one component, without a false one."""
-    greedy = scan(low=(1000, 10, 1, 1, 2), high=(10, 10, 2, 1, 1), label=10, lesions=2)
+    greedy = scan(low=(1000, 10, 1, 1, 2, 0), high=(10, 10, 2, 1, 1, 0), label=10, lesions=2)
     for name in ("lesion_f1", "sensitivity_at_fp"):
         assert side(point([greedy] * 3, name)) == "high", name
 
@@ -188,14 +207,16 @@ def test_froc_falls_with_the_threshold() -> None:
 def test_no_lesion_no_choice() -> None:
     with pytest.raises(UserError, match="none of the 2 development scans has a lesion"):
         point([WELL, WELL], "balanced")
-    empty = scan(low=(0,) * 5, high=(0,) * 5, label=0, lesions=0)
-    assert figures(stacked([empty], ["a"]).at(np.zeros((1, 5), np.int32)))["balanced"] == 1.0
+    empty = scan(low=(0,) * 6, high=(0,) * 6, label=0, lesions=0)
+    assert figures(stacked([empty], ["a"]).at(np.zeros((1, 6), np.int32)))["balanced"] == 1.0
 
 
 def test_strata_have_thresholds_of_their_own_where_that_helps() -> None:
     """Thin slices want a low threshold, thick ones a high one."""
-    thin = scan(low=(10, 10, 1, 1, 1), high=(10, 2, 1, 1, 1), label=10, lesions=1)
-    thick = replace(scan(low=(10, 2, 1, 1, 1), high=(10, 10, 1, 1, 1), label=10, lesions=1), slice_thickness_mm=5.0)
+    thin = scan(low=(10, 10, 1, 1, 1, 0), high=(10, 2, 1, 1, 1, 0), label=10, lesions=1)
+    thick = replace(
+        scan(low=(10, 2, 1, 1, 1, 0), high=(10, 10, 1, 1, 1, 0), label=10, lesions=1), slice_thickness_mm=5.0
+    )
     scans, patients = [thin, thick] * 12, [f"p{k // 2}" for k in range(24)]
     found = point(scans, "dice", patients=patients)
     for by_thickness in (found["operating_point"]["thickness"], found["plain_thickness"]):

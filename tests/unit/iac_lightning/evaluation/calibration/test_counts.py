@@ -22,11 +22,12 @@ from iac_lightning.evaluation.calibration.operating_point import RULES, Operatin
 from iac_lightning.evaluation.calibration.scaling import Scaling, apply
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.calibration.thresholds import Thresholds
-from iac_lightning.evaluation.metrics.lesions import components, lesion_counts
+from iac_lightning.evaluation.metrics.lesions import components, lesion_counts, small_voxels
 
 SHAPE = (14, 11, 7)
 GRID = Grid(SHAPE, np.diag([0.5, 0.5, 2.0, 1.0]))  # voxels of 0.5 mm³
 SCALING = Scaling(temperature=1.5, bias=-0.5)
+NO_LESION = np.zeros(0, bool)
 
 
 def head(seed: int) -> tuple[Volume, Volume, NDArray[np.bool_]]:
@@ -39,16 +40,21 @@ def head(seed: int) -> tuple[Volume, Volume, NDArray[np.bool_]]:
     return Volume(raw, GRID), Volume(hu, GRID), label
 
 
+def sizes(ids: NDArray[np.signedinteger]) -> NDArray[np.integer]:
+    return np.bincount(ids.ravel())[1:]
+
+
 def one_mask(mask: NDArray[np.bool_], label: NDArray[np.bool_]) -> list[int]:
-    found = lesion_counts(mask, label)
-    return [int(mask.sum()), int((mask & label).sum()), found.n_predicted, found.n_predicted_hit, found.n_lesions_hit]
+    found = lesion_counts(mask, label, small_voxels(GRID.voxel_volume_mm3))
+    hits = (found.n_predicted, found.n_predicted_hit, found.n_lesions_hit, found.n_small_lesions_hit)
+    return [int(mask.sum()), int((mask & label).sum()), *hits]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_all_at_once_as_one_by_one(seed: int) -> None:
     raw, hu, label = head(seed)
     ids, n = components(label)
-    found = scan_counts(raw, ids, n, hu, 2.0, SCALING)
+    found = scan_counts(raw, ids, sizes(ids), hu, 2.0, SCALING)
     probability = raw.with_data(apply(raw.data, SCALING.temperature, SCALING.bias))
     compared = 0
     for r, rule in enumerate(RULES):
@@ -68,23 +74,23 @@ def test_by_hand() -> None:
     """Two lesions in a row; the mask joins them only at 0.2, and a false voxel lies apart."""
     p = np.array([0.9, 0.9, 0.2, 0.5, 0.0, 0.0, 0.5]).reshape(-1, 1, 1)
     lesions = np.array([1, 1, 0, 2, 0, 0, 0]).reshape(-1, 1, 1)
-    found = mask_counts(p, lesions, 2, [0.2, 0.5, 0.9, 0.95], fewest=[1, 2])
-    assert found[0].tolist() == [[5, 3, 2, 1, 2], [4, 3, 3, 2, 2], [2, 2, 1, 1, 1], [0] * 5]
-    assert found[1].tolist() == [[4, 3, 1, 1, 2], [2, 2, 1, 1, 1], [2, 2, 1, 1, 1], [0] * 5]
+    found = mask_counts(p, lesions, np.array([False, True]), [0.2, 0.5, 0.9, 0.95], fewest=[1, 2])
+    assert found[0].tolist() == [[5, 3, 2, 1, 2, 1], [4, 3, 3, 2, 2, 1], [2, 2, 1, 1, 1, 0], [0] * 6]
+    assert found[1].tolist() == [[4, 3, 1, 1, 2, 1], [2, 2, 1, 1, 1, 0], [2, 2, 1, 1, 1, 0], [0] * 6]
 
 
 def test_nothing_predicted_and_nothing_labelled() -> None:
     nothing = np.zeros((3, 3, 3))
-    assert not mask_counts(nothing, nothing.astype(int), 0, [0.1, 0.5], fewest=[1]).any()
-    everything = mask_counts(nothing + 1, nothing.astype(int), 0, [0.1, 0.5], fewest=[1, 28])
-    assert everything[0].tolist() == [[27, 0, 1, 0, 0]] * 2
+    assert not mask_counts(nothing, nothing.astype(int), NO_LESION, [0.1, 0.5], fewest=[1]).any()
+    everything = mask_counts(nothing + 1, nothing.astype(int), NO_LESION, [0.1, 0.5], fewest=[1, 28])
+    assert everything[0].tolist() == [[27, 0, 1, 0, 0, 0]] * 2
     assert not everything[1].any()
 
 
 def test_masks_of_too_many_voxels_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_VOXELS", 3)
     p = np.array([0.1, 0.2, 0.3, 0.4, 0.5]).reshape(-1, 1, 1)
-    found = mask_counts(p, np.zeros(p.shape, int), 0, [0.1, 0.2, 0.3, 0.4], fewest=[1])
+    found = mask_counts(p, np.zeros(p.shape, int), NO_LESION, [0.1, 0.2, 0.3, 0.4], fewest=[1])
     assert (found[0, :2] == -1).all()
     assert found[0, 2:, VOXELS].tolist() == [3, 2]
 
@@ -92,11 +98,11 @@ def test_masks_of_too_many_voxels_are_not_counted(monkeypatch: pytest.MonkeyPatc
 def test_what_counts_as_unseen_and_what_lies_outside() -> None:
     raw, hu, _ = head(0)
     label = np.ones(SHAPE, bool)
-    ids, n = components(label)
+    ids, _ = components(label)
     unseen = int((raw.data == 0).sum())
-    assert scan_counts(raw, ids, n, hu, 1.0, SCALING).n_unseen == unseen
-    found = scan_counts(raw, ids, n + 1, hu, 1.0, SCALING, n_outside=3, domain_hu=100.0)
+    assert scan_counts(raw, ids, sizes(ids), hu, 1.0, SCALING).n_unseen == unseen
+    found = scan_counts(raw, ids, np.append(sizes(ids), 3), hu, 1.0, SCALING, n_outside=3, domain_hu=100.0)
     assert found.n_unseen == int(((raw.data == 0) | (hu.data < 100)).sum()) + 3
-    assert (found.n_label_voxels, found.n_lesions) == (label.sum() + 3, 2)
+    assert (found.n_label_voxels, found.n_lesions, found.n_small) == (label.sum() + 3, 2, 1)  # one fills the box
     assert found.counts[..., [HIT_LESIONS, HIT_COMPONENTS]].max() >= 1
     assert (found.counts[..., HIT_VOXELS] == found.counts[..., VOXELS]).all()  # everything is labelled
