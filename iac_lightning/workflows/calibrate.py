@@ -18,7 +18,8 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
-from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
+from iac_lightning.evaluation.calibration.aims import Aim
+from iac_lightning.evaluation.calibration.choosing import choose_point
 from iac_lightning.evaluation.calibration.counts import LEAST_LESIONS_MM3
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.held_out import held_out_lesions

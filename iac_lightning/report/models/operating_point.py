@@ -13,6 +13,7 @@ from iac_lightning.report.page import ReportContext, Section, Table, drawn
 from iac_lightning.report.words import TableCell, number
 
 _PRICES = ("balanced", "dice", "lesion_f1", "lesion_sensitivity", "small_lesion_sensitivity")
+_BESIDE = " Where slice thickness decides the threshold, a mark may lie beside its curve."
 
 
 def operating_point_section(models: Mapping[str, ModelResult], context: ReportContext) -> Section | None:
@@ -88,7 +89,9 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                 "froc",
                 "Lesions found against false components",
                 "A curve: every threshold on the development split, at the chosen least lesion and rule. Filled mark: "
-                f"the chosen point there; hollow: the masks at this point on the {context.split} split.",
+                f"the chosen point there; hollow: the masks at this point on the {context.split} split."
+                + _BESIDE
+                * any(point.get("thickness", {}).get("used") for point in points.values()),
                 froc_figure(points, {label: _evaluated(m) for label, m in known.items()}, context.split, origin),
                 origin,
             )
@@ -107,7 +110,7 @@ def _row(row: Mapping[str, Any]) -> list[TableCell]:
     mask = "–"
     if "rule" in row:
         least = f"{row['least_lesion_mm3']:g} mm³ or more" if row["least_lesion_mm3"] else "any size"
-        mask = f"≥ {row['threshold']:.2g}; {least}; {RULES[row['rule']]}"
+        mask = f"≥ {_thresholds(row)}; {least}; {RULES[row['rule']]}"
     return [
         row["name"] if row["cross_validated"] else f"{row['name']} (not cross-validated)",
         mask,
@@ -115,6 +118,15 @@ def _row(row: Mapping[str, Any]) -> list[TableCell]:
         number(found["false_components_per_scan"], 2),
         f"{found['n_false_alarm']} of {found['n_lesion_free']}",
     ]
+
+
+def _thresholds(row: Mapping[str, Any]) -> str:
+    """The threshold for all, and those of strata of slice thickness where these have their own."""
+    own = row.get("thickness", {"used": False})
+    if not own["used"]:
+        return f"{row['threshold']:.2g}"
+    strata = (f"{s['threshold']:.2g} at {s['stratum']}" for s in own["strata"] if s["threshold"] is not None)
+    return f"{', '.join(strata)}, else {row['threshold']:.2g}"
 
 
 def _evaluated(model: ModelResult) -> tuple[float, float]:
