@@ -90,6 +90,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                 f"in the leftmost bin. Development after calibration: {' or '.join(words)}.",
                 reliability_of_models(found, origin),
                 origin,
+                alt=_finding(found),
             )
         ],
     )
@@ -112,6 +113,19 @@ def qualities(model: ModelResult) -> dict[str, dict[str, Mapping[str, Any]]]:
         if measured.get(kind):
             found[f"{kind}, {split}"] = measured[kind]
     return found
+
+
+def _finding(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:
+    """What the curves show, in words: the calibration errors that stand above them."""
+    each = (
+        f"{label}: "
+        + "; ".join(
+            f"{name} {both['before']['ece']:.2g} before, {both['after']['ece']:.2g} after"
+            for name, both in of_model.items()
+        )
+        for label, of_model in found.items()
+    )
+    return f"Expected calibration error, before and after calibration. {'. '.join(each)}."
 
 
 def quality_rows(label: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[TableCell]]:

@@ -10,7 +10,7 @@ from iac_lightning.evaluation.metrics.lesions import SMALL_LESION_MM3
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.figures.operating_point import froc_figure
 from iac_lightning.report.page import ReportContext, Section, Table, drawn
-from iac_lightning.report.words import TableCell, number
+from iac_lightning.report.words import TableCell, number, share
 
 _PRICES = ("balanced", "dice", "lesion_f1", "lesion_sensitivity", "small_lesion_sensitivity")
 _BESIDE = " Where slice thickness decides the threshold, a mark may lie beside its curve."
@@ -38,6 +38,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
     origin = f"{scans}, development split, seed {seeds}"
     aims = dict.fromkeys(point["aim"] for point in points.values())
     fitted = any(point["cross_validated"] is None for point in points.values())
+    evaluated = {label: _evaluated(model) for label, model in known.items()}
     missing = ", ".join(model.label for model in models.values() if model.label not in known)
     legend = [
         "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
@@ -92,8 +93,9 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                 f"the chosen point there; hollow: the masks at this point on the {context.split} split."
                 + _BESIDE
                 * any(point.get("thickness", {}).get("used") for point in points.values()),
-                froc_figure(points, {label: _evaluated(m) for label, m in known.items()}, context.split, origin),
+                froc_figure(points, evaluated, context.split, origin),
                 origin,
+                alt=_finding(points, evaluated, context.split),
             )
         ],
     )
@@ -127,6 +129,20 @@ def _thresholds(row: Mapping[str, Any]) -> str:
         return f"{row['threshold']:.2g}"
     strata = (f"{s['threshold']:.2g} at {s['stratum']}" for s in own["strata"] if s["threshold"] is not None)
     return f"{', '.join(strata)}, else {row['threshold']:.2g}"
+
+
+def _finding(points: Mapping[str, Mapping[str, Any]], evaluated: Mapping[str, tuple[float, float]], split: str) -> str:
+    """Where the marks of the curve lie, in words."""
+
+    def told(false: float | None, found: float | None) -> str:
+        return f"{share(found)} of the lesions found, {number(false, 2)} false components a scan"
+
+    each = (
+        f"{label}: {told(point['fitted']['false_components_per_scan'], point['fitted']['lesion_sensitivity'])} on the "
+        f"development split; {told(*evaluated[label])} on the {split} split"
+        for label, point in points.items()
+    )
+    return f"At the operating point. {'. '.join(each)}."
 
 
 def _evaluated(model: ModelResult) -> tuple[float, float]:
