@@ -27,7 +27,7 @@ from iac_lightning.report.checklist.places import PLACES
 from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
-from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.external.evaluate import ExternalModel, write_external
 from iac_lightning.workflows.reports import further
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
@@ -262,8 +262,40 @@ def test_operating_points_may_differ_and_no_page_changes_them(entries: list[Exte
     chosen = replace(entries[1], evaluation=EvaluationConfig(operating_point="dice", false_components_per_scan=2.0))
     assert shared_settings([entries[0], chosen]).operating_point == "balanced"
     assert "operating_point" not in report_command([chosen], Path("out"), "test", chosen.evaluation)
-    with pytest.raises(UserError, match=r"operating_point=lesion_f1: the masks of …/good are cut already"):
-        load_entry(entries[0].directory, ["evaluation.operating_point=lesion_f1"])
+
+
+def test_the_operating_point_may_be_said_where_it_is_the_one_in_use(entries: list[ExternalModel]) -> None:
+    good = entries[0]
+    write_external(good, "test", good.predictions["test"])
+    said = "evaluation.operating_point=lesion_f1"
+    with pytest.raises(UserError, match=rf"…/good \(test split\) were cut without it; .*--dev-predictions .* {said}"):
+        load_entry(good.directory, [said])
+    thickness = {"used": False, "strata": []}
+    applied = {"temperature": 1.0, "bias": 0.0, "checkpoint_sha256": None, "depends_on": "x", "plain_threshold": 0.5}
+    applied |= {"by_thickness": None, "plain_thickness": thickness}
+    point = {"aim": "lesion_f1", "rule": "protocol", "least_lesion_mm3": 2.0, "threshold": 0.3, "thickness": thickness}
+    summary = json.loads((good.directory / "evaluation/test.json").read_text())
+    write_summary(
+        {**summary, "calibration": {**applied, "operating_point": point}}, good.directory / "evaluation/test.json"
+    )
+    assert load_entry(good.directory, [said])
+    keep = "evaluation.keep_lesions_from_mm3=3"
+    with pytest.raises(UserError, match="cut without it"):  # what else decided is not on record
+        load_entry(good.directory, [said, keep])
+    chosen = {**point, "keep_lesions_from_mm3": 3.0, "most_false_components_per_scan": None}
+    (good.directory / "calibration.json").write_text(json.dumps({**applied, "operating_point": chosen}))
+    assert load_entry(good.directory, [said, keep, "evaluation.false_components_per_scan=7"])
+    again = r"iac evaluate .* --split test .* evaluation\.operating_point=dice$"
+    with pytest.raises(UserError, match=rf"were cut with evaluation\.operating_point=lesion_f1; .*: {again}"):
+        load_entry(good.directory, ["evaluation.operating_point=dice"])
+    with pytest.raises(UserError, match=r"were cut with evaluation\.keep_lesions_from_mm3=3\.0"):
+        load_entry(good.directory, ["evaluation.keep_lesions_from_mm3=5"])
+    (good.directory / "calibration.json").write_text(
+        json.dumps({**applied, "operating_point": {**chosen, "aim": "sensitivity_at_fp"}})
+    )
+    with pytest.raises(UserError, match="were cut without it"):  # calibrated anew since
+        load_entry(good.directory, ["evaluation.false_components_per_scan=7"])
+    assert load_entry(good.directory, ["evaluation.operating_point=dice"], "dev")  # without an evaluation: said later
 
 
 def test_settings_that_decide_no_value_may_differ() -> None:
