@@ -21,11 +21,12 @@ from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.checklist.places import RUN_FILES
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
 from iac_lightning.report.models.files import report_files
-from iac_lightning.report.models.findings import described_sections, of_analysis
+from iac_lightning.report.models.findings import of_analysis
 from iac_lightning.report.models.guard import guard_section
 from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.models.page import write_report
@@ -137,8 +138,8 @@ def report(entries: Sequence[Entry], out: Path, split: str, caveat: str = "", co
     sections += further_sections(by_name, models, series, names, context, taken)
     sections += repeats_section(repeated, models, context)
     write_names(by_name, names, split)
-    sections = described_sections(sections, of_analysis(models, analysis))
-    page = write_report(out, models, context, sections, examples, worth_sentences(models, worth))
+    findings = of_analysis(models, analysis)
+    page = write_report(out, models, context, sections, examples, worth_sentences(models, worth), findings)
     write_json_atomic(out / "analysis.json", analysis)
     track(by_name, models, analysis, out, split)
     for look in taken.values():
@@ -249,6 +250,7 @@ def report_context(
         missing=missing[0],
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
+        run_files=[name for name in RUN_FILES.values() if all((entry.directory / name).exists() for entry in entries)],
         trainings=training_sentence(
             repeated,
             len(entries),
