@@ -22,7 +22,7 @@ from iac_lightning.commands.experiment import load
         "--format",
         choices=("cohort", "dicom"),
         default="cohort",
-        help="a cohort to train on, or whole heads as hospitals export them, every trouble included (default: %(default)s)",
+        help="a cohort to train on, or whole heads as hospitals export them, with all troubles (default: %(default)s)",
     ),
     option("--matrix", type=int, help="rows and columns of the images of an export (64-1024; default: 96)"),
 )
