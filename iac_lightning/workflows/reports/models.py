@@ -21,6 +21,7 @@ from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.checklist.places import RUN_FILES
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
@@ -249,6 +250,7 @@ def report_context(
         missing=missing[0],
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
+        run_files=[name for name in RUN_FILES.values() if all((entry.directory / name).exists() for entry in entries)],
         trainings=training_sentence(
             repeated,
             len(entries),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,8 @@ from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.report.checklist.page import anchors
+from iac_lightning.report.checklist.places import PLACES
 from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
@@ -108,6 +111,12 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
+ALWAYS = (  # what the checklists count on in every report of two models with both splits
+    *("question", "better", "sure", "fails", "glance", "models", "more", "pairs", "everything", "values", "agreement"),
+    *("thickness", "risk", "detection", "stages", "scans", "volumes", "flow", "data", "made"),
+)
+
+
 def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
     for entry in entries:
         evaluated(entry, "dev", 24)
@@ -117,7 +126,9 @@ def test_models_with_development_tables_are_analysed(entries: list[ExternalModel
     assert "are left out" not in page
     for title in ("Before and after calibration", "Volumes by size", "Subgroups", "Flow of patients and scans"):
         assert f">{title}</h2>" in page
-    assert (tmp_path / "page/checklist.html").exists()
+    listed = set(re.findall(r'"index.html#(.*?)"', (tmp_path / "page/checklist.html").read_text()))
+    assert listed <= set(anchors(page))
+    assert listed >= {PLACES[key][1] for key in ALWAYS}
     names = (tmp_path / "good/test_scan_names.csv").read_text().splitlines()
     assert (names[0], len(names)) == ("name,series_id", 1 + 40)
     assert names[1].split(",")[1] not in page
