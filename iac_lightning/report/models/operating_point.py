@@ -38,23 +38,9 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
     origin = f"{scans}, development split, seed {seeds}"
     aims = dict.fromkeys(point["aim"] for point in points.values())
     fitted = any(point["cross_validated"] is None for point in points.values())
+    by_thickness = any(point.get("thickness", {}).get("used") for point in points.values())
     evaluated = {label: _evaluated(model) for label, model in known.items()}
     missing = ", ".join(model.label for model in models.values() if model.label not in known)
-    legend = [
-        "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
-        "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
-        "all lesions that the mask touches. False components: those that touch no lesion.",
-        *(
-            ["Not cross-validated, for fewer than two patients have lesions: of the scans that chose."]
-            if fitted
-            else []
-        ),
-        *(
-            [f"Not chosen here, anew since this evaluation, or before such choices were recorded: {missing}."]
-            if missing
-            else []
-        ),
-    ]
     return Section(
         title="Operating point",
         text=" ".join(
@@ -81,7 +67,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                     ("false alarms", "lesion-free scans"),
                 ],
                 rows=[row for label, point in points.items() for row in _rows(label, point)],
-                legend=" ".join(legend),
+                legend=_legend(fitted, missing),
                 words=("model and choice", "mask"),
             )
         ],
@@ -91,14 +77,26 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                 "Lesions found against false components",
                 "A curve: every threshold on the development split, at the chosen least lesion and rule. Filled mark: "
                 f"the chosen point there; hollow: the masks at this point on the {context.split} split."
-                + _BESIDE
-                * any(point.get("thickness", {}).get("used") for point in points.values()),
+                f"{_BESIDE if by_thickness else ''}",
                 froc_figure(points, evaluated, context.split, origin),
                 origin,
                 alt=_finding(points, evaluated, context.split),
             )
         ],
     )
+
+
+def _legend(fitted: bool, missing: str) -> str:
+    parts = [
+        "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
+        "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
+        "all lesions that the mask touches. False components: those that touch no lesion."
+    ]
+    if fitted:
+        parts.append("Not cross-validated, for fewer than two patients have lesions: of the scans that chose.")
+    if missing:
+        parts.append(f"Not chosen here, anew since this evaluation, or before such choices were recorded: {missing}.")
+    return " ".join(parts)
 
 
 def _rows(label: str, point: Mapping[str, Any]) -> list[list[TableCell]]:

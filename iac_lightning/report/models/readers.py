@@ -34,7 +34,7 @@ def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -
                 name="readers",
                 title="Against the first reader",
                 header=[
-                    ("against the first reader", ""),
+                    ("reader or model", ""),
                     ("Dice", f"{plural(found.n_lesion, 'scan')} with lesions"),
                     ("− second reader", "difference in Dice"),
                     ("p, corrected", "Wilcoxon, Holm"),
@@ -54,7 +54,7 @@ def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -
                 name="readers_each",
                 title="Against either reader",
                 header=[
-                    ("model", ""),
+                    ("reader or model", ""),
                     ("Dice, first reader", f"{plural(found.n_lesion, 'scan')} that this one marked"),
                     ("Dice, second reader", f"{plural(found.n_lesion_2, 'scan')} that this one marked"),
                     ("volume bias, first", "mm³, limits of agreement"),
