@@ -105,7 +105,7 @@ def test_a_stratum_of_few_patients_keeps_what_is_promised_for_it(patients, promi
         found = volume_intervals(fit, simulated(40, rng, {THICK: 1.5}), CUTOFFS)
         covered.append(found["covered"].astype(float).mean())
     assert np.mean(covered) > promised - 0.015  # standard error over repetitions about 0.007
-    assert f"4–6 mm: {patients}, {promised:.0%}" in fit.remarks[0]
+    assert f"4–6 mm: {promised:.0%} by {patients}" in fit.remarks[0]
     assert "on average" in fit.remarks[0]
 
 

@@ -319,7 +319,7 @@ def test_the_page_says_how_many_scans_carry_warnings(entries: list[ExternalModel
     for entry, warnings in zip(entries, ([("tilt: 4°",), (), ("tilt: 2°", "odd")], [(), (), ()]), strict=True):
         path = entry.directory / "evaluation" / "test_warnings.json"
         path.write_text(json.dumps(summarise_warnings(warnings)))
-    sentence = "2 of the 3 evaluated scans carry warnings of their preparation: tilt (2); odd (1)."
+    sentence = "2 of the 3 evaluated scans carry warnings of preparation: tilt (2); odd (1)."
     page = report(entries, tmp_path / "page", "test").read_text()
     assert f"<p>good: {sentence}</p>" in page
     assert "<p>large: None of the 3 evaluated scans carries a warning" in page
