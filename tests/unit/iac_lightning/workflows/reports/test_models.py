@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from data_modules.cohort.look import TestSetGuardError
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
@@ -88,7 +89,7 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
+    series = [Series("a", "a1", Path("/nowhere/a1.nii.gz"), None, "test", None)]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr(further, "gallery_section", lambda *_: None)
