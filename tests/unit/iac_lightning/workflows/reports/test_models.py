@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from data_modules.cohort.look import TestSetGuardError
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
@@ -88,7 +89,7 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
+    series = [Series("a", "a1", Path("/nowhere/a1.nii.gz"), None, "test", None)]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr(further, "gallery_section", lambda *_: None)
@@ -319,7 +320,7 @@ def test_the_page_says_how_many_scans_carry_warnings(entries: list[ExternalModel
     for entry, warnings in zip(entries, ([("tilt: 4°",), (), ("tilt: 2°", "odd")], [(), (), ()]), strict=True):
         path = entry.directory / "evaluation" / "test_warnings.json"
         path.write_text(json.dumps(summarise_warnings(warnings)))
-    sentence = "2 of the 3 evaluated scans carry warnings of their preparation: tilt (2); odd (1)."
+    sentence = "2 of the 3 evaluated scans carry warnings of preparation: tilt (2); odd (1)."
     page = report(entries, tmp_path / "page", "test").read_text()
     assert f"<p>good: {sentence}</p>" in page
     assert "<p>large: None of the 3 evaluated scans carries a warning" in page
