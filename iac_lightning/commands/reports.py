@@ -32,7 +32,8 @@ def report(arguments: argparse.Namespace) -> None:
             )
         print(sweep_report(paths, arguments.out))
         return
-    print(report([load_entry(path, overrides) for path in paths], arguments.out, arguments.split or "test"))
+    chosen = arguments.split or "test"
+    print(report([load_entry(path, overrides, chosen) for path in paths], arguments.out, chosen))
 
 
 @command(
@@ -56,7 +57,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from iac_lightning.workflows.reports.compare import compare
     from iac_lightning.workflows.reports.evaluated import load_entry
 
-    first, second = (load_entry(path, overrides) for path in paths)
+    first, second = (load_entry(path, overrides, arguments.split) for path in paths)
     comparison = compare(first, second, arguments.split, arguments.metric)
     if arguments.json:
         print(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False))

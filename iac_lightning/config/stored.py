@@ -34,12 +34,13 @@ UNDECISIVE = (
 """Settings (or sections) that say how a run is carried out and do not decide its result."""
 NO_VALUES = ("evaluation.workers", "evaluation.controls")
 """Settings of such a section that decide no value of a model, also where the section counts."""
-OF_CALIBRATION = (
-    "evaluation.operating_point",
-    "evaluation.false_components_per_scan",
-    "evaluation.keep_lesions_from_mm3",
-)
-"""Settings that a calibration has used: what is made of its masks afterwards cannot change them."""
+OF_CALIBRATION = {
+    "evaluation.operating_point": "aim",
+    "evaluation.false_components_per_scan": "most_false_components_per_scan",
+    "evaluation.keep_lesions_from_mm3": "keep_lesions_from_mm3",
+}
+"""Settings that a calibration has used: what is made of its masks afterwards cannot change them. Each with its name
+under `operating_point` of `calibration.json`."""
 
 
 class _Dumper(yaml.SafeDumper):

@@ -18,7 +18,8 @@ from data_modules.prepare.preparation import prepare_cohort
 from data_modules.prepare.store import PreparedSeries, PreparedStore
 from data_modules.processes import Helpers
 from iac_lightning.cluster import sharding
-from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
+from iac_lightning.evaluation.calibration.aims import Aim
+from iac_lightning.evaluation.calibration.choosing import choose_point
 from iac_lightning.evaluation.calibration.counts import LEAST_LESIONS_MM3
 from iac_lightning.evaluation.calibration.fitting import calibrate_voxels, voxels_on_disk
 from iac_lightning.evaluation.calibration.held_out import held_out_lesions
@@ -220,7 +221,19 @@ def read_calibration(run: Run) -> dict[str, Any]:
     Raises:
         UserError: when the file is damaged, or a link.
     """
-    path = calibration_file(run)
+    return read_calibration_file(calibration_file(run), f"iac calibrate {run.directory}")
+
+
+def read_calibration_file(path: Path, again: str) -> dict[str, Any]:
+    """`read_calibration` of a file.
+
+    Args:
+        path: of the file.
+        again: command that makes it again, for the errors.
+
+    Raises:
+        UserError: as above.
+    """
     if not path.exists():
         return {}
     if path.is_symlink():
@@ -228,9 +241,9 @@ def read_calibration(run: Run) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}). Calibrate again: iac calibrate {run.directory}") from None
+        raise UserError(f"{path}: not JSON ({error}). Calibrate again: {again}") from None
     if not isinstance(known, dict):
-        raise UserError(f"{path}: not a calibration. Calibrate again: iac calibrate {run.directory}")
+        raise UserError(f"{path}: not a calibration. Calibrate again: {again}")
     return known
 
 

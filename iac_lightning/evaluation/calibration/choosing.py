@@ -15,83 +15,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import UserError
+from iac_lightning.evaluation.calibration.aims import Aim, Scans, figures, merit, scan_scores, scan_weights
 from iac_lightning.evaluation.calibration.counts import (
     COMPONENTS,
     COUNTED,
     HIT_COMPONENTS,
     HIT_LESIONS,
-    HIT_SMALL,
     LEAST_LESIONS_MM3,
     VOXELS,
     ScanCounts,
 )
 from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID, middle_of_best
-from iac_lightning.evaluation.calibration.thresholds import FOLDS, thresholds_by_thickness
-from iac_lightning.evaluation.statistics.plain import defined
+from iac_lightning.evaluation.calibration.thresholds import FOLDS, Thresholds, thresholds_by_thickness
 from iac_lightning.evaluation.statistics.strata import Stratum
 
 Cut = tuple[int, int, int]
 """Indices of rule, least lesion and threshold."""
-
-MOST_OF_LABEL = 2
-"""Voxels of all masks over labelled voxels, at most, for aims that count lesions rather than voxels."""
 
 _RULES = list(RULES)
 PROTOCOL, NONE = _RULES.index("protocol"), _RULES.index("none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
-    """What an operating point is chosen for.
+class Chosen:
+    """The operating point that some scans have chosen.
 
     Attributes:
-        name: one of `AIMS`.
-        most_false: false components a scan that `sensitivity_at_fp` allows.
-        keep_from_mm3: components of this volume or more are never dropped.
+        cut: rule, least lesion and the threshold for all.
+        thickness: from `thresholds_by_thickness`, at that rule and least lesion.
     """
 
-    name: str
-    most_false: float
-    keep_from_mm3: float = LEAST_LESIONS_MM3[-1]
+    cut: Cut
+    thickness: Mapping[str, Any]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As `calibration.json` holds it."""
+        rule, least, step = self.cut
+        return {
+            "rule": _RULES[rule],
+            "least_lesion_mm3": LEAST_LESIONS_MM3[least],
+            "threshold": float(CALIBRATED_GRID[step]),
+            "thickness": self.thickness,
+        }
 
-@dataclass(frozen=True, kw_only=True)
-class Scans:
-    """Development scans, stacked.
-
-    Attributes:
-        counts: `[n, …, 6]` as in `ScanCounts`.
-        n_label_voxels: `[n]`.
-        n_lesions: `[n]`.
-        n_small: `[n]`.
-        patients: `[n]`.
-    """
-
-    counts: NDArray[np.int32]
-    n_label_voxels: NDArray[np.int64]
-    n_lesions: NDArray[np.int64]
-    n_small: NDArray[np.int64]
-    patients: NDArray[np.str_]
-
-    @property
-    def has_lesion(self) -> NDArray[np.bool_]:
-        """`[n]`: whether any voxel is labelled."""
-        return self.n_label_voxels > 0
-
-    def of(self, which: NDArray[np.bool_]) -> Scans:
-        """Some of them `[n]`."""
-        return Scans(
-            counts=self.counts[which],
-            n_label_voxels=self.n_label_voxels[which],
-            n_lesions=self.n_lesions[which],
-            n_small=self.n_small[which],
-            patients=self.patients[which],
-        )
-
-    def at(self, counts: NDArray[np.int32]) -> Scans:
-        """The same scans with other counts `[n, …, 6]`."""
-        return replace(self, counts=counts)
+    def masks(self, scans: Scans) -> Scans:
+        """Scans with the counts `[n, 6]` of their masks, each cut at the threshold for its slice thickness."""
+        rule, least, step = self.cut
+        thresholds = Thresholds(general=float(CALIBRATED_GRID[step]), by_thickness=self.thickness)
+        steps = np.searchsorted(CALIBRATED_GRID, [thresholds.at(mm) for mm in scans.slice_thickness_mm])
+        return scans.at(scans.counts[np.arange(len(steps)), rule, least, steps])
 
 
 def choose_point(
@@ -120,57 +93,42 @@ def choose_point(
     Raises:
         UserError: when no scan has a lesion.
     """
-    stacked = Scans(
-        counts=np.stack([s.counts for s in scans]),
-        n_label_voxels=np.array([s.n_label_voxels for s in scans]),
-        n_lesions=np.array([s.n_lesions for s in scans]),
-        n_small=np.array([s.n_small for s in scans]),
-        patients=np.asarray(patients),
-    )
-    lesion = stacked.has_lesion
-    if not lesion.any():
+    stacked = Scans.stacked(scans, patients)
+    if not stacked.has_lesion.any():
         raise UserError(
             f"none of the {len(scans)} development scans has a lesion, so no operating point can be chosen; "
             "add labelled scans with lesions to the dev split or state the threshold"
         )
     least = [v for v, mm3 in enumerate(LEAST_LESIONS_MM3) if mm3 <= aim.keep_from_mm3]
     everything = [(r, v) for r in ([PROTOCOL, NONE] if any_rule else [PROTOCOL]) for v in least]
-    cut, plain = choose(stacked, aim, everything, seed), choose(stacked, aim, [(NONE, 0)], seed)
-    thickness_mm = [s.slice_thickness_mm for s in scans]
-
-    def by_thickness(rule: int, least: int) -> dict[str, Any]:
-        if aim.name == "sensitivity_at_fp":
-            why = "one threshold for all: false components are limited over all scans"
-            return {"used": False, "why": why, "gain": None, "strata": []}
-        scores = scan_scores(stacked, aim.name)[:, rule, least]
-        weights = scan_weights(stacked, aim.name)
-        return thresholds_by_thickness(scores, weights, lesion, patients, thickness_mm, seed, strata)
-
+    chosen = _chosen(stacked, aim, everything, seed, strata)
+    plain = _chosen(stacked, aim, [(NONE, 0)], seed, strata)
     uncalibrated = stacked.at(np.stack([s.uncalibrated for s in scans]))
     return {
         "operating_point": {
             "aim": aim.name,
             "keep_lesions_from_mm3": aim.keep_from_mm3,
             "most_false_components_per_scan": aim.most_false if aim.name == "sensitivity_at_fp" else None,
-            **_described(cut),
-            "thickness": by_thickness(*cut[:2]),
-            **_worth(stacked, aim, everything, cut, seed),
+            **chosen.to_dict(),
+            **_worth(stacked, chosen, aim, everything, seed, strata),
             "alternatives": [
-                *_alternatives(stacked, aim, everything, seed),
+                *_alternatives(stacked, aim, everything, seed, strata),
                 # nothing was fitted to any of these scans
                 {"name": "uncalibrated, at probability 0.5", "fitted": None, "cross_validated": figures(uncalibrated)},
             ],
-            "froc": _froc(stacked, cut),
+            "froc": _froc(stacked, chosen.cut),
         },
-        "plain_threshold": float(CALIBRATED_GRID[plain[2]]),
-        "plain_thickness": by_thickness(*plain[:2]),
-        "plain_score": float(merit(stacked, aim)[plain]),
-        "n_with_lesion": int(lesion.sum()),
+        "plain_threshold": float(CALIBRATED_GRID[plain.cut[2]]),
+        "plain_thickness": plain.thickness,
+        "plain_score": float(merit(plain.masks(stacked), aim)),
+        "n_with_lesion": int(stacked.has_lesion.sum()),
         "n_lesion_voxels_unseen": sum(s.n_unseen for s in scans),
     }
 
 
-def _alternatives(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int) -> list[dict[str, Any]]:
+def _alternatives(
+    scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int, strata: Sequence[Stratum]
+) -> list[dict[str, Any]]:
     """What else could have been chosen, and its price: other aims, and less for the same aim."""
     least = sorted({v for _, v in allowed})
     others = [(f"for {name}", replace(aim, name=name), allowed) for name in AIMS if name != aim.name]
@@ -184,30 +142,42 @@ def _alternatives(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], se
     ]
     rows = []
     for name, other, among in others:
-        cut = choose(scans, other, among, seed)
-        rows.append({"name": name, "aim": other.name, **_described(cut), **_worth(scans, other, among, cut, seed)})
+        chosen = _chosen(scans, other, among, seed, strata)
+        worth = _worth(scans, chosen, other, among, seed, strata)
+        rows.append({"name": name, "aim": other.name, **chosen.to_dict(), **worth})
     return rows
 
 
-def _described(cut: Cut) -> dict[str, Any]:
-    rule, least, step = cut
-    return {
-        "rule": _RULES[rule],
-        "least_lesion_mm3": LEAST_LESIONS_MM3[least],
-        "threshold": float(CALIBRATED_GRID[step]),
-    }
+def _chosen(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int, strata: Sequence[Stratum]) -> Chosen:
+    """The whole procedure: `choose`, then thresholds for the strata of slice thickness where these help."""
+    cut = choose(scans, aim, allowed, seed)
+    if aim.name == "sensitivity_at_fp":
+        why = "one threshold for all: false components are limited over all scans"
+        return Chosen(cut=cut, thickness={"used": False, "why": why, "gain": None, "strata": []})
+    at = scans.at(scans.counts[:, cut[0], cut[1]])
+    # No stratum may have a threshold that the scans together may not.
+    scores = np.where(np.isfinite(merit(at, aim)), scan_scores(at, aim.name), -1.0)
+    weights, thickness_mm = scan_weights(scans, aim.name), scans.slice_thickness_mm
+    return Chosen(
+        cut=cut,
+        thickness=thresholds_by_thickness(
+            scores, weights, scans.has_lesion, scans.patients, thickness_mm, seed, strata
+        ),
+    )
 
 
-def _worth(scans: Scans, aim: Aim, allowed: Sequence[tuple[int, int]], cut: Cut, seed: int) -> dict[str, Any]:
+def _worth(
+    scans: Scans, chosen: Chosen, aim: Aim, allowed: Sequence[tuple[int, int]], seed: int, strata: Sequence[Stratum]
+) -> dict[str, Any]:
     """Figures at the point on the scans that chose it, and on scans of patients who had no part in the choice."""
     held: NDArray[np.int32] = np.zeros((len(scans.patients), len(COUNTED)), dtype=np.int32)
     fold = folds(scans, seed + 1)
     if fold is not None:
         for k in range(fold.max() + 1):
-            chosen = choose(scans.of(fold != k), aim, allowed, seed)
-            held[fold == k] = scans.counts[fold == k][(slice(None), *chosen)]
+            by_others = _chosen(scans.of(fold != k), aim, allowed, seed, strata)
+            held[fold == k] = by_others.masks(scans.of(fold == k)).counts
     return {
-        "fitted": figures(scans.at(scans.counts[(slice(None), *cut)])),
+        "fitted": figures(chosen.masks(scans)),
         "cross_validated": figures(scans.at(held)) if fold is not None and (held >= 0).all() else None,
     }
 
@@ -269,75 +239,6 @@ def folds(scans: Scans, seed: int) -> NDArray[np.int64] | None:
     fold_of = np.empty(len(unique), dtype=np.int64)
     fold_of[order] = np.arange(len(unique)) % min(FOLDS, int(with_lesion.sum()))
     return fold_of[codes]
-
-
-def merit(scans: Scans, aim: Aim) -> NDArray[np.float64]:
-    """What an aim makes large, `[…]` of counts `[n, …, 6]`; minus infinity where a scan was not counted.
-
-    Beyond the false components that `sensitivity_at_fp` allows: minus their number, so that fewer are better. Aims for
-    which touching a lesion is enough leave out masks of more than `MOST_OF_LABEL` times the labelled voxels: one that
-    holds everything bright touches every lesion.
-    """
-    if aim.name == "sensitivity_at_fp":
-        found = scans.counts[..., HIT_LESIONS].sum(axis=0) / max(int(scans.n_lesions.sum()), 1)
-        false = (scans.counts[..., COMPONENTS] - scans.counts[..., HIT_COMPONENTS]).mean(axis=0)
-        value = np.where(false <= aim.most_false, found, -false)
-    else:
-        weights = scan_weights(scans, aim.name)
-        counts = weights > 0
-        value = np.average(scan_scores(scans.of(counts), aim.name), axis=0, weights=weights[counts])
-    unusable = (scans.counts[..., VOXELS] < 0).any(axis=0)
-    if aim.name in ("lesion_f1", "sensitivity_at_fp"):
-        unusable |= scans.counts[..., VOXELS].sum(axis=0, dtype=np.int64) > MOST_OF_LABEL * scans.n_label_voxels.sum()
-    return np.where(unusable, -np.inf, value)
-
-
-def scan_scores(scans: Scans, aim: str) -> NDArray[np.float64]:
-    """Of each scan the value `[n, …]` whose mean an aim makes large."""
-    counts = np.moveaxis(scans.counts.astype(np.float64), -1, 0)
-    voxels, hits, predicted, predicted_hit, lesions_hit, _ = counts
-    beside = (len(scans.patients), *(1,) * (voxels.ndim - 1))
-    if aim == "lesion_f1":
-        n_lesions = scans.n_lesions.reshape(beside)
-        sensitivity, ppv = (a / np.maximum(b, 1) for a, b in ((lesions_hit, n_lesions), (predicted_hit, predicted)))
-        return 2 * sensitivity * ppv / np.maximum(sensitivity + ppv, 1e-12)
-    total = voxels + scans.n_label_voxels.reshape(beside)
-    return np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
-
-
-def scan_weights(scans: Scans, aim: str) -> NDArray[np.float64]:
-    """`[n]` how much each scan counts: scans with lesions alike; for `balanced` every patient alike."""
-    if aim != "balanced":
-        return scans.has_lesion.astype(np.float64)
-    _, codes, n_scans = np.unique(scans.patients, return_inverse=True, return_counts=True)
-    return 1 / n_scans[codes]
-
-
-def figures(scans: Scans) -> Mapping[str, Any]:
-    """What masks are worth, and what they cost.
-
-    Args:
-        scans: with counts `[n, 6]`.
-    """
-
-    def value(aim: str) -> float | None:
-        weights = scan_weights(scans, aim)
-        return defined(float(np.average(scan_scores(scans, aim), weights=weights))) if weights.any() else None
-
-    free, counts = ~scans.has_lesion, scans.counts
-    n_lesions, n_small = int(scans.n_lesions.sum()), int(scans.n_small.sum())
-    return {
-        "balanced": value("balanced"),
-        "dice": value("dice"),
-        "lesion_f1": value("lesion_f1"),
-        "lesion_sensitivity": float(counts[:, HIT_LESIONS].sum() / n_lesions) if n_lesions else None,
-        "small_lesion_sensitivity": float(counts[:, HIT_SMALL].sum() / n_small) if n_small else None,
-        "n_small_lesions": n_small,
-        "false_components_per_scan": float((counts[:, COMPONENTS] - counts[:, HIT_COMPONENTS]).mean()),
-        "n_false_alarm": int((free & (counts[:, VOXELS] > 0)).sum()),
-        "n_lesion_free": int(free.sum()),
-        "n_series": len(counts),
-    }
 
 
 def _froc(scans: Scans, cut: Cut) -> dict[str, list[float]]:

@@ -34,8 +34,12 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     origin = f"development: {scans}, seed {seeds}"
     found = {model.label: qualities(model) for model in models.values() if model.calibration}
     left_out = [model.label for model in models.values() if not model.calibration]
-    remarks = [f"Not calibrated here: {', '.join(left_out)}."] if left_out else []
+    remarks = [f"Not calibrated here, or anew since this evaluation: {', '.join(left_out)}."] if left_out else []
+    elsewhere = {label: c["domain"] for label, c in calibrated.items() if c.get("checkpoint_sha256", "") is None}
+    remarks += [f"Predicted elsewhere, so that the region is not known: {n}: {d}." for n, d in elsewhere.items()]
     remarks += [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
+    plain = [label for label, c in calibrated.items() if c.get("scaling") == "none"]
+    remarks += [f"Not scaled, so that calibrated and uncalibrated are the same: {'; '.join(plain)}."] if plain else []
     words = sorted({c.get("after", OF_THE_FIT) for c in calibrated.values()})
     return Section(
         title="Calibration",
@@ -88,6 +92,7 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
                 f"in the leftmost bin. Development after calibration: {' or '.join(words)}.",
                 reliability_of_models(found, origin),
                 origin,
+                alt=_finding(found),
             )
         ],
     )
@@ -110,6 +115,19 @@ def qualities(model: ModelResult) -> dict[str, dict[str, Mapping[str, Any]]]:
         if measured.get(kind):
             found[f"{kind}, {split}"] = measured[kind]
     return found
+
+
+def _finding(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:
+    """What the curves show, in words: the calibration errors that stand above them."""
+    each = (
+        f"{label}: "
+        + "; ".join(
+            f"{name} {both['before']['ece']:.2g} before, {both['after']['ece']:.2g} after"
+            for name, both in of_model.items()
+        )
+        for label, of_model in found.items()
+    )
+    return f"Expected calibration error, before and after calibration. {'. '.join(each)}."
 
 
 def quality_rows(label: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[TableCell]]:

@@ -50,11 +50,6 @@ def of_models(models: Mapping[str, ModelResult], comparisons: Sequence[Compariso
         + _each({label: _limits(s["volume_error"]) for label, s in summaries.items()})
         + ".",
         "controls": f"Dice under controls: {_each({n: t for n, s in summaries.items() if (t := _controls(s))})}.",
-        "reliability": "Expected calibration error on the development split: "
-        + _each(
-            {m.label: _reliability(m.calibration) for m in models.values() if "ece_before" in (m.calibration or {})}
-        )
-        + ".",
     }
 
 
@@ -108,8 +103,3 @@ def _limits(error: Mapping[str, Any]) -> str:
 def _controls(summary: Mapping[str, Any]) -> str:
     under = [f"{name.replace('_', ' ')} {estimate(c['dice'])}" for name, c in summary.get("controls", {}).items()]
     return f"{estimate(summary['dice'])} as it is, {', '.join(under)}" if under else ""
-
-
-def _reliability(calibration: Mapping[str, Any] | None) -> str:
-    assert calibration is not None, "asked for above"
-    return f"{calibration['ece_before']:.2g} before, {calibration['ece_after']:.2g} after calibration"

@@ -31,6 +31,7 @@ def write_report(
     sections: Sequence[Section] = (),
     overlays: Mapping[str, Sequence[Overlay]] | None = None,
     worth: Sequence[str] = (),
+    findings: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `index.html`; beside it `models.csv` and `comparisons.csv`, `tables/` and `figures/`.
 
@@ -41,6 +42,7 @@ def write_report(
         sections: further parts (`analysis_page`, `calibration_page`); one on slice thickness replaces the figure.
         overlays: name to examples.
         worth: what tokens, transformer and pre-training are worth, in sentences.
+        findings: name of a figure of the sections to what it shows (`of_analysis`).
 
     Returns:
         Path of the page.
@@ -62,7 +64,7 @@ def write_report(
         *charts(models, comparisons, context, thickness=thickness),
         *(replace(f, source=f.source or everything) for f in context.figures),
     ]
-    words = of_models(models, comparisons)
+    words = {**of_models(models, comparisons), **(findings or {})}
     shown_charts, sections = described(shown_charts, words), described_sections(sections, words)
     tables = model_tables(models, context)
     pairs = [comparison_table(some, models, context, plain=some is plain) for some in (comparisons, plain) if some]
@@ -73,12 +75,10 @@ def write_report(
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])
         for k, (name, model) in enumerate(models.items())
     ]
-    contents = _contents(bool(pairs), any(shown for _, shown in examples), sections, context)
-    answer = answer_about_models(models, comparisons, context)
     page = page_template("models/page.html.j2").render(
         context=context,
         first=next(iter(models.values())).summary,
-        answer=answer,
+        answer=answer_about_models(models, comparisons, context),
         worth=worth,
         glance=glance,
         tables=tables,
@@ -87,9 +87,9 @@ def write_report(
         overlays=[(model, shown) for model, shown in examples if shown],
         sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
-        contents=contents,
+        contents=_contents(bool(pairs), any(shown for _, shown in examples), sections, context),
     )
-    write_checklist(out_dir, context, contents, fails=bool(answer.fails))
+    write_checklist(out_dir, context, page)
     write_numbers(out_dir, models, comparisons, plain)
     write_files(
         out_dir,

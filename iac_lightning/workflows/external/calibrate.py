@@ -27,7 +27,8 @@ from data_modules.processes import mapped
 from data_modules.scan.geometry import Volume
 from data_modules.scan.scan import Scan
 from iac_lightning.config.schema import EvaluationConfig
-from iac_lightning.evaluation.calibration.choosing import Aim, choose_point
+from iac_lightning.evaluation.calibration.aims import Aim
+from iac_lightning.evaluation.calibration.choosing import choose_point
 from iac_lightning.evaluation.calibration.counts import ScanCounts, scan_counts
 from iac_lightning.evaluation.calibration.fitting import Fitted, calibrate_voxels
 from iac_lightning.evaluation.calibration.held_out import held_out_lesions

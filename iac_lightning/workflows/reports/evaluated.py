@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from data_modules.cohort.look import GUARDED, RecordedLook, require_look
 from data_modules.errors import UserError
 from data_modules.files import sha256, shown_path
 from data_modules.prepare.sources import digest
+from iac_lightning.config.keys import BEFORE_STORED
 from iac_lightning.config.model_schema import resolved_vit
 from iac_lightning.config.reading import load_stored
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.config.stored import NO_VALUES, OF_CALIBRATION, config_hash, decisive_settings
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.clinical.risk import RiskCutoffs
 from iac_lightning.evaluation.statistics.plain import without_small_intervals
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
@@ -27,18 +29,20 @@ from iac_lightning.runs import directory as runs
 from iac_lightning.runs.data_place import PLACES
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import record_look
+from iac_lightning.workflows.calibrate import read_calibration_file
 from iac_lightning.workflows.external.calibrate import CALIBRATION_FILE
 from iac_lightning.workflows.external.evaluate import WARNINGS_ENDING, ExternalModel, is_external, load_external
 
 Entry = Run | ExternalModel
 
 
-def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
+def load_entry(path: Path, overrides: Sequence[str] = (), split: str = GUARDED) -> Entry:
     """A run, or predictions of another program that were evaluated.
 
     Args:
         path: run directory, or folder that `iac evaluate --predictions` wrote.
         overrides: settings of the section `evaluation`, and where the data of runs lie now.
+        split: whose evaluation is wanted; what its masks were cut for must be what `overrides` say of that.
 
     Raises:
         UserError: when it is neither, or other settings are overridden.
@@ -49,12 +53,53 @@ def load_entry(path: Path, overrides: Sequence[str] = ()) -> Entry:
             f"{', '.join(foreign)}: predictions exist already, so that only settings of evaluation can change, such as "
             "evaluation.thickness_edges_mm=[1,3]"
         )
-    if chosen := [override for override in overrides if override.partition("=")[0] in OF_CALIBRATION]:
-        raise UserError(
-            f"{', '.join(chosen)}: the masks of {shown_path(path)} are cut already. Evaluate it again with this, which "
-            "calibrates again: iac evaluate …"
-        )
-    return load_external(path, overrides) if is_external(path) else runs.load_run(path, overrides)
+    entry = load_external(path, overrides) if is_external(path) else runs.load_run(path, overrides)
+    for override in overrides:
+        if override.partition("=")[0] in OF_CALIBRATION:
+            check_point(entry, override, split)
+    return entry
+
+
+def check_point(entry: Entry, override: str, split: str) -> None:
+    """Refuse a setting of the operating point with which the masks of an evaluation were not cut.
+
+    Args:
+        entry: the model, under the setting.
+        override: the setting, one of `OF_CALIBRATION`.
+        split: whose masks; nothing is said of one that was not evaluated.
+
+    Raises:
+        UserError: naming the command that cuts them anew.
+    """
+    path = entry.directory / "evaluation" / f"{split}.json"
+    if not path.exists():
+        return
+    key = override.partition("=")[0]
+    name, given = OF_CALIBRATION[key], getattr(evaluation_settings(entry), key.removeprefix("evaluation."))
+    used = used_point(entry, read_summary(path))
+    if name in used and used[name] in (given, None):  # None: without a part in this choice
+        return
+    again = evaluate_command(entry, split)
+    if isinstance(entry, ExternalModel) and "--dev-predictions" not in again:
+        again += " --dev-predictions DEV_DIR"
+    raise UserError(
+        f"{override}: the masks of {shown_path(entry.directory)} ({split} split) were cut "
+        f"{f'with {key}={used[name]}' if name in used else 'without it'}; cut them anew first: {again} {override}"
+    )
+
+
+def used_point(entry: Entry, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the operating point that an evaluation used, named as in `calibration.json`.
+
+    Args:
+        entry: the model.
+        summary: of the evaluation.
+    """
+    applied, known = summary.get("calibration"), applied_calibration(entry, summary)
+    if known is None:
+        return Calibration.from_dict(applied, "evaluation").point.to_dict() if applied else {}
+    before = {OF_CALIBRATION[key]: value for key, value in BEFORE_STORED.items() if key in OF_CALIBRATION}
+    return {**before, **known["operating_point"]}
 
 
 def named(entries: Sequence[Entry]) -> dict[str, Entry]:
@@ -158,6 +203,24 @@ def evaluation(entry: Entry, split: str, look: RecordedLook | None) -> tuple[pd.
         strata = strata_from_edges(edges)
         summary |= summarise(table, split=split, threshold=summary["threshold"], thickness_strata=strata)
     return table, summary
+
+
+def applied_calibration(entry: Entry, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The calibration that an evaluation applied; None without one, and where the model has another one by now.
+
+    Args:
+        entry: the model.
+        summary: of the evaluation.
+    """
+    applied = summary.get("calibration")
+    if not applied:
+        return None
+    path = entry.directory / CALIBRATION_FILE
+    known = read_calibration_file(path, evaluate_command(entry, "dev"))
+    if any(applied.get(key) != known.get(key) for key in ("checkpoint_sha256", "depends_on")):
+        return None
+    then, now = Calibration.from_dict(applied, "evaluation"), Calibration.from_dict(known, path)
+    return now.to_dict() if (then.scaling, then.point) == (now.scaling, now.point) else None
 
 
 def warnings_file(folder: Path, split: str) -> Path:

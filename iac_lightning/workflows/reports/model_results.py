@@ -18,7 +18,7 @@ from data_modules.errors import UserError
 from data_modules.scan.geometry import Volume
 from data_modules.scan.nifti import read_mask, read_probability
 from data_modules.scan.scan import Scan
-from iac_lightning.evaluation.calibration.record import DECIDING, Calibration
+from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.series_table import example_series
 from iac_lightning.figures.models import training_figure
@@ -29,11 +29,10 @@ from iac_lightning.modules.probe import describe_pretraining
 from iac_lightning.report.page import ExtraFigure, Overlay
 from iac_lightning.runs.directory import Run, load_run
 from iac_lightning.runs.looks import count_looks
-from iac_lightning.workflows.calibrate import calibration_file, read_calibration
 from iac_lightning.workflows.external.evaluate import ExternalModel
 from iac_lightning.workflows.external.predictions import EXTERNAL_CUT, find_predictions, read_prediction
 from iac_lightning.workflows.prediction_files import MASK_ENDING, PLAIN_MASK_ENDING
-from iac_lightning.workflows.reports.evaluated import Entry, evaluate_command, evaluation
+from iac_lightning.workflows.reports.evaluated import Entry, applied_calibration, evaluate_command, evaluation
 
 
 def model_result(run: Run, label: str, split: str, look: RecordedLook | None) -> ModelResult:
@@ -61,13 +60,6 @@ def model_result(run: Run, label: str, split: str, look: RecordedLook | None) ->
     )
 
 
-def applied_calibration(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The calibration that an evaluation applied; None where the run has another one by now."""
-    known, applied = read_calibration(run), summary.get("calibration") or {}
-    same = all(applied.get(key) == known.get(key) for key in ("checkpoint_sha256", "depends_on", *DECIDING[:3]))
-    return Calibration.from_dict(known, calibration_file(run)).to_dict() if known and same else None
-
-
 def external_result(model: ExternalModel, split: str, look: RecordedLook | None) -> ModelResult:
     """What the page needs of another program's predictions; arguments as for `model_result`."""
     table, summary = evaluation(model, split, look)
@@ -79,6 +71,7 @@ def external_result(model: ExternalModel, split: str, look: RecordedLook | None)
         threshold=summary["threshold"],
         plain_threshold=summary["plain_threshold"],
         looks=count_looks(model.directory) if look else None,
+        calibration=applied_calibration(model, summary),
     )
 
 

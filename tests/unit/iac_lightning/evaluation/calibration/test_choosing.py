@@ -11,7 +11,8 @@ import pytest
 
 from data_modules.errors import UserError
 from iac_lightning.config.keys import choices
-from iac_lightning.evaluation.calibration.choosing import Aim, Scans, choose, choose_point, figures, folds, merit
+from iac_lightning.evaluation.calibration.aims import Aim, Scans, figures, merit
+from iac_lightning.evaluation.calibration.choosing import choose, choose_point, folds
 from iac_lightning.evaluation.calibration.counts import COUNTED, LEAST_LESIONS_MM3, ScanCounts
 from iac_lightning.evaluation.calibration.operating_point import AIMS, RULES
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
@@ -156,19 +157,9 @@ def test_figures_are_of_patients_who_had_no_part_in_the_choice() -> None:
     assert point([odd], "dice")["operating_point"]["cross_validated"] is None
 
 
-def stacked(scans: list[ScanCounts], patients: list[str]) -> Scans:
-    return Scans(
-        counts=np.stack([s.counts for s in scans]),
-        n_label_voxels=np.array([s.n_label_voxels for s in scans]),
-        n_lesions=np.array([s.n_lesions for s in scans]),
-        n_small=np.array([s.n_small for s in scans]),
-        patients=np.array(patients),
-    )
-
-
 def test_folds_keep_patients_together_and_spread_lesions() -> None:
     patients = [f"p{k // 2}" for k in range(40)]
-    scans = stacked([CLEAR if k < 14 else WELL for k in range(40)], patients)
+    scans = Scans.stacked([CLEAR if k < 14 else WELL for k in range(40)], patients)
     fold = folds(scans, 0)
     assert fold is not None
     assert (fold[::2] == fold[1::2]).all()
@@ -176,13 +167,13 @@ def test_folds_keep_patients_together_and_spread_lesions() -> None:
     other = folds(scans, 1)
     assert other is not None
     assert (fold != other).any()
-    assert folds(stacked([CLEAR, WELL], ["a", "b"]), 0) is None
+    assert folds(Scans.stacked([CLEAR, WELL], ["a", "b"]), 0) is None
 
 
 def test_what_was_not_counted_is_not_chosen() -> None:
     counts = CLEAR.counts.copy()
     counts[..., : MIDDLE + 1, :] = -1
-    scans = stacked([replace(CLEAR, counts=counts), CLEAR], ["a", "b"])
+    scans = Scans.stacked([replace(CLEAR, counts=counts), CLEAR], ["a", "b"])
     for name in AIMS:
         aim = Aim(name=name, most_false=1.0)
         assert np.isneginf(merit(scans, aim)[..., : MIDDLE + 1]).all()
@@ -208,20 +199,46 @@ def test_no_lesion_no_choice() -> None:
     with pytest.raises(UserError, match="none of the 2 development scans has a lesion"):
         point([WELL, WELL], "balanced")
     empty = scan(low=(0,) * 6, high=(0,) * 6, label=0, lesions=0)
-    assert figures(stacked([empty], ["a"]).at(np.zeros((1, 6), np.int32)))["balanced"] == 1.0
+    assert figures(Scans.stacked([empty], ["a"]).at(np.zeros((1, 6), np.int32)))["balanced"] == 1.0
 
 
-def test_strata_have_thresholds_of_their_own_where_that_helps() -> None:
-    """Thin slices want a low threshold, thick ones a high one."""
-    thin = scan(low=(10, 10, 1, 1, 1, 0), high=(10, 2, 1, 1, 1, 0), label=10, lesions=1)
-    thick = replace(
-        scan(low=(10, 2, 1, 1, 1, 0), high=(10, 10, 1, 1, 1, 0), label=10, lesions=1), slice_thickness_mm=5.0
-    )
-    scans, patients = [thin, thick] * 12, [f"p{k // 2}" for k in range(24)]
+def thin_and_thick(n_patients: int) -> tuple[list[ScanCounts], list[str]]:
+    """A thin scan of each patient, which wants a low threshold, and a thick one, which wants a high one."""
+    good, bad = (10, 10, 1, 1, 1, 0), (10, 2, 1, 1, 1, 0)
+    thin = scan(low=good, high=bad, label=10, lesions=1)
+    thick = replace(scan(low=bad, high=good, label=10, lesions=1), slice_thickness_mm=5.0)
+    return [thin, thick] * n_patients, [f"p{k // 2}" for k in range(2 * n_patients)]
+
+
+def test_strata_have_thresholds_of_their_own_where_that_helps_and_figures_are_of_these() -> None:
+    """Three folds of 2 patients are judged by 10 others, who choose by stratum; two of 3 by 9, who are too few."""
+    scans, patients = thin_and_thick(12)
     found = point(scans, "dice", patients=patients)
-    for by_thickness in (found["operating_point"]["thickness"], found["plain_thickness"]):
+    chosen = found["operating_point"]
+    for by_thickness in (chosen["thickness"], found["plain_thickness"]):
         assert by_thickness["used"]
         low, high = (s["threshold"] for s in by_thickness["strata"])
         assert low <= 0.5 < high
+    assert chosen["fitted"]["dice"] == found["plain_score"] == 1.0
+    assert chosen["cross_validated"]["dice"] == pytest.approx((6 * 1.0 + 6 * (1.0 + 0.2) / 2) / 12)
+    (alone,) = (row for row in chosen["alternatives"] if row["name"] == "threshold alone")
+    assert (alone["thickness"]["used"], alone["fitted"]["dice"]) == (True, 1.0)
+
+
+def test_false_components_are_limited_over_all_strata() -> None:
+    scans, patients = thin_and_thick(3)
     limited = point(scans, "sensitivity_at_fp", patients=patients)["operating_point"]["thickness"]
     assert not limited["used"]
+    assert "limited over all scans" in limited["why"]
+
+
+def test_no_stratum_takes_a_threshold_that_the_scans_together_may_not() -> None:
+    """Thick scans are lesion-free but for ten; nothing was counted of them at low thresholds."""
+    thin = scan(low=(10, 10, 1, 1, 1, 0), high=(10, 2, 1, 1, 1, 0), label=10, lesions=1)
+    empty, faint = (scan(low=(9, 0, 9, 0, 0, 0), high=(0,) * 6, label=n, lesions=n) for n in (0, 1))
+    for counts in (empty.counts, faint.counts):
+        counts[..., :LOW, :] = -1
+    thick = [replace(s, slice_thickness_mm=5.0) for s in [faint] * 10 + [empty] * 12]
+    strata = point([*[thin] * 12, *thick], "balanced")["operating_point"]["thickness"]["strata"]
+    assert [s["n_patients"] for s in strata] == [12, 10]
+    assert strata[1]["threshold"] > 0.5

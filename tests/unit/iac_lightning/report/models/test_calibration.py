@@ -68,9 +68,15 @@ def test_development_beside_test_for_voxels_and_lesions(model_results: dict[str,
     assert quality.source == "development: 9 scans of 5 patients, seed 4"
     assert "Development, calibrated: cross-validated." in quality.legend
     assert "VIT: a warning." in quality.legend
-    assert "Not calibrated here: SCRATCH, CNN." in quality.legend
+    assert "Not calibrated here, or anew since this evaluation: SCRATCH, CNN." in quality.legend
     assert scaling.rows == [["VIT", "temperature and bias", "1.250", "−0.500", "0.3"]]
     assert scaling.legend == "VIT: It helps."
+    (figure,) = section.figures
+    assert figure.alt == (
+        "Expected calibration error, before and after calibration. VIT: voxels, development 0.02 before, 0.01 after; "
+        "voxels, test 0.04 before, 0.02 after; lesions, development 0.06 before, 0.03 after; lesions, test 0.08 "
+        "before, 0.04 after."
+    )
     panels = reliability_of_models({"VIT": qualities(model)}, "source").axes
     assert [axes.get_title().split("\n")[0] for axes in panels] == [name.split(": ")[-1].lstrip("+ ") for name in names]
     before, after = (line.get_xydata().tolist() for line in panels[0].lines if line.get_marker() in ("s", "o"))

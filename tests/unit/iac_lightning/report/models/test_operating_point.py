@@ -59,9 +59,9 @@ def test_the_choice_stands_above_what_else_could_have_been(model_results: dict[s
         "+ for dice",
         "+ uncalibrated, at probability 0.5",
     ]
-    assert table.rows[0][1] == "≥ 0.31; 2 mm³ or more; at least 130 HU, no single voxels"
+    assert table.rows[0][1] == "≥ 0.31; ≥ 2 mm³; protocol"
     assert table.rows[0][2:] == ["0.750", "0.500", "0.625", "0.900", "0.400", "1.25", "0 of 7"]
-    assert table.rows[1][1:4] == ["≥ 0.31; any size; at least 130 HU, no single voxels", "0.750", "0.550"]
+    assert table.rows[1][1:4] == ["≥ 0.31; any size; protocol", "0.750", "0.550"]
     assert table.rows[1][-2:] == ["75.90", "7 of 7"]
     assert table.rows[2][1] == "–"
     assert table.source == "20 scans of 14 patients, development split, seed 0"
@@ -69,6 +69,11 @@ def test_the_choice_stands_above_what_else_could_have_been(model_results: dict[s
     assert "not cross-validated" not in table.legend.lower()
     assert "balanced (mean Dice of every patient" in found.text
     assert figure.name == "froc"
+    assert figure.alt.startswith(
+        "At the operating point. VIT: 90\u00a0% of the lesions found, 1.25 false components a scan on the development "
+        "split; "
+    )
+    assert figure.alt.endswith(" false components a scan on the test split.")
     assert len(figure.png) > 5_000
 
 
@@ -83,3 +88,13 @@ def test_what_could_not_be_cross_validated_says_so(model_results: dict[str, Mode
 def test_without_a_recorded_choice_there_is_no_section(model_results: dict[str, ModelResult], known: Any) -> None:
     models = {name: replace(model, calibration=known) for name, model in model_results.items()}
     assert operating_point_section(models, CONTEXT) is None
+
+
+def test_thresholds_by_slice_thickness_are_told(model_results: dict[str, ModelResult]) -> None:
+    strata = [{"stratum": "≤ 2 mm", "threshold": 0.2}, {"stratum": "> 2 mm", "threshold": None}]
+    found = section(model_results, thickness={"used": True, "strata": strata})
+    assert found.tables[0].rows[0][1].startswith("≥ 0.2 at ≤ 2 mm, else 0.31; ≥ 2 mm³")
+    assert "beside its curve" in found.figures[0].caption
+    one = section(model_results, thickness={"used": False, "strata": strata})
+    assert one.tables[0].rows[0][1].startswith("≥ 0.31; ")
+    assert "beside its curve" not in one.figures[0].caption

@@ -8,6 +8,7 @@ from data_modules.errors import UserError
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.evaluation.tables.summary import summarise
 from iac_lightning.report.models.analysis import analysis_sections
+from iac_lightning.report.models.findings import of_analysis
 from iac_lightning.report.models.page import write_report
 from iac_lightning.report.page import ExtraFigure, Overlay, ReportContext
 from tests.report_page import CONTEXT, PNG, Page
@@ -82,7 +83,8 @@ def test_analysis_follows_the_rest_and_leaves_the_first_screen_alone(
 ):
     sections = analysis_sections(model_results, dev_tables, analysis, CONTEXT)
     before = write_report(tmp_path / "before", model_results, CONTEXT, (), overlays).read_text()
-    after = write_report(tmp_path / "after", model_results, CONTEXT, sections, overlays).read_text()
+    told = of_analysis(model_results, analysis)
+    after = write_report(tmp_path / "after", model_results, CONTEXT, sections, overlays, (), told).read_text()
     first_screens = [re.sub("(?s)<nav.*</nav>", "", text[: text.index("<img")]) for text in (before, after)]
     assert first_screens[0] == first_screens[1]
     titles = ["Slice thickness", "Risk groups", "Volume intervals", "Detection per patient"]
@@ -90,6 +92,9 @@ def test_analysis_follows_the_rest_and_leaves_the_first_screen_alone(
     assert headings == [*re.findall(r"<h2 id=.*?>(.*?)</h2>", before)[:-1], *titles, "How this was made"]
     assert "<h3>Slice thickness</h3>" in before
     assert "<h3>Slice thickness</h3>" not in after  # drawn once, with its slope
+    alts = re.findall(r'<img [^>]*alt="([^"]*)"', after)
+    assert sum(alt.startswith("Mean Dice by slice thickness: VIT 0.") for alt in alts) == 1  # told by every page
+    assert sum(alt.startswith("Change of Dice per mm of slice thickness: VIT ") for alt in alts) == 1
     page = Page(after)
     assert page.tags.count("img") == 3 + 3 + 2 + 1 + 1 + 3 + 1  # charts, overlays; thickness, confusion, coverage, …
     assert "analysis.json" in page.sources

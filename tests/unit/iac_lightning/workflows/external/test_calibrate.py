@@ -19,6 +19,8 @@ from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.evaluation.calibration.record import Calibration, describe_calibration
 from iac_lightning.evaluation.calibration.threshold import CALIBRATED_GRID
 from iac_lightning.evaluation.metrics.lesions import protocol_prior
+from iac_lightning.report.models.calibration import calibration_section
+from iac_lightning.report.models.operating_point import operating_point_section
 from iac_lightning.report.page import ReportContext
 from iac_lightning.runs.looks import record_look
 from iac_lightning.workflows.external.calibrate import DOMAIN_HU
@@ -195,18 +197,31 @@ def test_the_report_takes_the_calibrated_masks(cohort: Path, tmp_path: Path) -> 
     assert remarks["kinds"] == [["voxel size by the cohort table is not that of the file", len(TEST)]]
     model, look = load_external(out), record_look(out, "report", "test", "", None)
     result = external_result(model, "test", look)
-    assert result.threshold == json.loads((out / "calibration.json").read_text())["operating_point"]["threshold"]
+    written = json.loads((out / "calibration.json").read_text())
+    assert result.threshold == written["operating_point"]["threshold"]
+    assert result.calibration == written
     series = {item.series_id: item for item in read_cohort(cohort).series}
     names = {name: f"scan of {name}" for name in series}
     examples = overlays(model, result, series, names, "test", look)
     assert [o.kind for o in examples] == ["best", "median", "worst"]
     context = ReportContext(title="T", question="Q", split="test", seed=0)
+    sections = {"other": result}, context
+    point, quality = operating_point_section(*sections), calibration_section(sections[0])
+    assert point is not None
+    assert quality is not None
+    assert point.tables[0].rows[0][0] == "other: chosen, for balanced"
+    assert len(point.tables[0].rows) == 1 + len(written["operating_point"]["alternatives"])
+    assert [figure.name for figure in point.figures] == ["froc"]
+    assert "voxels of the whole scan" in quality.tables[0].legend
     gallery = gallery_section({"other": model}, {"other": result}, series, names, context, {"other": look})
     found = {figure.name: figure for figure in gallery.figures}
     assert list(found) == ["failure_1_missed", "failure_1_false", "failure_1_worst"]
     assert examples[-1].scan in found["failure_1_worst"].alt
     assert all("scan of " in figure.caption and "missed" in figure.alt for figure in found.values())
+    (out / "calibration.json").write_text(json.dumps(written | {"bias": written["bias"] + 1}))
+    assert external_result(model, "test", look).calibration is None  # made anew since
     evaluate_predictions(tmp_path / "dev", cohort, "dev", out, threshold=0.5, label="other", workers=1)
+    assert external_result(model, "dev", look).calibration is None
     assert not has_development(out / "evaluation", "test")  # another threshold is another model
 
 

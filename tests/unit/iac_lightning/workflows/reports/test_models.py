@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +16,19 @@ import pytest
 from PIL import Image
 
 from data_modules.cohort.look import TestSetGuardError
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.report.checklist.page import anchors
+from iac_lightning.report.checklist.places import PLACES
 from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
-from iac_lightning.workflows.external.evaluate import ExternalModel
+from iac_lightning.workflows.external.evaluate import ExternalModel, write_external
 from iac_lightning.workflows.reports import further
 from iac_lightning.workflows.reports import model_results as report_models
 from iac_lightning.workflows.reports import models as workflow
@@ -85,7 +89,7 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
+    series = [Series("a", "a1", Path("/nowhere/a1.nii.gz"), None, "test", None)]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr(further, "gallery_section", lambda *_: None)
@@ -108,6 +112,12 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
+ALWAYS = (  # what the checklists count on in every report of two models with both splits
+    *("question", "better", "sure", "fails", "glance", "models", "more", "pairs", "everything", "values", "agreement"),
+    *("thickness", "risk", "detection", "stages", "scans", "volumes", "flow", "data", "made"),
+)
+
+
 def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
     for entry in entries:
         evaluated(entry, "dev", 24)
@@ -117,7 +127,9 @@ def test_models_with_development_tables_are_analysed(entries: list[ExternalModel
     assert "are left out" not in page
     for title in ("Before and after calibration", "Volumes by size", "Subgroups", "Flow of patients and scans"):
         assert f">{title}</h2>" in page
-    assert (tmp_path / "page/checklist.html").exists()
+    listed = set(re.findall(r'"index.html#(.*?)"', (tmp_path / "page/checklist.html").read_text()))
+    assert listed <= set(anchors(page))
+    assert listed >= {PLACES[key][1] for key in ALWAYS}
     names = (tmp_path / "good/test_scan_names.csv").read_text().splitlines()
     assert (names[0], len(names)) == ("name,series_id", 1 + 40)
     assert names[1].split(",")[1] not in page
@@ -251,8 +263,40 @@ def test_operating_points_may_differ_and_no_page_changes_them(entries: list[Exte
     chosen = replace(entries[1], evaluation=EvaluationConfig(operating_point="dice", false_components_per_scan=2.0))
     assert shared_settings([entries[0], chosen]).operating_point == "balanced"
     assert "operating_point" not in report_command([chosen], Path("out"), "test", chosen.evaluation)
-    with pytest.raises(UserError, match=r"operating_point=lesion_f1: the masks of …/good are cut already"):
-        load_entry(entries[0].directory, ["evaluation.operating_point=lesion_f1"])
+
+
+def test_the_operating_point_may_be_said_where_it_is_the_one_in_use(entries: list[ExternalModel]) -> None:
+    good = entries[0]
+    write_external(good, "test", good.predictions["test"])
+    said = "evaluation.operating_point=lesion_f1"
+    with pytest.raises(UserError, match=rf"…/good \(test split\) were cut without it; .*--dev-predictions .* {said}"):
+        load_entry(good.directory, [said])
+    thickness = {"used": False, "strata": []}
+    applied = {"temperature": 1.0, "bias": 0.0, "checkpoint_sha256": None, "depends_on": "x", "plain_threshold": 0.5}
+    applied |= {"by_thickness": None, "plain_thickness": thickness}
+    point = {"aim": "lesion_f1", "rule": "protocol", "least_lesion_mm3": 2.0, "threshold": 0.3, "thickness": thickness}
+    summary = json.loads((good.directory / "evaluation/test.json").read_text())
+    write_summary(
+        {**summary, "calibration": {**applied, "operating_point": point}}, good.directory / "evaluation/test.json"
+    )
+    assert load_entry(good.directory, [said])
+    keep = "evaluation.keep_lesions_from_mm3=3"
+    with pytest.raises(UserError, match="cut without it"):  # what else decided is not on record
+        load_entry(good.directory, [said, keep])
+    chosen = {**point, "keep_lesions_from_mm3": 3.0, "most_false_components_per_scan": None}
+    (good.directory / "calibration.json").write_text(json.dumps({**applied, "operating_point": chosen}))
+    assert load_entry(good.directory, [said, keep, "evaluation.false_components_per_scan=7"])
+    again = r"iac evaluate .* --split test .* evaluation\.operating_point=dice$"
+    with pytest.raises(UserError, match=rf"were cut with evaluation\.operating_point=lesion_f1; .*: {again}"):
+        load_entry(good.directory, ["evaluation.operating_point=dice"])
+    with pytest.raises(UserError, match=r"were cut with evaluation\.keep_lesions_from_mm3=3\.0"):
+        load_entry(good.directory, ["evaluation.keep_lesions_from_mm3=5"])
+    (good.directory / "calibration.json").write_text(
+        json.dumps({**applied, "operating_point": {**chosen, "aim": "sensitivity_at_fp"}})
+    )
+    with pytest.raises(UserError, match="were cut without it"):  # calibrated anew since
+        load_entry(good.directory, ["evaluation.false_components_per_scan=7"])
+    assert load_entry(good.directory, ["evaluation.operating_point=dice"], "dev")  # without an evaluation: said later
 
 
 def test_settings_that_decide_no_value_may_differ() -> None:
@@ -276,7 +320,7 @@ def test_the_page_says_how_many_scans_carry_warnings(entries: list[ExternalModel
     for entry, warnings in zip(entries, ([("tilt: 4°",), (), ("tilt: 2°", "odd")], [(), (), ()]), strict=True):
         path = entry.directory / "evaluation" / "test_warnings.json"
         path.write_text(json.dumps(summarise_warnings(warnings)))
-    sentence = "2 of the 3 evaluated scans carry warnings of their preparation: tilt (2); odd (1)."
+    sentence = "2 of the 3 evaluated scans carry warnings of preparation: tilt (2); odd (1)."
     page = report(entries, tmp_path / "page", "test").read_text()
     assert f"<p>good: {sentence}</p>" in page
     assert "<p>large: None of the 3 evaluated scans carries a warning" in page
