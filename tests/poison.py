@@ -39,10 +39,10 @@ def misbehave(how: str) -> Any:
 
 
 def read_unless_poisonous(task: Task) -> dict[str, Any]:
-    """As `read_series`; at 13, 14 or 15 slices the process breaks down."""
-    from data_modules.intake.tasks import read_series
+    """As `read_task`; at 13, 14 or 15 slices the process breaks down."""
+    from data_modules.intake.scans import read_task
 
     words = dict(zip((13, 14, 15), ("segfault", "hang", "bomb"), strict=True))
     if len(task.slices) in words:
         misbehave(words[len(task.slices)])
-    return read_series(task)
+    return read_task(task)

@@ -129,7 +129,7 @@ def kind_of_stack(images: Sequence[ImageFacts], *, allow_contrast: bool) -> tupl
     thickness = float(np.nanmedian([*(s.thickness_mm for s in slices), 0.0]))
     covered = float(np.ptp(height)) + thickness
     if n_places < FEWEST_SLICES or covered < SHORTEST_MM:
-        found = f"{n_places} slices over {covered:.0f} mm, expected at least {FEWEST_SLICES} over {SHORTEST_MM:.0f} mm"
+        found = f"{covered:.0f} mm in {n_places}, expected at least {SHORTEST_MM:.0f} mm in {FEWEST_SLICES}"
         return codes.TOO_FEW_SLICES, found
     if not all(np.isfinite([s.slope, s.intercept]).all() and _SLOPES[0] <= s.slope <= _SLOPES[1] for s in slices):
         return codes.NOT_HU, "RescaleSlope or RescaleIntercept is missing or cannot be right"

@@ -10,7 +10,7 @@ from typing import Any
 from data_modules.errors import UserError
 from data_modules.guarded import CRASHED, NO_MEMORY, RETURNED, TIMED_OUT, Guarded, GuardedPool, Limits, Outcome
 from data_modules.intake import codes
-from data_modules.intake.tasks import Task, read_series
+from data_modules.intake.tasks import Task
 
 _CODES = {CRASHED: codes.CRASHED, TIMED_OUT: codes.TIMED_OUT, NO_MEMORY: codes.TOO_LARGE}
 _AHEAD = 4
@@ -19,8 +19,20 @@ _ANSWER_S = 30
 _own = threading.local()
 
 
+def read_series(task: Task) -> dict[str, Any]:
+    """Read and write one series; called in a process of its own, which alone loads what reading needs.
+
+    Returns:
+        Plain types: `code`, `found`, `warnings` and, where the series is accepted, `facts` (cells of the inventory),
+        `digest` of its image, and `roi_center_lps_mm` where a template was given. Nothing in it names a file.
+    """
+    from data_modules.intake.scans import read_task
+
+    return read_task(task)
+
+
 def results(tasks: Iterable[Task], pool: GuardedPool, scheduler: str = "") -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Each task with its result (`tasks.read_series`), as they end; one that broke down has its code.
+    """Each task with its result (`read_series`), as they end; one that broke down has its code.
 
     Args:
         tasks: to do.

@@ -30,7 +30,7 @@ from data_modules.scan.scan import Scan, canonical_scan
 
 
 def read_task(task: Task) -> dict[str, Any]:
-    """As `data_modules.intake.tasks.read_series`."""
+    """As `data_modules.intake.running.read_series`."""
     with tempfile.TemporaryDirectory(prefix="iac_series_") as folder:
         for place, name in task.slices:
             os.symlink(os.path.abspath(place), os.path.join(folder, name))

@@ -1,15 +1,13 @@
-"""One series as one task: its slices are read, checked and written as NIfTI with a sidecar, or it is said why not.
+"""One series as one task: what is to be read, and where it goes.
 
 A task depends on nothing but its slices and settings, writes nothing but its own files, each whole, and may be done
-again at any time with the same result. It runs in a process of its own (`data_modules.guarded`), which alone loads what
-reading needs.
+again at any time with the same result.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 VERSION = 1
 """Changes where the same slices give another result."""
@@ -39,15 +37,3 @@ class Task:
 def image_path(out: Path, series_id: str) -> Path:
     """Where the image of a series lies."""
     return out / IMAGES / f"{series_id}.nii.gz"
-
-
-def read_series(task: Task) -> dict[str, Any]:
-    """Read and write one series.
-
-    Returns:
-        Plain types: `code`, `found`, `warnings` and, where the series is accepted, `facts` (cells of the inventory),
-        `digest` of its image, and `roi_center_lps_mm` where a template was given. Nothing in it names a file.
-    """
-    from data_modules.intake.scans import read_task
-
-    return read_task(task)
