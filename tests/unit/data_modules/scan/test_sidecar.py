@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from data_modules.errors import UserError
+from data_modules.scan.reading import read_scan
 from data_modules.scan.sidecar import read_sidecar, sidecar_path, sidecar_remarks
 
 
@@ -29,6 +32,10 @@ def test_it_lies_beside_the_image_under_its_name(tmp_path: Path, suffix: str) ->
         ('{"SliceThickness": true}', "SliceThickness is True, expected a number"),
         ('{"SliceThickness": 0}', "expected a positive number"),
         ('{"GantryDetectorTilt": NaN}', "GantryDetectorTilt is nan"),
+        ('{"SliceThicknesses": 5}', "SliceThicknesses is expected to be a list"),
+        ('{"SliceThicknesses": []}', "SliceThicknesses is expected to be a list"),
+        ('{"SliceThicknesses": [5, true]}', "SliceThicknesses is expected to be a list"),
+        ('{"SliceThicknesses": [5, 50]}', "SliceThicknesses is expected to be a list"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, content: str, expected: str) -> None:
@@ -71,3 +78,14 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_sidecar(tmp_path / "a.nii")
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'{"SliceThickness": 2}')
     assert read_sidecar(tmp_path / "a.nii") == {"SliceThickness": 2}
+
+
+def test_the_thickness_of_each_slice_comes_back_and_is_counted(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).normal(40, 10, (3, 3, 4))
+    image = nib.Nifti1Image(hu.astype(np.int16), np.diag([1.0, 1.0, 3.0, 1.0]))
+    nib.save(image, tmp_path / "a.nii")
+    (tmp_path / "a.json").write_text('{"SliceThickness": 4, "SliceThicknesses": [3, 3, 5, 5]}')
+    assert read_scan(tmp_path / "a.nii").slice_thicknesses_mm == (3.0, 3.0, 5.0, 5.0)
+    (tmp_path / "a.json").write_text('{"SliceThickness": 4, "SliceThicknesses": [3, 3, 5]}')
+    with pytest.raises(UserError, match="3 SliceThicknesses for 4 slices"):
+        read_scan(tmp_path / "a.nii")
