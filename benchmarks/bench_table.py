@@ -88,7 +88,7 @@ def import_rows(found: dict[str, Any]) -> list[Row]:
             f"import {r['series']} series, 1 worker",
             f"{r['seconds']:.1f} s",
             f"{r['peak_memory_gib']:.2f} GiB peak",
-            f"{r['series_a_minute']:.0f} a minute beyond the first" if "series_a_minute" in r else "",
+            f"{r['series_a_minute']:.0f} a minute of a core beyond the last" if "series_a_minute" in r else "",
         )
         for r in found["imports"]
     ]

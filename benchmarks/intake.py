@@ -38,8 +38,8 @@ def bench_import(folder: Path, counts: Sequence[int] = COUNTS, table_series: int
         table_series: of 30 slices each, of which the index holds headers and no file is read.
 
     Returns:
-        `imports`: for one series and each count its `seconds` and memory, and `series_a_minute` of those beyond the
-        last count; `tables`: seconds and memory of a process of its own, its index included.
+        `imports`: for one series and each count its `seconds` and memory, and `series_a_minute` of a core of those that
+        came beyond the last count; `tables`: seconds and memory of a process of its own, its index included.
     """
     imports: list[dict[str, Any]] = []
     for count in (1, *counts):
@@ -49,7 +49,7 @@ def bench_import(folder: Path, counts: Sequence[int] = COUNTS, table_series: int
         found = {"series": count, **measured(["import", str(source), str(out), "--workers", "1"])}
         if imports:
             before = imports[-1]
-            found["series_a_minute"] = 60 * (count - before["series"]) / (found["seconds"] - before["seconds"])
+            found["series_a_minute"] = 60 * (count - before["series"]) / (found["cpu_seconds"] - before["cpu_seconds"])
         imports.append(found)
     tables = measured([str(folder / "tables"), str(table_series)], "benchmarks.intake")
     return {"imports": imports, "tables": {"series": table_series, **tables}}

@@ -99,8 +99,10 @@ class Guarded:
     def close(self) -> None:
         """End the child, whatever it does, and start none again; may be called from another thread."""
         self._closed = True
-        if self._child is not None:
-            self._child.kill()
+        child = self._child
+        if child is not None:
+            child.kill()
+            child.wait()
 
     def _try(self, message: bytes) -> tuple[Outcome, bool]:
         child = self._child
@@ -112,7 +114,7 @@ class Guarded:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libraries warn there, with values of headers
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is the parent's affair
+                process_group=0,  # Ctrl-C is the parent's affair
             )
         assert child.stdin is not None, "it is a pipe"
         assert child.stdout is not None, "it is a pipe"

@@ -73,7 +73,7 @@ def test_the_table_names_peers_and_ratios() -> None:
         ["evaluate 2 models × 40 series", "9.0 s", "12.0 s of CPU, 0.50 GiB peak"],
         ["report 2 models × 40 series", "8.0 s", "7.5 s of CPU, 0.25 GiB peak"],
         ["import 1 series, 1 worker", "4.0 s", "0.25 GiB peak"],
-        ["import 10 series, 1 worker", "10.0 s", "0.25 GiB peak", "90 a minute beyond the first"],
+        ["import 10 series, 1 worker", "10.0 s", "0.25 GiB peak", "90 a minute of a core beyond the last"],
         ["tables of 10000 series", "100.0 s", "256 MiB peak"],
         ["prepare one scan", "14.2 s", "1.23 GiB peak"],
         ["predict one scan", "18.0 s", "2.00 GiB peak"],
