@@ -6,7 +6,7 @@ Like the fit (`scaling`), all of it looks at the voxels of the model's domain on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isnan
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +125,8 @@ def _with_interval(
         scale: of the interval.
 
     Returns:
-        The ends are None where there is no interval, as with too few patients.
+        The ends are None where there is no interval, as with too few patients, or where it says nothing: an error in
+        which patients cancel, so that it is near 0 with all of them and large without any, could be any number.
     """
     some = np.asarray(sizes) > 0
     found = sums_ci(
@@ -135,7 +136,7 @@ def _with_interval(
         leverage=np.asarray(sizes, dtype=np.float64)[some],
         scale=scale,
     )
-    return found.estimate, None if isnan(found.low) or isnan(found.high) else [found.low, found.high]
+    return found.estimate, [found.low, found.high] if isfinite(found.low) and isfinite(found.high) else None
 
 
 def _bin_sums(bins: NDArray[np.integer], p: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

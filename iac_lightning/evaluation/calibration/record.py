@@ -280,6 +280,17 @@ def reliability(record: Mapping[str, Any], when: str) -> dict[str, Any]:
     return {name: record[f"{name}_{when}"] for name in (*QUALITIES, "reliability")}
 
 
+MARKS_NOTHING = (
+    "no lesion of the development scans is found here: empty masks serve this aim best with so weak a network or so few "
+    "patients with lesions; evaluation.operating_point=dice asks for masks whatever their price on lesion-free scans"
+)
+
+
+def _marks_nothing(fitted: Mapping[str, Any] | None) -> bool:
+    """Whether the operating point finds no lesion of the scans that chose it."""
+    return fitted is not None and fitted.get("lesion_sensitivity") == 0
+
+
 def describe_calibration(calibration: Calibration) -> str:
     """The calibration in a few lines, for the terminal."""
     record = calibration.to_dict()
@@ -295,6 +306,7 @@ def describe_calibration(calibration: Calibration) -> str:
         ),
         f"  operating point ({point['aim']}): {describe_point(calibration.point)}",
         *([f"    on other patients: {_figures(point['cross_validated'])}"] if point.get("cross_validated") else []),
+        *([f"    warning: {MARKS_NOTHING}"] if _marks_nothing(point.get("fitted")) else []),
         f"  by slice thickness: {point['thickness'].get('why', 'not tried')}",
         f"  threshold alone: {record['plain_threshold']:g}",
         *(f"  warning: {warning}" for warning in record["warnings"]),

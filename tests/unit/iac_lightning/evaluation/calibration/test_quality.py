@@ -34,6 +34,14 @@ def test_ece_by_hand():
     assert (found["n_voxels"], found["n_lesion_voxels"]) == (4, 1)
 
 
+def test_an_error_in_which_patients_cancel_has_no_interval():
+    p = np.full(10_000, 0.5, np.float32)
+    lesions = [10_000, 10_000, 10_000, 0, 0, 1]  # a voxel too many of 60,000; without any patient, every tenth
+    found = quality([(p, np.arange(10_000) < n) for n in lesions], list("abcdef"))
+    assert found["ece"] == pytest.approx(1 / 60_000, abs=1e-9)
+    assert found["ece_ci95"] is None  # its upper end would be infinite, which JSON does not know
+
+
 @pytest.fixture(scope="module")
 def parts() -> list[Part]:
     return [voxels(n, s, sharpen=2.0) for s, n in enumerate([700, 3_000, 1, 12_345])]

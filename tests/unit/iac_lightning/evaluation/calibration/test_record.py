@@ -238,6 +238,15 @@ def test_described_for_the_terminal(calibration: Calibration):
     ]
 
 
+def test_an_operating_point_that_finds_nothing_is_said_to():
+    def told(lesion_sensitivity: float) -> str:
+        changed = with_point(fitted={"lesion_sensitivity": lesion_sensitivity})
+        return describe_calibration(Calibration.from_dict(RECORD | changed))
+
+    assert "    warning: no lesion of the development scans is found here" in told(0.0)
+    assert "no lesion" not in told(0.01)
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
