@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from data_modules.errors import UserError
 from data_modules.prepare.registration import RegistrationFailed, find_roi_center
+from data_modules.prepare.templates import open_templates
 from data_modules.scan.geometry import AIR_HU, Grid
 from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image, slab_widths
@@ -111,9 +112,9 @@ def scaled(scan: Scan, scale: float) -> Moved:
     return Moved(f"scaled by {scale}", replace(head, slice_thickness_mm=scale * scan.slice_thickness_mm), matrix)
 
 
-def measure(path: Path, template: Path, only: str = "") -> Iterator[dict[str, object]]:
+def measure(path: Path, template: str | None, only: str = "") -> Iterator[dict[str, object]]:
     """A row of `COLUMNS` for each change of one scan whose name holds `only`."""
-    scan = read_scan(path)
+    scan, templates = read_scan(path), open_templates(template)
     reference = None
     for head in moved_heads(scan):
         if only not in head.name and reference is not None:
@@ -121,7 +122,7 @@ def measure(path: Path, template: Path, only: str = "") -> Iterator[dict[str, ob
         row: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"scan": path.name, "change": head.name}
         start = time.perf_counter()
         try:
-            center, registration = find_roi_center(head.scan, template)
+            center, registration = find_roi_center(head.scan, templates)
         except RegistrationFailed as error:
             row["refused"] = str(error).split(": ", 1)[1].split(". Expected")[0]
         else:
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.region", description="How far the region of interest moves when a head is moved."
     )
     parser.add_argument("scans", nargs="+", type=Path, help="head CT: NIfTI files or DICOM folders")
-    parser.add_argument("--template", type=Path, required=True, help="CT template in MNI space")
+    parser.add_argument("--template", help="CT template in MNI space; by default the built-in head model")
     parser.add_argument("--only", default="", help="changes whose name holds this")
     parser.add_argument("--out", type=Path, help="CSV file for the table")
     arguments = parser.parse_args(argv)

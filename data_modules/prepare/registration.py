@@ -11,8 +11,8 @@ that went astray says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,16 @@ from scipy import ndimage
 from scipy.linalg import polar
 
 from data_modules.errors import UserError
+from data_modules.prepare.templates import BUILT_IN, Template, fitting_templates
 from data_modules.scan.geometry import AIR_HU, Grid, Volume, canonical, lps_from_ras, place, to_sitk
-from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image, slab_widths
 from data_modules.scan.scan import Scan
 
 SELLA_MNI_MM = (0.0, 4.0, -31.0)
 """Middle of the sella turcica in the template's (MNI) space, the cavernous sinus and carotid siphon on either side."""
+
+REGISTRATION_VERSION = 2
+"""Raised whenever the same scan and template give another place."""
 
 _SCAN_MM = 3.0
 _COARSE_MM, _FINE_MM = 8.0, 4.0
@@ -39,9 +42,12 @@ _LARGEST_CUT_MM2 = 1500.0  # a head that shows more than this on the outermost s
 _START_HEIGHTS_MM = (0.0, -30.0, 30.0)
 _START_HEIGHTS_CUT_MM = (0.0, 30.0, 60.0, 90.0)  # where the scan ends below the vertex
 _START_PITCHES_DEG = (0.0, -20.0, 20.0)
+_START_TURNS_DEG = (-15.0, 15.0)
 _HEAD_HEIGHT_MM = 170.0  # vertex to skull base: what of the scan is taken to be head, the rest being neck
 
-_SCALE_RANGE = (0.75, 1.35)
+_START_SCALES = (0.55, 1.4)
+_N_CANDIDATES = 3
+_SCALE_RANGE = (0.5, 1.5)
 _LARGEST_ROTATION_DEG = 45.0
 _SMALLEST_SIMILARITY = 0.6
 _SMALLEST_OVERLAP = 0.2
@@ -62,39 +68,54 @@ class Registration:
             Two real heads, cut and turned, gave 0.66 and more; wrong headers and other objects 0.51 and less.
         ok: whether the result is believable.
         reason: why not; empty when `ok`.
+        template: name of the template.
     """
 
     affine: NDArray[np.float64]
     similarity: float
     ok: bool
     reason: str
+    template: str = ""
 
     def to_scan(self, template_ras_mm: Any) -> NDArray[np.float64]:
         """Scan positions `[..., 3]` of template positions `[..., 3]` (RAS mm)."""
         return np.asarray(template_ras_mm, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
 
-def find_roi_center(scan: Scan, template_path: Path) -> tuple[NDArray[np.float64], Registration]:
+def find_roi_center(
+    scan: Scan, templates: Sequence[Template], age_years: float | None = None
+) -> tuple[NDArray[np.float64], Registration]:
     """The middle of the sella turcica in a scan.
 
     Args:
         scan: a head CT in any orientation.
-        template_path: NIfTI of a CT template in MNI space, HU.
+        templates: CT templates in MNI space. Those for the patient's age are tried, and the most similar is taken.
+        age_years: of the patient; None where it is not known: all templates are tried.
 
     Returns:
         `[3]` RAS mm, and the registration it comes from.
 
     Raises:
-        RegistrationFailed: when the scan does not fit the template or does not show the region.
+        RegistrationFailed: when the scan fits no template or does not show the region.
     """
-    registration = register_to_template(scan, read_scan(template_path).volume)
-    if not registration.ok:
-        raise RegistrationFailed(
-            f"the scan could not be registered to {template_path.name}: {registration.reason}. "
-            "Expected a head CT that shows the skull base; check the series, or crop it around the sella turcica "
-            "yourself and unset data.grid.template"
-        )
-    return registration.to_scan(SELLA_MNI_MM), registration
+    tried = [
+        replace(register_to_template(scan, template.volume), template=template.name)
+        for template in fitting_templates(templates, age_years)
+    ]
+    best = max(tried, key=lambda found: (found.ok, found.similarity))
+    if best.ok:
+        return best.to_scan(SELLA_MNI_MM), best
+    reasons = "; ".join(f"{found.template}: {found.reason}" for found in tried)
+    remedy = (
+        "give a CT template of the head in MNI space: data.grid.template=TEMPLATE.nii.gz (iac predict: --template "
+        "TEMPLATE.nii.gz)"
+        if best.template == BUILT_IN
+        else "crop it around the sella turcica yourself"
+    )
+    raise RegistrationFailed(
+        f"the scan could not be registered to {reasons}. Expected a head CT that shows the skull base; check the "
+        f"series, {remedy}, or say in the cohort table's column roi_center_lps_mm where the region lies"
+    )
 
 
 def register_to_template(scan: Scan, template: Volume) -> Registration:
@@ -111,22 +132,33 @@ def register_to_template(scan: Scan, template: Volume) -> Registration:
     fixed = _coarse(template, _FINE_MM)
     starts = _starts(fixed.with_data(fixed.data > _BODY_HU), moving.with_data(head))
     fixed = fixed.with_data(np.clip(fixed.data, *_WINDOW_HU))
-    fine = to_sitk(fixed), to_sitk(moving)
     coarse = to_sitk(_coarse(fixed, _COARSE_MM)), to_sitk(_coarse(moving, _COARSE_MM))
-    results = [result for start in starts if (result := _optimise(*coarse, start, 30)) is not None]
-    if not results:
+    placed = [found for start in starts if (found := _optimise(*coarse, start, 30)) is not None]
+    if not placed:
         return _failed("the template finds no place on the scan")
-    rigid = min(results, key=lambda result: result[0])[1]
+    best_so_far = min(placed, key=lambda found: found[0])[1]
+    placed += [found for start in _turned(best_so_far) if (found := _optimise(*coarse, start, 30)) is not None]
+    refined = [
+        found
+        for _, start in sorted(placed, key=lambda found: found[0])[:_N_CANDIDATES]
+        if (found := _optimise(*coarse, _as_affine(start), 60)) is not None
+    ]
+    verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid) for _, transform in refined]
+    if not verdicts:
+        return _failed("the template was moved off the scan")
+    best = max(range(len(verdicts)), key=lambda k: (verdicts[k].ok, verdicts[k].similarity))
+    fine = _optimise(to_sitk(fixed), to_sitk(moving), refined[best][1], 30)
+    if fine is None:
+        return _failed("the template was moved off the scan")
+    return judge(_ras_matrix(fine[1]), fixed, moving, scan.grid)
+
+
+def _as_affine(transform: Any) -> sitk.AffineTransform:
     affine = sitk.AffineTransform(3)
-    affine.SetMatrix(rigid.GetMatrix())
-    affine.SetTranslation(rigid.GetTranslation())
-    affine.SetCenter(rigid.GetCenter())
-    for images, iterations in ((coarse, 100), (fine, 30)):
-        refined = _optimise(*images, affine, iterations)
-        if refined is None:
-            return _failed("the template was moved off the scan")
-        affine = refined[1]
-    return judge(_ras_matrix(affine), fixed, moving, scan.grid)
+    affine.SetMatrix(transform.GetMatrix())
+    affine.SetTranslation(transform.GetTranslation())
+    affine.SetCenter(transform.GetCenter())
+    return affine
 
 
 def _failed(reason: str) -> Registration:
@@ -163,27 +195,49 @@ def _head(scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
     return place(scan_head, grid, _WINDOW_HU[0]), place(coarse.with_data(head), grid, False).data
 
 
-def _starts(template_head: Volume, scan_head: Volume) -> list[sitk.Euler3DTransform]:
-    """Rigid transforms that put the template's head onto the scan's, at several heights and pitches."""
-    template_center, scan_center = _head_center(template_head), _head_center(scan_head)
+def _starts(template_head: Volume, scan_head: Volume) -> list[sitk.Similarity3DTransform]:
+    """Similarities that put the template's head onto the scan's, at several heights and pitches, about as large."""
+    scale = float(np.clip(np.sqrt(_largest_section_mm2(scan_head) / _largest_section_mm2(template_head)), *_START_SCALES))
+    template_center, scan_center = _head_center(template_head, 1.0), _head_center(scan_head, scale)
     starts = []
     cut = scan_head.data[:, :, -1].sum() * _SCAN_MM**2 > _LARGEST_CUT_MM2
     for height in _START_HEIGHTS_CUT_MM if cut else _START_HEIGHTS_MM:
         for pitch in _START_PITCHES_DEG:
-            start = sitk.Euler3DTransform()
+            start = sitk.Similarity3DTransform()
             start.SetCenter(lps_from_ras(template_center))
-            start.SetTranslation(lps_from_ras(scan_center - template_center + np.array([0.0, 0.0, height])))
-            start.SetRotation(float(np.deg2rad(pitch)), 0.0, 0.0)
+            start.SetTranslation(lps_from_ras(scan_center - template_center + np.array([0.0, 0.0, scale * height])))
+            start.SetRotation((1.0, 0.0, 0.0), float(np.deg2rad(pitch)))
+            start.SetScale(scale)
             starts.append(start)
     return starts
 
 
-def _head_center(head: Volume) -> NDArray[np.float64]:
+def _turned(transform: sitk.Similarity3DTransform) -> list[sitk.Similarity3DTransform]:
+    """The same place, looking and leaning to either side."""
+    starts = []
+    for axis in ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0)):
+        for degrees in _START_TURNS_DEG:
+            turn = sitk.VersorTransform(axis, float(np.deg2rad(degrees)))
+            start = sitk.Similarity3DTransform(transform)
+            matrix = np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(transform.GetMatrix(), (3, 3))
+            start.SetMatrix(matrix.ravel().tolist())
+            starts.append(start)
+    return starts
+
+
+def _largest_section_mm2(head: Volume) -> float:
+    """Area of the head on the slice that shows most of it."""
+    x, y, _ = head.grid.spacing_mm
+    return float(head.data.sum(axis=(0, 1)).max() * x * y)
+
+
+def _head_center(head: Volume, scale: float) -> NDArray[np.float64]:
     """Middle of the head, of what lies within a head's height below its top."""
     points = head.grid.to_ras_mm(np.argwhere(head.data))
     top = np.percentile(points[:, 2], 99.9)
-    low, high = np.percentile(points[points[:, 2] > top - _HEAD_HEIGHT_MM], [0.5, 99.5], axis=0)
-    return np.array([*((low + high) / 2)[:2], top - _HEAD_HEIGHT_MM / 2])
+    height = scale * _HEAD_HEIGHT_MM
+    low, high = np.percentile(points[points[:, 2] > top - height], [0.5, 99.5], axis=0)
+    return np.array([*((low + high) / 2)[:2], top - height / 2])
 
 
 def _optimise(fixed: sitk.Image, moving: sitk.Image, start: Any, iterations: int) -> tuple[float, Any] | None:
@@ -245,7 +299,6 @@ def judge(affine: NDArray[np.float64], fixed: Volume, moving: Volume, scan_grid:
     similarity = 0.0
     if inside.any() and np.ptp(shown[inside]) > 0:
         similarity = float(np.corrcoef(shown[inside], fixed.data[inside])[0, 1])
-    sella = scan_grid.to_index(Registration(affine, 0.0, True, "").to_scan(SELLA_MNI_MM))
     faults = []
     if overlap < _SMALLEST_OVERLAP:
         faults.append(f"the scan shows {overlap:.0%} of the template's head, expected at least {_SMALLEST_OVERLAP:.0%}")
@@ -255,6 +308,6 @@ def judge(affine: NDArray[np.float64], fixed: Volume, moving: Volume, scan_grid:
         faults.append(f"scales {scales.round(2).tolist()} outside {_SCALE_RANGE[0]}–{_SCALE_RANGE[1]}")
     if np.linalg.det(affine[:3, :3]) <= 0 or degrees > _LARGEST_ROTATION_DEG:
         faults.append(f"rotated by {degrees:.0f}°, expected at most {_LARGEST_ROTATION_DEG:.0f}°")
-    if ((sella < -0.5) | (sella > np.asarray(scan_grid.shape) - 0.5)).any():
+    if not scan_grid.holds(Registration(affine, 0.0, True, "").to_scan(SELLA_MNI_MM)):
         faults.append("the region of interest lies outside the scan")
     return Registration(affine, similarity, not faults, "; ".join(faults))

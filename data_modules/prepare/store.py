@@ -13,7 +13,6 @@ Other settings lead to another folder. `data_modules.prepare.preparation` makes 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,9 @@ from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
 from data_modules.prepare.facts import read_meta
 from data_modules.prepare.listings import FAILED_FILE, read_failed
+from data_modules.prepare.registration import REGISTRATION_VERSION
 from data_modules.prepare.sources import digest
+from data_modules.prepare.templates import templates_digest
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.resampling import resample_peak
 
@@ -180,16 +181,15 @@ def store_directory(config: DataConfig, cohort: Cohort) -> Path:
 
 
 def preparation_settings(grid: GridConfig) -> dict[str, Any]:
-    """Everything but the scan itself that decides what a prepared volume holds; a template counts by its content."""
+    """Everything but the scan itself that decides what a prepared volume holds; a template counts by its content.
+
+    Raises:
+        UserError: when a template cannot be read.
+    """  # noqa: DOC502 - `templates_digest` raises it
     settings: dict[str, Any] = {"preparation_version": PREPARATION_VERSION, **asdict(grid)}
     if grid.template is not None:
-        try:
-            settings["template"] = hashlib.sha256(Path(grid.template).read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(
-                f"data.grid.template: {grid.template} cannot be read ({error.strerror}); give the path of a NIfTI file "
-                "in HU, or null where scans are centred on the region"
-            ) from None
+        settings["template"] = templates_digest(grid.template)
+        settings["registration_version"] = REGISTRATION_VERSION
     return settings
 
 

@@ -64,7 +64,8 @@ RESULT = {
     "`threshold`, and by `thickness` of slices where that differs",
     "plain_threshold": "the threshold of `mask_plain.nii.gz`",
     "calibration": "`temperature` and `bias` that were applied, and the `n_series` and `n_patients` they come from",
-    "registration": "`similarity` to the template and `template_to_scan_ras`; null without a template",
+    "registration": "name of the `template`, `similarity` to it and `template_to_scan_ras`; null where the scan was "
+    "taken to be cut around the region",
     "training_domain": "what the model has learnt from: `learnt_from` (`phantoms`, `patients` or `both`), counts of "
     "scans and patients, `ranges` of slice thickness, spacing and HU, `manufacturers` and `kernels` where they are "
     "known; null where it is not known",
@@ -123,7 +124,8 @@ def predict(
         source: NIfTI, NRRD or MetaImage file, or folder of one DICOM series.
         out: folder, made if needed. Only what an earlier call wrote there is replaced.
         model: of a run or a bundle.
-        template: CT template to find the region of interest; without it the scan must be a region already.
+        template: CT template to find the region of interest of whole heads; without it the run's, else the built-in
+            head model, serves.
         series: which series, where a DICOM folder holds several.
         slice_thickness_mm: where the file does not say it (NIfTI without a JSON file beside it). A file's own counts
             all the same, as in every evaluation; where the two differ by more than 10 % a warning says so.
@@ -243,8 +245,8 @@ def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> 
     """The region of interest on the scan's native grid, and how it was found.
 
     Raises:
-        UserError: when the scan is larger than a region and there is no template to find it with.
-        RegistrationFailed: when the scan does not fit the template.
+        UserError: when the template cannot be read.
+        RegistrationFailed: when the scan does not fit the template, the built-in one where none is given.
     """
     grid = config.data.grid
     if template is not None:
@@ -276,4 +278,8 @@ def registration_facts(registration: Registration | None) -> dict[str, Any] | No
     """How the region was found, for the JSON."""
     if registration is None:
         return None
-    return {"similarity": registration.similarity, "template_to_scan_ras": np.asarray(registration.affine).tolist()}
+    return {
+        "template": registration.template,
+        "similarity": registration.similarity,
+        "template_to_scan_ras": np.asarray(registration.affine).tolist(),
+    }
