@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_modules.phantom.canvas import Canvas, Floats, Point, occupancy, random_frame
+from data_modules.phantom.canvas import Canvas, Floats, Frame, Point, occupancy, random_frame
 from data_modules.phantom.plaques import Plaque, add_plaque
 from data_modules.phantom.tissue import paint_bone_and_air, paint_look_alikes, paint_soft_tissue
 from data_modules.phantom.vessels import Vessel, draw_vessels, tube_around
@@ -18,6 +18,7 @@ class Anatomy:
     """One patient before imaging.
 
     Attributes:
+        frame: from world to the patient's anatomical coordinates.
         grid: fine grid, `FINE_MM` isotropic.
         hu: `[X, Y, Z]` float32.
         plaque: `[X, Y, Z]` float32, share of each voxel that is arterial plaque.
@@ -28,6 +29,7 @@ class Anatomy:
         true_volume_mm3: volume of all plaque.
     """
 
+    frame: Frame
     grid: Grid
     hu: Floats
     plaque: Floats
@@ -81,6 +83,7 @@ def build_anatomy(rng: np.random.Generator, plaque_volume_mm3: float, half_size_
         flat[where] = flat[where] * (1 - share_of) + signal.reshape(-1)[where] + share_of * np.float32(blood)
         other.reshape(-1)[where] *= 1 - share_of
     return Anatomy(
+        frame=frame,
         grid=canvas.grid,
         hu=hu,
         plaque=plaque,

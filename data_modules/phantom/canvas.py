@@ -1,4 +1,4 @@
-"""A patient's own space: from world to anatomical coordinates, and solids painted there at 0.5 mm.
+"""A patient's own space: from world to anatomical coordinates, and solids painted there in cells of 0.5 mm or more.
 
 Anatomical coordinates have their origin in the sella turcica, x to the right, y forward, z up (RAS mm). A patient's
 own scale, rotation, shift and a smooth warp lead from world to anatomical coordinates, so every patient differs.
@@ -76,12 +76,16 @@ def random_frame(rng: np.random.Generator) -> Frame:
 
 def linear_operator(n_out: int, n_in: int) -> sparse.csr_array:
     """`[n_out, n_in]` float32: linear interpolation of `n_in` knots onto `n_out` samples, ends aligned."""
-    position = np.linspace(0, n_in - 1, n_out)
+    return linear_operator_at(np.linspace(0, n_in - 1, n_out), n_in)
+
+
+def linear_operator_at(position: NDArray[np.float64], n_in: int) -> sparse.csr_array:
+    """`[len(position), n_in]` float32: linear interpolation of `n_in` knots at places within 0 to `n_in` - 1."""
     low = np.minimum(position.astype(int), n_in - 2)
     weight = (position - low).astype(np.float32)
-    rows = np.arange(n_out)
+    rows = np.arange(len(position))
     places = (np.concatenate([rows, rows]), np.concatenate([low, low + 1]))
-    return sparse.coo_array((np.concatenate([1 - weight, weight]), places), shape=(n_out, n_in)).tocsr()
+    return sparse.coo_array((np.concatenate([1 - weight, weight]), places), shape=(len(position), n_in)).tocsr()
 
 
 def apply_along(operator: sparse.csr_array, array: Floats, axis: int) -> Floats:
@@ -95,21 +99,31 @@ def apply_along(operator: sparse.csr_array, array: Floats, axis: int) -> Floats:
 
 
 class Canvas:
-    """The fine grid of one patient with its anatomical coordinates."""
+    """A grid of one patient with its anatomical coordinates.
 
-    def __init__(self, frame: Frame, half_mm: Point) -> None:
-        shape = [int(np.ceil(2 * h / FINE_MM)) for h in half_mm]
-        affine = np.diag([FINE_MM, FINE_MM, FINE_MM, 1.0])
-        affine[:3, 3] = [-(n - 1) / 2 * FINE_MM for n in shape]
+    Args:
+        frame: the patient's own.
+        half_mm: half the extent of the grid along x, y, z.
+        cell_mm: voxel size.
+        center_mm: middle of the grid, RAS mm.
+    """
+
+    def __init__(
+        self, frame: Frame, half_mm: Point, cell_mm: float = FINE_MM, center_mm: Point = (0.0, 0.0, 0.0)
+    ) -> None:
+        shape = [int(np.ceil(2 * h / cell_mm)) for h in half_mm]
+        affine = np.diag([cell_mm, cell_mm, cell_mm, 1.0])
+        affine[:3, 3] = [c - (n - 1) / 2 * cell_mm for c, n in zip(center_mm, shape, strict=True)]
         self.grid = Grid((shape[0], shape[1], shape[2]), affine)
         self.frame = frame
-        self.q = frame.on_axes([affine[k, 3] + FINE_MM * np.arange(shape[k]) for k in range(3)])
+        self.cell_mm = cell_mm
+        self.q = frame.on_axes([affine[k, 3] + cell_mm * np.arange(shape[k]) for k in range(3)])
 
     def box(self, low: Any, high: Any, margin_mm: float = 2.5) -> Box:
         """Index box that holds an anatomical box, with room for the warp."""
         corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
         index = self.grid.to_index(self.frame.to_world(corners.astype(np.float64)))
-        margin = margin_mm / FINE_MM
+        margin = margin_mm / self.cell_mm
         starts = np.clip(np.floor(index.min(0) - margin), 0, self.grid.shape).astype(int)
         stops = np.clip(np.ceil(index.max(0) + margin) + 1, 0, self.grid.shape).astype(int)
         a, b, c = (slice(int(i), int(j)) for i, j in zip(starts, stops, strict=True))
@@ -121,7 +135,7 @@ class Canvas:
 
     def texture(self, rng: np.random.Generator, knot_mm: float) -> Floats:
         """Smooth random field of about unit variance."""
-        knots = [max(3, round(n * FINE_MM / knot_mm)) for n in self.grid.shape]
+        knots = [max(3, round(n * self.cell_mm / knot_mm)) for n in self.grid.shape]
         field = 1.6 * rng.standard_normal(knots, dtype=np.float32)
         for axis in (2, 1, 0):
             field = apply_along(linear_operator(self.grid.shape[axis], knots[axis]), field, axis)
@@ -162,9 +176,9 @@ class Shape:
         return np.sqrt(square) - (np.float32(self.radius) + t * np.float32(self.end_radius - self.radius))
 
 
-def occupancy(distance: Floats) -> Floats:
+def occupancy(distance: Floats, cell_mm: float = FINE_MM) -> Floats:
     """Share of a voxel inside a surface at signed distance `distance` (exact for a plane along the grid)."""
-    return np.clip(np.float32(0.5) - distance / np.float32(FINE_MM), 0, 1)
+    return np.clip(np.float32(0.5) - distance / np.float32(cell_mm), 0, 1)
 
 
 def paint(canvas: Canvas, hu: Floats, shape: Shape, value: float) -> None:
@@ -172,7 +186,7 @@ def paint(canvas: Canvas, hu: Floats, shape: Shape, value: float) -> None:
     box = canvas.box(*shape.bounds())
     view = hu[box]
     if view.size:
-        view += occupancy(shape.distance(canvas.at(box))) * (np.float32(value) - view)
+        view += occupancy(shape.distance(canvas.at(box)), canvas.cell_mm) * (np.float32(value) - view)
 
 
 def unite(canvas: Canvas, field: Floats, shape: Shape) -> None:

@@ -43,7 +43,7 @@ PLAQUE_FREE = 0.2
 VERSION = 2
 """Raised whenever the same seed gives other images."""
 
-_KERNELS: dict[str, tuple[Kernel, ...]] = {
+KERNELS: dict[str, tuple[Kernel, ...]] = {
     "Vendor A": (
         Kernel(name="A20s", kind="soft", fwhm_mm=1.35),
         Kernel(name="A30s", kind="soft", fwhm_mm=1.20),
@@ -120,7 +120,7 @@ def _plan_acquisition(rng: np.random.Generator, group: str, manufacturer: str) -
     affine[:3, 3] = center - affine[:3, :3] @ ((shape - 1) / 2)
     # What a NIfTI header (float32) can hold, so that the image lies exactly where its header says.
     affine = affine.astype(np.float32).astype(np.float64)
-    kernels = _KERNELS[manufacturer]
+    kernels = KERNELS[manufacturer]
     return Acquisition(
         grid=Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine),
         slice_thickness_mm=thickness,
@@ -134,7 +134,7 @@ def plan_patient(seed: int, number: int, max_series: int) -> PatientPlan:
     rng = np.random.default_rng([seed, number, 0])
     volume = float(np.clip(np.exp(rng.normal(np.log(100.0), 0.9)), 5.0, 800.0))
     volume = 0.0 if rng.random() < PLAQUE_FREE else volume
-    manufacturer = str(rng.choice(tuple(_KERNELS)))
+    manufacturer = str(rng.choice(tuple(KERNELS)))
     groups = rng.choice(tuple(_THICKNESS_MM), 3, replace=False, p=[share for _, share in _THICKNESS_MM.values()])
     series = int(min(max_series, rng.choice((1, 2, 3), p=(0.45, 0.35, 0.20))))
     return PatientPlan(
@@ -223,7 +223,7 @@ def _assign(plans: Iterable[PatientPlan], fractions: dict[str, float], seed: int
     return dict(zip(table["patient_id"], table["split"], strict=True))
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
+def claim(out: Path, settings: dict[str, Any]) -> None:
     """Store the settings, or refuse a folder that holds something else."""
     stored = out / SETTINGS_FILE
     if stored.exists():
@@ -296,7 +296,7 @@ def make_phantom_cohort(
     }
     plans = [plan_patient(seed, number, max_series) for number in range(patients)]
     splits = _assign(plans, fractions, seed)
-    _claim(out, settings)
+    claim(out, settings)
     todo = [
         plan
         for plan in plans

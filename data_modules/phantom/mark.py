@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
+import pydicom
 from nibabel.filebasedimages import ImageFileError
+from pydicom.errors import InvalidDicomError
 
 from data_modules.cohort.table import Series
+from data_modules.scan.dicom_files import files_below
 
 MARK = "iac-lightning phantom"
-"""In the description that a NIfTI header has room for: it stays where a file is copied alone."""
+"""In the description that a NIfTI header has room for, and the ManufacturerModelName of DICOM: it stays where a file is
+copied alone."""
 
 COLUMN = "phantom_seed"
 """Of the cohort table of simulated heads."""
+
+_TAGS: list[Any] = ["SOPClassUID", "ManufacturerModelName"]
 
 SETTINGS_FILE = "phantom.json"
 """In the folder of a simulated cohort; it told alone before images were marked."""
@@ -27,8 +34,29 @@ def is_phantom_series(series: Series) -> bool:
 
 
 def is_phantom_image(path: Path) -> bool:
-    """Whether an image file is marked as simulated, or lies where the generator put it; False for what is no NIfTI."""
+    """Whether an image is marked as simulated, or lies where the generator put it.
+
+    Args:
+        path: NIfTI, or a folder of DICOM, of which every file has to be marked. False for anything else.
+    """
+    if Path(path).is_dir():
+        return _is_marked_dicom(path)
     return _is_marked(path) or _is_in_phantom_folder(path)
+
+
+def _is_marked_dicom(folder: Path) -> bool:
+    models = []
+    for path in files_below(folder):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        except (InvalidDicomError, OSError, EOFError, ValueError):
+            continue
+        if "SOPClassUID" not in header:  # no image, or not much of one
+            continue
+        models.append(str(header.get("ManufacturerModelName", "")))
+        if models[-1] != MARK:
+            return False
+    return bool(models)
 
 
 def _is_marked(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_modules.phantom.canvas import FINE_MM, Canvas, Floats, Shape, jittered, mirrored, occupancy, paint, unite
+from data_modules.phantom.canvas import Canvas, Floats, Shape, jittered, mirrored, occupancy, paint, unite
 
 _FAT_HU, _MUSCLE_HU, _CSF_HU, _AIR_HU = -95.0, 52.0, 5.0, -1000.0
 
@@ -134,14 +134,14 @@ def paint_bone_and_air(canvas: Canvas, hu: Floats, rng: np.random.Generator, tex
 
     cortical, cancellous = float(rng.uniform(850, 1200)), float(rng.uniform(280, 520))
     thickness = float(rng.uniform(0.9, 1.5))
-    index = np.flatnonzero(np.minimum(bone, air).ravel() < FINE_MM)
+    index = np.flatnonzero(np.minimum(bone, air).ravel() < canvas.cell_mm)
     d, g, a = bone.ravel()[index], texture.ravel()[index], air.ravel()[index]
     core = np.clip((-d - np.float32(thickness)) / np.float32(0.6), 0, 1)
     shell_hu = np.clip(cortical * (1 + np.float32(0.14) * g), 600, 1500)
     core_hu = np.clip(cancellous * (1 + np.float32(0.30) * g), 200, 700)
     here = hu.ravel()[index]
-    here += occupancy(d) * (shell_hu + core * (core_hu - shell_hu) - here)
-    here += occupancy(a) * (np.float32(_AIR_HU) - here)
+    here += occupancy(d, canvas.cell_mm) * (shell_hu + core * (core_hu - shell_hu) - here)
+    here += occupancy(a, canvas.cell_mm) * (np.float32(_AIR_HU) - here)
     hu.ravel()[index] = here
 
 

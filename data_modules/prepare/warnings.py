@@ -39,7 +39,9 @@ def warnings_sentence(summary: Mapping[str, Any]) -> str:
     kinds = [f"{name} ({n})" for name, n in summary["kinds"][:_LISTED]]
     rest = len(summary["kinds"]) - len(kinds)
     more = f"; and {rest} other kind{'s' if rest > 1 else ''}" if rest else ""
+    carry = "carries" if summary["n_with_warnings"] == 1 else "carry"
+    numbers = " (“…” stands for a number of each scan)" if any("…" in name for name in kinds) else ""
     return (
-        f"{summary['n_with_warnings']} of the {summary['n_series']} evaluated scans carry warnings of their "
-        f"preparation: {'; '.join(kinds)}{more}."
+        f"{summary['n_with_warnings']} of the {summary['n_series']} evaluated scans {carry} warnings of preparation"
+        f"{numbers}: {'; '.join(kinds)}{more}."
     )

@@ -12,20 +12,37 @@ from iac_lightning.commands.experiment import load
 
 @command(
     "phantom",
-    "make a digital cohort from a seed",
-    option("out", type=Path, help="folder for images, labels and cohort.csv"),
+    "make a digital cohort from a seed, or a hospital's DICOM export of one",
+    option("out", type=Path, help="folder for images, labels and cohort.csv; or for dicom/ and expected.csv"),
     option("--patients", type=int, default=150, help="how many"),
     option("--seed", type=int, default=0, help="decides every head and scan"),
     option("--workers", type=int, default=2, help="processes"),
-    option("--max-series", type=int, default=3, help="most series a patient (1-3)"),
+    option("--max-series", type=int, help="most series a patient of a cohort (1-3; default: 3)"),
+    option(
+        "--format",
+        choices=("cohort", "dicom"),
+        default="cohort",
+        help="a cohort to train on, or whole heads as hospitals export them, with all troubles (default: %(default)s)",
+    ),
+    option("--matrix", type=int, help="rows and columns of the images of an export (64-1024; default: 96)"),
 )
 def phantom(arguments: argparse.Namespace) -> None:
     """`iac phantom`."""
+    if arguments.format == "dicom":
+        if arguments.max_series is not None:
+            raise UserError("--max-series applies to cohorts; leave it out with --format dicom")
+        from data_modules.phantom.hospital import MATRIX, make_hospital_export
+
+        matrix = MATRIX if arguments.matrix is None else arguments.matrix
+        path = make_hospital_export(arguments.out, arguments.patients, arguments.seed, arguments.workers, matrix)
+        print(f"{path.parent / 'dicom'}\n{path}\n{path.parent / 'heads.csv'}")
+        return
+    if arguments.matrix is not None:
+        raise UserError("--matrix applies to --format dicom; a cohort has pixels of 0.4 to 0.6 mm")
     from data_modules.phantom.cohort import make_phantom_cohort
 
-    path = make_phantom_cohort(
-        arguments.out, arguments.patients, arguments.seed, arguments.workers, arguments.max_series
-    )
+    max_series = 3 if arguments.max_series is None else arguments.max_series
+    path = make_phantom_cohort(arguments.out, arguments.patients, arguments.seed, arguments.workers, max_series)
     print(f"{path}\n{path.parent / 'contact_sheet.png'}")
 
 

@@ -25,6 +25,7 @@ from iac_lightning.figures.style import (
     BLUE,
     GREY,
     color_of,
+    hide_spares,
     legend_below,
     line_style_of,
     marker_of,
@@ -212,15 +213,22 @@ def volume_figure(tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, di
                 label=f"limits {signed(low, 1)} to {signed(high, 1)} mm³",
             )
             axes.axhline(low, color=BLACK, linewidth=1, linestyle="--")
-            axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8, loc="best")
-        axes.set_title(label, fontsize=10)
+            axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+        axes.set_title(label, fontsize=10, pad=34)
         axes.spines[["top", "right"]].set_visible(False)
-    for spare in panels.ravel()[len(tables) :]:
-        spare.set_visible(False)
+    hide_spares(panels, len(tables))
     figure.supxlabel("mean of predicted and labelled volume (mm³)", fontsize=10)
     figure.supylabel("predicted − labelled (mm³)", fontsize=10)
     figure.suptitle(f"Agreement of volumes, all scans\n{source}", fontsize=10)
     return figure
+
+
+_WORDS = {
+    "train/loss": "training loss",
+    "train/loss_epoch": "training loss",
+    "dev/dice": "Dice, development split",
+}
+"""What logged columns are called in a figure."""
 
 
 def training_figure(table: pd.DataFrame, source: str) -> Figure:
@@ -238,7 +246,14 @@ def training_figure(table: pd.DataFrame, source: str) -> Figure:
         for k, column in enumerate(columns):
             points = table[["epoch", column]].dropna()
             style = line_style_of(k)
-            axes.plot(points["epoch"], points[column], style, color=color_of(k), marker=".", label=str(column))
+            axes.plot(
+                points["epoch"],
+                points[column],
+                style,
+                color=color_of(k),
+                marker=".",
+                label=_WORDS.get(str(column), str(column)),
+            )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel({"loss": "loss", "dice": "Dice"}[name])

@@ -12,6 +12,8 @@ from math import isnan
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from numpy import object_
+from numpy.typing import NDArray
 
 from iac_lightning.evaluation.statistics.intervals import Interval
 
@@ -56,6 +58,13 @@ def title_axes(axes: Axes, title: str, source: str) -> None:
 def legend_below(figure: Figure | SubFigure, handles: Sequence[Artist]) -> None:
     """A legend under all panels."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def hide_spares(panels: NDArray[object_], n: int) -> None:
+    """Hide what is left of a grid of panels `[rows, columns]` after the first n; the lowest shown name their ticks."""
+    for k, axes in enumerate(panels.ravel()):
+        axes.set_visible(k < n)
+        axes.tick_params(labelbottom=k + panels.shape[1] >= n)
 
 
 def color_of(k: int) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from iac_lightning.evaluation.tables.volume_size import volume_ratios
-from iac_lightning.figures.style import BLACK, color_of, marker_of
+from iac_lightning.evaluation.tables.volume_size import MIN_LIMITS, volume_ratios
+from iac_lightning.figures.style import BLACK, color_of, hide_spares, marker_of
 
 RATIOS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 _WIDEST = 16.0
@@ -42,22 +42,23 @@ def ratio_figure(tables: Mapping[str, pd.DataFrame], source: str) -> Figure:
             axes.scatter(volumes, np.full(len(volumes), edge), marker=marker, **style)
         found = volume_ratios(predicted, labelled)
         axes.axhline(1, color="#bbbbbb", linewidth=0.8)
-        if found.n > 1:
+        if found.n > 0:
             axes.axhline(found.ratio, color=BLACK, linewidth=1.4, label=f"ratio {found.ratio:.2f}")
+        if found.n >= MIN_LIMITS:
             limits = f"limits {found.low:.2f} to {found.high:.2f}"
             axes.axhline(found.low, color=BLACK, linewidth=1, linestyle="--", label=limits)
             axes.axhline(found.high, color=BLACK, linewidth=1, linestyle="--")
-            axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8, loc="best")
+        if found.n > 0:
+            axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes.set_xscale("log")
         axes.set_yscale("log", base=2)
         axes.set_ylim(1 / (1.25 * _WIDEST), 1.25 * _WIDEST)
         axes.set_yticks(RATIOS, [f"1/{1 / r:.0f}" if r < 1 else f"{r:.0f}" for r in RATIOS])
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda volume, _: f"{volume:g}"))
-        axes.set_title(label, fontsize=10)
+        axes.set_title(label, fontsize=10, pad=34)
         axes.spines[["top", "right"]].set_visible(False)
-    for spare in panels.ravel()[len(tables) :]:
-        spare.set_visible(False)
+    hide_spares(panels, len(tables))
     figure.supxlabel("geometric mean of predicted and labelled volume (mm³)", fontsize=10)
     figure.supylabel("predicted / labelled", fontsize=10)
     figure.suptitle(f"Agreement of volumes as ratios, all scans\n{source}", fontsize=10)

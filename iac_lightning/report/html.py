@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import jinja2
@@ -14,6 +15,11 @@ from iac_lightning.report.words import duration, interval, number, p_value
 def data_uri(image: bytes) -> str:
     """A PNG inside the page."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def place(image: bytes) -> str:
+    """Name of the place where a picture stands on the page."""
+    return f"figure-{sha256(image).hexdigest()[:10]}"
 
 
 def slug(title: str) -> str:
@@ -30,6 +36,6 @@ def page_template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(png=data_uri, slug=slug, number=number, p_value=p_value, duration=duration)
+    environment.filters.update(png=data_uri, place=place, slug=slug, number=number, p_value=p_value, duration=duration)
     environment.globals["interval"] = interval
     return environment.get_template(name)

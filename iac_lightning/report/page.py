@@ -144,6 +144,7 @@ class ReportContext:
         missing: what the page lacks and why, in one sentence; empty when nothing.
         mend: commands that make it.
         strata: of slice thickness.
+        run_files: names of files that lie in the folder of every model.
         trainings: what intervals leave out of how networks were trained, in a sentence.
     """
 
@@ -163,6 +164,7 @@ class ReportContext:
     missing: str = ""
     mend: Sequence[str] = ()
     strata: Sequence[Stratum] = field(default=THICKNESS_STRATA)
+    run_files: Sequence[str] = ()
     trainings: str = "One training of each model: how much another seed would change is not in these intervals."
 
 

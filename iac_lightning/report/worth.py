@@ -88,7 +88,8 @@ def worth_table(worths: Sequence[Worth], where: str) -> Table:
     legend = (
         "Networks that differ in the part alone; pre-trained and scratch ones each with an own optimiser. "
         "Undecided: the interval holds 0. Of these networks: it does not, but every network was trained once, and "
-        "another seed may change more than other patients."
+        "another seed may change more than other patients. Intervals: patients drawn anew, not corrected for their "
+        "number, so that they may leave out 0 where the paired comparisons establish nothing."
     )
     return Table(
         header=header, rows=rows, legend=legend, source=where, words=("part", "compared", "this is"), name="worth"

@@ -26,8 +26,8 @@ from iac_lightning.evaluation.calibration.lesions import candidate_lesions
 from iac_lightning.evaluation.calibration.record import Calibration
 from iac_lightning.evaluation.calibration.scaling import Part, Scaling
 from iac_lightning.evaluation.metrics.lesions import components
-from iac_lightning.evaluation.metrics.series import SeriesMetrics, series_metrics
-from iac_lightning.evaluation.tables.series_table import series_row
+from iac_lightning.evaluation.metrics.series import dice, series_metrics
+from iac_lightning.evaluation.tables.series_table import SecondReader, series_row
 from iac_lightning.modules.development import native_probability
 from iac_lightning.workflows.prediction_files import (
     MASK_ENDING,
@@ -205,23 +205,27 @@ def evaluate_series(work: EvaluationWork) -> Evaluated | None:
         series_metrics(plain, label, scan),
         series.true_volume_mm3,
         series_metrics(calibration.uncalibrated_mask(probability, thickness_mm), label, scan),
-        second_reader(series, scan, label, work.look),
+        second_reader(series, scan, label, mask, work.look),
     )
     return Evaluated(row, sums_of_scan(probability, mask, label, calibration, thickness_mm))
 
 
-def second_reader(series: Series, scan: Scan, label: Volume, look: RecordedLook | None) -> SeriesMetrics | None:
-    """Values of the second reader's mask against the label, as of a prediction; None where there is no such mask.
+def second_reader(
+    series: Series, scan: Scan, label: Volume, mask: Volume, look: RecordedLook | None
+) -> SecondReader | None:
+    """Values of the second reader's mask against the label and the result; None where there is no such mask.
 
     Args:
         series: of the cohort.
         scan: of the series.
         label: the first reader's mask, on the scan's grid.
+        mask: the result, likewise.
         look: needed for the test split.
     """
     if series.label_2 is None:
         return None
-    return series_metrics(read_label(series, like=scan, look=look, second=True), label, scan)
+    second = read_label(series, like=scan, look=look, second=True)
+    return SecondReader(metrics=series_metrics(second, label, scan), dice=dice(mask.data, second.data))
 
 
 def calibrated_probability(work: EvaluationWork, grid: Grid) -> Volume | None:

@@ -44,7 +44,7 @@ def thresholds_by_thickness(
     scores: NDArray[np.float64],
     weights: ArrayLike,
     has_lesion: ArrayLike,
-    patients: Sequence[str],
+    patients: ArrayLike,
     thickness_mm: ArrayLike,
     seed: int,
     thickness_strata: Sequence[Stratum] = THICKNESS_STRATA,

@@ -168,10 +168,10 @@ def fit_conformal(
         ]
         radii += parts
         if len(members) > 1:
-            each = ", ".join(f"{p.stratum}: {p.n_patients}, {p.promised:.0%}" for p in parts)
+            each = ", ".join(f"{p.stratum}: {p.promised:.0%} by {p.n_patients}" for p in parts)
             remarks.append(
                 f"strata merged for want of {min_patients} development patients in each; {coverage:.0%} is promised on "
-                f"average over them, in each by itself less where its own patients are few ({each})"
+                f"average over them, in each by itself no more than its own development patients can promise ({each})"
             )
         if np.isinf(shared):
             needed = int(np.ceil(coverage / (1 - coverage) - 1e-9))

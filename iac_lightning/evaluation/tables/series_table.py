@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,23 @@ none."""
 READER_2 = "reader_2_"
 """Beginning of the columns of the second reader."""
 
+AGAINST_READER_2 = "dice_against_reader_2"
+"""Column of the Dice of the result against the second reader's mask; empty where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondReader:
+    """What a second reader's mask of a series says.
+
+    Attributes:
+        metrics: of the mask against the first reader's label, as of a prediction.
+        dice: of the result against the mask.
+    """
+
+    metrics: SeriesMetrics
+    dice: float
+
+
 COLUMNS = {
     "series_id": "name of the series in the cohort",
     "patient_id": "whose it is",
@@ -68,7 +85,7 @@ def series_row(
     plain: SeriesMetrics | None = None,
     true_volume_mm3: float | None = None,
     uncalibrated: SeriesMetrics | None = None,
-    reader_2: SeriesMetrics | None = None,
+    reader_2: SecondReader | None = None,
 ) -> dict[str, Any]:
     """One row of the table of series.
 
@@ -80,7 +97,7 @@ def series_row(
         plain: values of the mask of a threshold alone; becomes `plain_…` columns.
         true_volume_mm3: volume known from the phantom, which no label shows exactly.
         uncalibrated: values of the network as trained, at probability 0.5; becomes `uncalibrated_…` columns.
-        reader_2: values of the second reader's mask against the label; becomes `reader_2_…` columns.
+        reader_2: becomes `reader_2_…` columns and `AGAINST_READER_2`.
     """
     true_volume = float("nan") if true_volume_mm3 is None else float(true_volume_mm3)
     row = {
@@ -91,12 +108,15 @@ def series_row(
         **_with_errors(metrics, true_volume),
     }
     row = {column: row[column] for column in COLUMNS}
-    for prefix, other in (("plain_", plain), ("uncalibrated_", uncalibrated), (READER_2, reader_2)):
+    second = reader_2.metrics if reader_2 else None
+    for prefix, other in (("plain_", plain), ("uncalibrated_", uncalibrated), (READER_2, second)):
         if other is not None:
             values = _with_errors(other, true_volume)
             row |= {prefix + name: values[name] for name in METRICS}
-    if reader_2 is not None:  # a number, as other scans of the table may have no second reader
-        row[f"{READER_2}both_empty"] = float(reader_2.both_empty)
+    if reader_2 is not None:
+        # a number, as other scans of the table may have no second reader
+        row[f"{READER_2}both_empty"] = float(reader_2.metrics.both_empty)
+        row[AGAINST_READER_2] = reader_2.dice
     return row
 
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 EDGES_MM3 = (10.0, 50.0, 200.0)
 """Labelled volumes at which the sizes part."""
 
+MIN_LIMITS = 5
+"""Scans with both volumes below which limits of agreement are not worth showing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ratios:

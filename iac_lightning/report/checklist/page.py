@@ -2,89 +2,96 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from data_modules.files import write_text_atomic
-from iac_lightning.report.checklist.items import CHECKLISTS, Item
-from iac_lightning.report.html import page_template, slug
+from iac_lightning.report.checklist.claim import CLAIM
+from iac_lightning.report.checklist.lists import Item
+from iac_lightning.report.checklist.metrics_reloaded import METRICS_RELOADED
+from iac_lightning.report.checklist.places import PLACES, RUN_FILES
+from iac_lightning.report.checklist.tripod_ai import TRIPOD_AI, TRIPOD_AI_ABSTRACTS
+from iac_lightning.report.html import page_template
 from iac_lightning.report.page import ReportContext
 
 FILE = "checklist.html"
-UNKNOWN = "not known to the program: write it"
-
-PLACES = {
-    "models": "Models",
-    "legend": "Models",
-    "pairs": "Paired comparisons",
-    "training": "Figures",
-    "guard": "Can these figures be trusted?",
-    "worth": "What the transformer does",
-    "thickness": "Slice thickness",
-    "risk": "Risk groups",
-    "detection": "Detection per patient",
-    "calibration": "Calibration",
-    "point": "Operating point",
-    "stages": "Before and after calibration",
-    "volumes": "Volumes by size",
-    "subgroups": "Subgroups",
-    "readers": "Readers",
-    "seeds": "Seeds and folds",
-    "failures": "Failures",
-    "flow": "Flow of patients and scans",
-    "data": "Data",
-    "made": "How this was made",
-}
-"""Keys of items to headings of the page; the first screen and what lies beside the page have words of their own."""
-
-_ELSEWHERE = {
-    "settings": "config.yaml of each run",
-    "card": "card of the model's bundle (iac bundle)",
-    "stress": "page of iac stress, where it was run",
-}
+CHECKLISTS = (CLAIM, TRIPOD_AI, TRIPOD_AI_ABSTRACTS, METRICS_RELOADED)
+REPORTED, IN_PART, PERSON, MISSING = "reported", "in part", "needs a person", "not reported"
 
 
-def write_checklist(out: Path, context: ReportContext, headings: Collection[str], *, fails: bool) -> Path:
+@dataclass(frozen=True)
+class Standing:
+    """Where one item stands in one report.
+
+    Attributes:
+        status: `REPORTED`; `IN_PART`: a person must add to it; `PERSON`: the program cannot know it; `MISSING`: such
+            reports can have it, this one has not.
+        places: what each place is called, and its link; no link for a file of the runs.
+        to_do: what a person must write, or which parts the report lacks.
+    """
+
+    status: str
+    places: tuple[tuple[str, str], ...]
+    to_do: str
+
+
+def write_checklist(out: Path, context: ReportContext, page: str) -> Path:
     """Write `checklist.html` beside a page.
 
     Args:
         out: folder of the page.
         context: of the page.
-        headings: that the page has.
-        fails: whether its first screen says how sure the answer is and where the best model fails.
+        page: its HTML; an item stands only in a place whose anchor is in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    lists = {
-        name: [(item.number, item.asks, *standing(item, context, headings, fails=fails)) for item in items]
-        for name, items in CHECKLISTS.items()
+    found = anchors(page)
+    standings = {
+        checklist.name: [standing(item, found, context.run_files) for item in checklist.items]
+        for checklist in CHECKLISTS
     }
-    text = page_template("checklist/page.html.j2").render(context=context, lists=lists, unknown=UNKNOWN)
+    text = page_template("checklist/page.html.j2").render(
+        context=context,
+        checklists=CHECKLISTS,
+        standings=standings,
+        statuses=(REPORTED, IN_PART, PERSON, MISSING),
+    )
+    out.mkdir(parents=True, exist_ok=True)
     write_text_atomic(out / FILE, text)
     return out / FILE
 
 
-def standing(
-    item: Item, context: ReportContext, headings: Collection[str], *, fails: bool
-) -> tuple[list[tuple[str, str]], str]:
-    """(place, link) of each part that answers an item; what is left to the authors, `UNKNOWN` where it is all.
+def anchors(page: str) -> list[str]:
+    """Names of the places of a page, in its order."""
+    return re.findall(r'<[^<>]*\sid="([^"]+)"', page)
+
+
+def standing(item: Item, found: Collection[str], run_files: Collection[str]) -> Standing:
+    """Where an item stands.
 
     Args:
         item: of a checklist.
-        context: of the page.
-        headings: that the page has.
-        fails: as in `write_checklist`.
+        found: anchors of the page.
+        run_files: names of files that every run of the page has.
     """
-    places: dict[str, str] = {}
+    places: list[tuple[str, str]] = []
+    lacking = []
     for key in item.where:
-        heading = PLACES.get(key, "")
-        if heading in headings:
-            places[heading] = f"index.html#{slug(heading)}"
-        elif key in ("question", "answer", "caveat"):
-            shown = {"question": context.question, "answer": fails, "caveat": context.caveat}[key]
-            if shown:
-                places["First screen"] = "index.html#content"
-        elif key in _ELSEWHERE:
-            places[_ELSEWHERE[key]] = ""
-    if not places:
-        return [], f"{UNKNOWN} ({item.left})" if item.left else UNKNOWN
-    return list(places.items()), f"{UNKNOWN}: {item.left}" if item.left else ""
+        if key in RUN_FILES:
+            name, link = f"{RUN_FILES[key]} of each run", ""
+            there = RUN_FILES[key] in run_files
+        else:
+            name, pattern = PLACES[key]
+            anchor = next((anchor for anchor in found if fnmatchcase(anchor, pattern)), "")
+            there, link = bool(anchor), f"index.html#{anchor}"
+        if there:
+            places.append((name, link))
+        else:
+            lacking.append(name)
+    if places:
+        return Standing(IN_PART if item.left else REPORTED, tuple(places), item.left)
+    if lacking:
+        needs = f"; then: {item.left}" if item.left else ""
+        return Standing(MISSING, (), f"this report has no {', '.join(f'“{name}”' for name in lacking)}{needs}")
+    return Standing(PERSON, (), item.left)

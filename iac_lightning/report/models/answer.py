@@ -17,6 +17,8 @@ from iac_lightning.report.words import NBSP, estimate, number, p_value, plural, 
 POWER = 0.8
 """Of the sample size that is named where a difference is not established."""
 
+_BRACKETS = f"In brackets: 95{NBSP}% interval over patients."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -51,14 +53,15 @@ def answer_about_models(
     dice = estimate(best.summary["dice"])
     if len(models) == 1:
         return Answer(
-            better=[f"{best.label} reaches a mean Dice of {dice} {lesions}."],
+            better=[f"{best.label} reaches a mean Dice of {dice} {lesions}. {_BRACKETS}"],
             sure=["There is no second model on this page to compare it with."],
             fails=failures(best),
         )
     pairs = sorted((_turned(c, best.label) for c in comparisons), key=lambda c: c.paired.difference.estimate)
     with_best = [c for c in pairs if c.first == best.label]
+    highest = f"{best.label} has the highest mean Dice: {dice} {lesions}. {_BRACKETS}"
     return Answer(
-        better=[f"{best.label} has the highest mean Dice: {dice} {lesions}.", *map(_by_how_much, with_best)],
+        better=[highest, *map(_by_how_much, with_best)],
         sure=certainty(with_best, [c for c in pairs if c.first != best.label], len(comparisons), context.trainings),
         fails=failures(best),
     )
@@ -165,7 +168,10 @@ def _turned(c: Comparison, label: str) -> Comparison:
 
 
 def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """A list in words; with semicolons where names have commas of their own."""
+    between = "; " if any("," in name for name in names) else ", "
+    last = "; and " if between == "; " else " and "
+    return names[0] if len(names) == 1 else f"{between.join(names[:-1])}{last}{names[-1]}"
 
 
 def _range(size: SampleSize) -> str:

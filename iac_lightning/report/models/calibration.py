@@ -38,6 +38,8 @@ def calibration_section(models: Mapping[str, ModelResult]) -> Section | None:
     elsewhere = {label: c["domain"] for label, c in calibrated.items() if c.get("checkpoint_sha256", "") is None}
     remarks += [f"Predicted elsewhere, so that the region is not known: {n}: {d}." for n, d in elsewhere.items()]
     remarks += [f"{label}: {warning}." for label, c in calibrated.items() for warning in c["warnings"]]
+    plain = [label for label, c in calibrated.items() if c.get("scaling") == "none"]
+    remarks += [f"Not scaled, so that calibrated and uncalibrated are the same: {'; '.join(plain)}."] if plain else []
     words = sorted({c.get("after", OF_THE_FIT) for c in calibrated.values()})
     return Section(
         title="Calibration",

@@ -121,7 +121,8 @@ def _controls_table(controlled: Sequence[ModelResult], source: str) -> Table:
         rows=rows,
         legend=(
             "Grey: 95\u00a0% interval over patients; differences on the same scans. Beyond chance of patients: the "
-            "interval excludes 0, of this one network; another training may do otherwise."
+            "interval excludes 0, of this one network, uncorrected for the number of intervals; another training may "
+            "do otherwise."
         ),
         source=source,
     )

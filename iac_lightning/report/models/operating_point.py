@@ -12,6 +12,7 @@ from iac_lightning.figures.operating_point import froc_figure
 from iac_lightning.report.page import ReportContext, Section, Table, drawn
 from iac_lightning.report.words import TableCell, number, share
 
+_RULES = {"protocol": "protocol", "none": "no protocol"}
 _PRICES = ("balanced", "dice", "lesion_f1", "lesion_sensitivity", "small_lesion_sensitivity")
 _BESIDE = " Where slice thickness decides the threshold, a mark may lie beside its curve."
 
@@ -38,23 +39,9 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
     origin = f"{scans}, development split, seed {seeds}"
     aims = dict.fromkeys(point["aim"] for point in points.values())
     fitted = any(point["cross_validated"] is None for point in points.values())
+    by_thickness = any(point.get("thickness", {}).get("used") for point in points.values())
     evaluated = {label: _evaluated(model) for label, model in known.items()}
     missing = ", ".join(model.label for model in models.values() if model.label not in known)
-    legend = [
-        "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
-        "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
-        "all lesions that the mask touches. False components: those that touch no lesion.",
-        *(
-            ["Not cross-validated, for fewer than two patients have lesions: of the scans that chose."]
-            if fitted
-            else []
-        ),
-        *(
-            [f"Not chosen here, anew since this evaluation, or before such choices were recorded: {missing}."]
-            if missing
-            else []
-        ),
-    ]
     return Section(
         title="Operating point",
         text=" ".join(
@@ -71,7 +58,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                 source=origin,
                 header=[
                     ("model and choice", ""),
-                    ("mask", "probability; lesion; rule"),
+                    ("mask", "probability; least lesion; rule"),
                     ("balanced Dice", "all patients"),
                     ("Dice", "scans with lesions"),
                     ("lesion F1", "scans with lesions"),
@@ -81,7 +68,7 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
                     ("false alarms", "lesion-free scans"),
                 ],
                 rows=[row for label, point in points.items() for row in _rows(label, point)],
-                legend=" ".join(legend),
+                legend=_legend(fitted, missing),
                 words=("model and choice", "mask"),
             )
         ],
@@ -89,16 +76,29 @@ def operating_point_section(models: Mapping[str, ModelResult], context: ReportCo
             drawn(
                 "froc",
                 "Lesions found against false components",
-                "A curve: every threshold on the development split, at the chosen least lesion and rule. Filled mark: "
-                f"the chosen point there; hollow: the masks at this point on the {context.split} split."
-                + _BESIDE
-                * any(point.get("thickness", {}).get("used") for point in points.values()),
+                "A curve: every threshold on the development split, at the least lesion and rule chosen there (not "
+                f"cross-validated). Filled mark: the chosen point there; hollow: the masks at this point "
+                f"on the {context.split} split.{_BESIDE if by_thickness else ''}",
                 froc_figure(points, evaluated, context.split, origin),
                 origin,
                 alt=_finding(points, evaluated, context.split),
             )
         ],
     )
+
+
+def _legend(fitted: bool, missing: str) -> str:
+    parts = [
+        "Cross-validated by patient: of scans whose patients had no part in the choice. Balanced Dice: every patient "
+        "alike, lesion-free ones included, where a false alarm counts 0 and an empty mask 1. Lesions found: share of "
+        "all lesions that the mask touches. False components: those that touch no lesion. Protocol: "
+        f"{RULES['protocol']}."
+    ]
+    if fitted:
+        parts.append("Not cross-validated, for fewer than two patients have lesions: of the scans that chose.")
+    if missing:
+        parts.append(f"Not chosen here, anew since this evaluation, or before such choices were recorded: {missing}.")
+    return " ".join(parts)
 
 
 def _rows(label: str, point: Mapping[str, Any]) -> list[list[TableCell]]:
@@ -111,8 +111,8 @@ def _row(row: Mapping[str, Any]) -> list[TableCell]:
     found = row["cross_validated"] or row["fitted"]
     mask = "–"
     if "rule" in row:
-        least = f"{row['least_lesion_mm3']:g} mm³ or more" if row["least_lesion_mm3"] else "any size"
-        mask = f"≥ {_thresholds(row)}; {least}; {RULES[row['rule']]}"
+        least = f"≥ {row['least_lesion_mm3']:g} mm³" if row["least_lesion_mm3"] else "any size"
+        mask = f"≥ {_thresholds(row)}; {least}; {_RULES[row['rule']]}"
     return [
         row["name"] if row["cross_validated"] else f"{row['name']} (not cross-validated)",
         mask,

@@ -75,12 +75,10 @@ def write_report(
         (model, [_overlay_figure(model, k, overlay, context) for overlay in (overlays or {}).get(name, ())])
         for k, (name, model) in enumerate(models.items())
     ]
-    contents = _contents(bool(pairs), any(shown for _, shown in examples), sections, context)
-    answer = answer_about_models(models, comparisons, context)
     page = page_template("models/page.html.j2").render(
         context=context,
         first=next(iter(models.values())).summary,
-        answer=answer,
+        answer=answer_about_models(models, comparisons, context),
         worth=worth,
         glance=glance,
         tables=tables,
@@ -89,9 +87,9 @@ def write_report(
         overlays=[(model, shown) for model, shown in examples if shown],
         sections=sections,
         contact_sheet=context.contact_sheet.read_bytes() if context.contact_sheet else None,
-        contents=contents,
+        contents=_contents(bool(pairs), any(shown for _, shown in examples), sections, context),
     )
-    write_checklist(out_dir, context, contents, fails=bool(answer.fails))
+    write_checklist(out_dir, context, page)
     write_numbers(out_dir, models, comparisons, plain)
     write_files(
         out_dir,

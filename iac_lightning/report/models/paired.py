@@ -57,7 +57,8 @@ def measures_table(
             "Mean difference on the same scans, grey its 95\u00a0% interval over patients; means as in the table of "
             "models. p: Wilcoxon's signed-rank test over patients after Holm's correction over all "
             f"{len(found) * len(HEADLINE)} tests of this table. * established: corrected p below {SIGNIFICANT} and "
-            "interval without 0."
+            "interval without 0. It corrects for more tests than the table above, so that a difference can be "
+            "established there and not here."
         ),
         source=sample(models, context),
     )

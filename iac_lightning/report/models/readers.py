@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isnan
 
-from iac_lightning.evaluation.clinical.readers import Reading, readings
+from iac_lightning.evaluation.clinical.readers import SECOND, Agreement, Reading, readings
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.report.page import ReportContext, Section, Table
 from iac_lightning.report.words import TableCell, cell, p_cell, pair, plural, signed
@@ -20,24 +20,27 @@ def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -
         f"{plural(found.n, 'scan')} of {plural(found.n_patients, 'patient')} with two readers, {context.split} split, "
         f"seed {context.seed}"
     )
+    unmeasured = ", ".join(reading.name for reading in found.rows if reading.second is None)
+    again = f" Not measured against the second reader: {unmeasured} (evaluate again)." if unmeasured else ""
     return Section(
         title="Readers",
         text=(
-            "A second reader marked the same scans (label_2 of the cohort table). Against the first reader's label the "
-            "second is judged as the models are: who agrees with the label better than the second reader has learnt "
-            "this reader, not the truth."
+            "A second reader marked the same scans (label_2 of the cohort table). How far the two agree with each "
+            "other is as far as a model can be known to agree with either: who agrees with the first reader better "
+            "than the second does has learnt this reader, not the truth."
         ),
         tables=[
             Table(
                 name="readers",
+                title="Against the first reader",
                 header=[
-                    ("against the first reader", ""),
-                    ("Dice", f"{found.n_lesion} scans with lesions"),
+                    ("reader or model", ""),
+                    ("Dice", f"{plural(found.n_lesion, 'scan')} with lesions"),
                     ("− second reader", "difference in Dice"),
                     ("p, corrected", "Wilcoxon, Holm"),
                     ("lesion F1", ""),
                     ("volume bias", "mm³, limits of agreement"),
-                    ("volume ICC(2,1)", f"{found.n} scans"),
+                    ("volume ICC(2,1)", plural(found.n, "scan")),
                 ],
                 rows=[_row(reading) for reading in found.rows],
                 legend=(
@@ -46,20 +49,54 @@ def readers_section(models: Mapping[str, ModelResult], context: ReportContext) -
                     "may have learnt from labels of the same reader."
                 ),
                 source=origin,
-            )
+            ),
+            Table(
+                name="readers_each",
+                title="Against either reader",
+                header=[
+                    ("reader or model", ""),
+                    ("Dice, first reader", f"{plural(found.n_lesion, 'scan')} that this one marked"),
+                    ("Dice, second reader", f"{plural(found.n_lesion_2, 'scan')} that this one marked"),
+                    ("volume bias, first", "mm³, limits of agreement"),
+                    ("volume bias, second", "mm³, limits of agreement"),
+                    ("volume ICC(2,1), first", plural(found.n, "scan")),
+                    ("volume ICC(2,1), second", plural(found.n, "scan")),
+                ],
+                rows=[_row_of_each(reading) for reading in found.rows],
+                legend=(
+                    "First line: the readers against each other, the human ceiling; each is measured as a model is. "
+                    f"Grey as above.{again}"
+                ),
+                source=origin,
+            ),
         ],
     )
 
 
 def _row(reading: Reading) -> list[TableCell]:
     against = reading.against_reader
-    low, high = reading.limits_mm3
     return [
         reading.name,
-        cell(reading.dice),
+        cell(reading.first.dice),
         cell(against["difference"], sign=True) if against else "–",
         p_cell(against["holm_p"]) if against else "–",
         cell(reading.lesion_f1),
-        signed(reading.bias_mm3, 1) if isnan(low) else pair(*(signed(v, 1) for v in (reading.bias_mm3, low, high))),
-        cell(reading.volume_icc),
+        _bias(reading.first),
+        cell(reading.first.volume_icc),
     ]
+
+
+def _row_of_each(reading: Reading) -> list[TableCell]:
+    both = (reading.first, reading.second)
+    return [
+        "The other reader" if reading.name == SECOND else reading.name,
+        *(cell(each.dice) if each else "–" for each in both),
+        *(_bias(each) if each else "–" for each in both),
+        *(cell(each.volume_icc) if each else "–" for each in both),
+    ]
+
+
+def _bias(agreement: Agreement) -> TableCell:
+    low, high = agreement.limits_mm3
+    bias = signed(agreement.bias_mm3, 1)
+    return bias if isnan(low) else pair(bias, signed(low, 1), signed(high, 1))

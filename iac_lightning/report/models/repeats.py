@@ -8,7 +8,7 @@ from iac_lightning.evaluation.ablation.repeats import REPEATED, Repeats
 from iac_lightning.evaluation.tables.measures import MEASURES
 from iac_lightning.evaluation.tables.model_result import ModelResult
 from iac_lightning.report.page import ReportContext, Section, Table, sample
-from iac_lightning.report.words import TableCell, number, plural
+from iac_lightning.report.words import NBSP, TableCell, number, plural
 
 
 def repeats_section(
@@ -29,7 +29,7 @@ def repeats_section(
         spreads = [repeated.spreads[measure] for measure in REPEATED]
         digits = [MEASURES[measure].digits for measure in REPEATED]
         means: list[TableCell] = [
-            f"{number(s.mean, d)} ± {number(s.sd, d)}" for s, d in zip(spreads, digits, strict=True)
+            f"{number(s.mean, d)}{NBSP}±{NBSP}{number(s.sd, d)}" for s, d in zip(spreads, digits, strict=True)
         ]
         rows.append([f"{label}: mean ± SD", plural(len(repeated.names), "training"), "", *means])
         for k, (name, seed, fold) in enumerate(zip(repeated.names, repeated.seeds, repeated.folds, strict=True)):

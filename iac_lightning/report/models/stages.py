@@ -70,7 +70,8 @@ def _stages(
         rows=rows,
         legend=(
             "Grey: 95\u00a0% interval over patients. A false component is a 26-connected part of the prediction that "
-            "touches no lesion of the label."
+            "touches no lesion of the label. Calibrated: after the scaling of the table above on what is done to "
+            "probabilities, which may be none."
         ),
         source=everything,
     )

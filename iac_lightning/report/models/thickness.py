@@ -124,7 +124,8 @@ def _strata(
         header=[(f"mean {words}", ""), *((s["stratum"], _sample(s)) for s in first[measure]["strata"])],
         rows=rows,
         legend=f"Mean {words} by stratum of slice thickness, 95\u00a0% interval over patients; below, differences: "
-        "* p below 0.05 after Holm's correction over the strata of all measures and pairs.",
+        "* p below 0.05 after Holm's correction over the strata of all measures and pairs. Scans and patients: "
+        "those on which the measure is defined, for most those with lesions.",
         folded="Every other measure by slice thickness" if measure != "dice" else "",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from iac_lightning.evaluation.tables.model_result import ModelResult
-from iac_lightning.evaluation.tables.volume_size import SizeRow, by_size
+from iac_lightning.evaluation.tables.volume_size import MIN_LIMITS, SizeRow, by_size
 from iac_lightning.figures.volumes import ratio_figure
 from iac_lightning.report.page import ReportContext, Section, Table, drawn, sample
 from iac_lightning.report.words import TableCell, number, pair, share, signed
@@ -42,9 +42,9 @@ def volumes_section(models: Mapping[str, ModelResult], context: ReportContext) -
                 rows=rows,
                 legend=(
                     "Grey: 95\u00a0% limits of agreement of the ratio, exp(mean ± 1.96 standard deviations of its "
-                    "logarithm), over the scans where label and prediction are both above 0: one scan of a patient who "
-                    "is not of this split lies between them with 95\u00a0% probability, if the logarithms are normal. "
-                    "They are no interval of the mean."
+                    "logarithm), over the scans where label and prediction are both above 0: about 95 in 100 scans of "
+                    "further patients lie between them, if the logarithms are normal and the scans many; "
+                    f"none below {MIN_LIMITS} scans. They are no interval of the mean."
                 ),
                 source=everything,
             )
@@ -81,6 +81,6 @@ def _row(name: str, row: SizeRow) -> list[TableCell]:
         signed(row.bias_mm3, 1),
         number(row.median_absolute_mm3, 1),
         share(row.median_relative),
-        pair(*(number(v, 2) for v in (r.ratio, r.low, r.high))),
+        pair(*(number(v, 2) for v in (r.ratio, r.low, r.high))) if r.n >= MIN_LIMITS else number(r.ratio, 2),
         f"{r.n_missed} of {r.n + r.n_missed}" if r.n + r.n_missed else "–",
     ]

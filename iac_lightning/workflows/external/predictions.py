@@ -320,7 +320,7 @@ def measure_prediction(prediction: Prediction, look: RecordedLook | None = None)
         label = read_label(series, like=scan, look=look)
         check_label(label.data, scan.hu, series.label, LARGEST_OF_SCAN)
         mask, plain, uncalibrated, probability = read_all(prediction, scan)
-        second = second_reader(series, scan, label, look)
+        second = second_reader(series, scan, label, mask, look)
     except TestSetGuardError:
         raise
     except UserError as error:

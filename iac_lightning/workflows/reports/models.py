@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.cohort.look import RecordedLook
-from data_modules.cohort.table import Series, read_cohort
+from data_modules.cohort.table import read_cohort
 from data_modules.files import shown_path, write_json_atomic
-from data_modules.prepare.warnings import warnings_sentence
 from iac_lightning.config.schema import EvaluationConfig
 from iac_lightning.config.stored import OF_CALIBRATION, decisive_settings
 from iac_lightning.evaluation.ablation.recipes import Candidate
@@ -21,6 +20,7 @@ from iac_lightning.evaluation.clinical.analysis import analyse
 from iac_lightning.evaluation.statistics.strata import strata_from_edges
 from iac_lightning.evaluation.tables.comparison import check_same_series
 from iac_lightning.evaluation.tables.model_result import ModelResult
+from iac_lightning.report.checklist.places import RUN_FILES
 from iac_lightning.report.models.analysis import analysis_sections
 from iac_lightning.report.models.calibration import calibration_section
 from iac_lightning.report.models.controls import controls_section, worth_sentences
@@ -39,6 +39,7 @@ from iac_lightning.runs.members import members_of
 from iac_lightning.tracking import logger as tracking
 from iac_lightning.workflows.external.evaluate import SEED, ExternalModel
 from iac_lightning.workflows.guard import guard_sentences, register_again, set_sentence
+from iac_lightning.workflows.reports.about import cohort_sentence, phantom_sentence, preparation_sentences
 from iac_lightning.workflows.reports.development import development
 from iac_lightning.workflows.reports.evaluated import (
     Entry,
@@ -50,7 +51,6 @@ from iac_lightning.workflows.reports.evaluated import (
     named,
     pretraining_settings,
     shared_settings,
-    warnings_file,
 )
 from iac_lightning.workflows.reports.further import further_sections, write_names
 from iac_lightning.workflows.reports.model_results import (
@@ -217,7 +217,9 @@ def report_context(
     provenance = runs[0].provenance if runs else {}
     cohort = cohort_table(first)
     sheet = cohort.parent / "contact_sheet.png"
-    about = [cohort_sentence(read_cohort(cohort).series, evaluated_mm)]
+    series = read_cohort(cohort).series
+    simulated = phantom_sentence(series, split)
+    about = [cohort_sentence(series, evaluated_mm), *([simulated] if simulated else [])]
     about += preparation_sentences(entries, split)
     if runs:
         spacing = " × ".join(f"{s:g}" for s in runs[0].config.data.grid.spacing_mm)
@@ -230,7 +232,7 @@ def report_context(
     return ReportContext(
         title="Intracranial arterial calcification: models compared",
         question=QUESTION,
-        caveat=caveat,
+        caveat=" ".join(filter(None, (simulated, caveat))),
         split=split,
         seed=runs[0].config.seed if runs else SEED,
         command=command,
@@ -249,6 +251,7 @@ def report_context(
         missing=missing[0],
         mend=missing[1],
         strata=strata_from_edges(settings.thickness_edges_mm),
+        run_files=[name for name in RUN_FILES.values() if all((entry.directory / name).exists() for entry in entries)],
         trainings=training_sentence(
             repeated,
             len(entries),
@@ -256,18 +259,6 @@ def report_context(
             sum(bool(members_of(run.directory)) for run in runs),
         ),
     )
-
-
-def preparation_sentences(entries: Sequence[Entry], split: str) -> list[str]:
-    """Which warnings the evaluated scans carry: once where all models say the same; nothing of earlier evaluations."""
-    found: dict[str, list[str]] = {}
-    for name, entry in named(entries).items():
-        path = warnings_file(entry.directory / "evaluation", split)
-        if path.exists():
-            found.setdefault(warnings_sentence(json.loads(path.read_text(encoding="utf-8"))), []).append(name)
-    if len(found) < 2:
-        return list(found)
-    return [f"{', '.join(names)}: {sentence}" for sentence, names in found.items()]
 
 
 def report_command(entries: Sequence[Entry], out: Path, split: str, settings: EvaluationConfig) -> str:
@@ -326,15 +317,3 @@ def headline(model: ModelResult, analysis: Mapping[str, Any]) -> dict[str, Any]:
     if "conformal" in analysis:
         values["conformal_coverage"] = analysis["conformal"]["coverage"][0]["coverage"]
     return values
-
-
-def cohort_sentence(series: Sequence[Series], evaluated_mm: Sequence[float]) -> str:
-    """Patients and series of each split, and the range of slice thickness of the evaluated scans."""
-    parts = []
-    for split in ("pretrain", "finetune", "dev", "test"):
-        rows = [s for s in series if s.split == split]
-        parts.append(f"{split} {len({s.patient_id for s in rows})} patients ({len(rows)} series)")
-    return (
-        f"Split by patient: {', '.join(parts)}. "
-        f"Slices of the evaluated scans: {min(evaluated_mm):g} to {max(evaluated_mm):g} mm."
-    )

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_modules.phantom.anatomy import Anatomy
-from data_modules.phantom.canvas import FINE_MM
+from data_modules.phantom.canvas import FINE_MM, random_frame
 from data_modules.phantom.imaging import (
     Acquisition,
     Kernel,
@@ -117,6 +117,7 @@ def test_overlapping_slices_share_noise() -> None:
 def by_hand(plaque: NDArray[np.float32], bone: NDArray[np.float32]) -> Anatomy:
     """Plaque of 840 HU and bone of 1,040 HU in blood of 40 HU."""
     return Anatomy(
+        frame=random_frame(np.random.default_rng(0)),
         grid=fine_grid((64, 64, 24)),
         hu=40 + 800 * plaque + 1000 * bone,
         plaque=plaque,

@@ -9,15 +9,15 @@ import pytest
 
 from data_modules.config import GridConfig
 from data_modules.phantom.anatomy import Anatomy, build_anatomy
-from data_modules.phantom.cohort import _KERNELS
+from data_modules.phantom.cohort import KERNELS
 from data_modules.phantom.imaging import Acquisition, image_series
 from data_modules.prepare.contrast import bright_share, contrast_remarks
 from data_modules.prepare.roi import region_of_interest
 from data_modules.scan.geometry import Grid
 from data_modules.scan.scan import Scan
 
-SHARP = _KERNELS["Vendor C"][2]
-SOFT = _KERNELS["Vendor A"][0]
+SHARP = KERNELS["Vendor C"][2]
+SOFT = KERNELS["Vendor A"][0]
 
 
 @pytest.fixture(scope="module")

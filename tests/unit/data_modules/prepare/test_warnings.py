@@ -20,7 +20,8 @@ def test_scans_are_counted_once_a_kind() -> None:
         "kinds": [["tilt", 2], ["… slices missing", 2], ["odd", 1]],
     }
     assert warnings_sentence(found) == (
-        "4 of the 5 evaluated scans carry warnings of their preparation: tilt (2); … slices missing (2); odd (1)."
+        "4 of the 5 evaluated scans carry warnings of preparation (“…” stands for a number of each scan): tilt (2); "
+        "… slices missing (2); odd (1)."
     )
     many = summarise_warnings([tuple("abcde")])
     assert warnings_sentence(many).endswith("a (1); b (1); c (1); and 2 other kinds.")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from data_modules.phantom.anatomy import Anatomy, build_anatomy
-from data_modules.phantom.cohort import _KERNELS, _THICKNESS_MM
+from data_modules.phantom.cohort import _THICKNESS_MM
+from data_modules.phantom.cohort import KERNELS as PHANTOM_KERNELS
 from data_modules.phantom.imaging import Acquisition, image_series
 from data_modules.scan.geometry import Grid
 from data_modules.scan.histogram import histogram_of
@@ -24,7 +25,7 @@ from tests.nifti_files import remarks, save
 
 DATA = Path(__file__).parents[5] / "shared" / "data"
 PATH = Path("scan.nii.gz")
-KERNELS = [kernel for kernels in _KERNELS.values() for kernel in kernels]
+KERNELS = [kernel for kernels in PHANTOM_KERNELS.values() for kernel in kernels]
 THICKNESSES_MM = sorted({t for choices, _ in _THICKNESS_MM.values() for t in choices} | {10.0})
 
 Image = NDArray[np.int16]

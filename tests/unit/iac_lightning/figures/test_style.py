@@ -4,8 +4,19 @@ import io
 
 import matplotlib.image
 import numpy as np
+from matplotlib.figure import Figure
 
-from iac_lightning.figures.style import MARKERS, MODEL_COLORS, color_of, marker_of, new_axes, png, signed, title_axes
+from iac_lightning.figures.style import (
+    MARKERS,
+    MODEL_COLORS,
+    color_of,
+    hide_spares,
+    marker_of,
+    new_axes,
+    png,
+    signed,
+    title_axes,
+)
 
 
 def test_png_is_reproducible():
@@ -29,3 +40,10 @@ def test_models_are_told_apart_by_colour_and_marker():
 def test_numbers_have_a_true_minus():
     assert (signed(-0.25, 1), signed(0.125, 3), signed(np.nan, 2)) == ("−0.2", "+0.125", "–")
     assert (signed(-0.04, 1), signed(0.0, 1)) == ("+0.0", "+0.0"), "a minus before zero"
+
+
+def test_the_lowest_panel_of_each_column_names_its_ticks():
+    panels = Figure().subplots(2, 3, sharex=True)
+    hide_spares(panels, 4)
+    assert [axes.get_visible() for axes in panels.ravel()] == [True] * 4 + [False] * 2
+    assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels.ravel()[:4]] == [False, True, True, True]

@@ -49,11 +49,20 @@ def test_every_page_can_be_read_aloud_by_keyboard_narrow_and_in_the_dark(page):
     assert page.index('<a class="skip" href="#content">') < page.index('<main id="content">')
     assert page.count("<caption") == page.count("<table")
     assert not re.search(r"<th(?! scope=)[ >]", page)
-    scrolled = page.count('<div class="wide" tabindex="0" role="region" aria-label=')
+    scrolled = len(re.findall(r'<div class="wide"[^>]* tabindex="0" role="region" aria-label=', page))
     assert scrolled == page.count('<div class="wide"') == page.count("<table") + page.count("<img")
     assert all(len(alt) > 10 for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
     assert page.count("prefers-color-scheme: dark") == 2
     assert page.count("max-width: 700px") == 1
+
+
+def test_every_figure_opens_at_full_size_within_the_page_and_leads_back(page):
+    """By plain links, so that keyboards reach them; a page may not open an image that lies within it."""
+    places = re.findall(r'<div class="place" id="at-(figure-[0-9a-f]{10})"><div class="wide" [^>]* id="\1">', page)
+    assert len(places) == page.count("<img") > 0
+    assert re.findall(r'<a class="shut" href="#at-(.*?)">', page) == places
+    assert re.findall(r'<a class="full" href="#(.*?)"><img ', page) == places
+    assert ":focus-visible { outline: 3px solid" in page
 
 
 def test_contents_lead_to_headings(model_results, undrawn, tmp_path):

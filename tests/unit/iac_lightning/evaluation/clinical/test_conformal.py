@@ -105,7 +105,7 @@ def test_a_stratum_of_few_patients_keeps_what_is_promised_for_it(patients, promi
         found = volume_intervals(fit, simulated(40, rng, {THICK: 1.5}), CUTOFFS)
         covered.append(found["covered"].astype(float).mean())
     assert np.mean(covered) > promised - 0.015  # standard error over repetitions about 0.007
-    assert f"4–6 mm: {patients}, {promised:.0%}" in fit.remarks[0]
+    assert f"4–6 mm: {promised:.0%} by {patients}" in fit.remarks[0]
     assert "on average" in fit.remarks[0]
 
 
@@ -135,7 +135,7 @@ def test_small_strata_join_their_smaller_neighbour_and_say_so():
     assert [part.n_patients for part in fit.radii] == [20, 3, 12, 9, 0]
     assert [part.promised for part in fit.radii] == pytest.approx([0.9, 0.75, 0.9, 0.9, 0])
     (remark,) = fit.remarks
-    assert "1–2 mm: 3, 75%, 2–4 mm: 12, 90%, 4–6 mm: 9, 90%, > 6 mm: 0, 0%" in remark
+    assert "1–2 mm: 75% by 3, 2–4 mm: 90% by 12, 4–6 mm: 90% by 9, > 6 mm: 0% by 0" in remark
     kept = fit_conformal(dev, 0.9, min_patients=9)
     assert [part.merged for part in kept.radii[1:]] == [("1–2 mm", "2–4 mm")] * 2 + [("4–6 mm", "> 6 mm")] * 2
 

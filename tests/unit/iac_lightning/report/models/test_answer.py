@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from iac_lightning.evaluation.statistics.power import patients_needed
 from iac_lightning.evaluation.statistics.strata import THICKNESS_STRATA, stratum_index
@@ -14,12 +15,18 @@ from tests.report_page import CONTEXT
 def test_answer_names_the_best_and_what_is_sure(model_results):
     found = answer_about_models(model_results, compare(model_results, "dice"), CONTEXT)
     assert re.match(r"VIT has the highest mean Dice: 0\.\d{3} \[0\.\d{3}; 0\.\d{3}\]", found.better[0])
+    assert found.better[0].endswith("In brackets: 95\u00a0% interval over patients.")
     assert "38 scans with lesions (19 patients) among the 48 scans of 24 patients of the test split" in found.better[0]
     by_model = {name: next(s for s in found.better if f" {name} by " in s) for name in ("SCRATCH", "CNN")}
     assert re.search(r"exceeds SCRATCH by 0\.\d+ \[0\.\d+; 0\.\d+\] \(Holm-adjusted p < 0\.001\)", by_model["SCRATCH"])
     assert "is ahead of CNN" in by_model["CNN"]
     assert found.sure[0].startswith("Established against SCRATCH: the interval excludes 0")
     assert found.sure[1].startswith("Not established against CNN")
+    scratch = replace(model_results["scratch"], label="ViT, from scratch")
+    third = replace(model_results["scratch"], label="ViT, again")
+    commas = {**model_results, "scratch": scratch, "third": third}
+    sure = answer_about_models(commas, compare(commas, "dice"), CONTEXT).sure[0]
+    assert sure.startswith("Established against ViT, from scratch; and ViT, again: ")  # two models, not three or four
     # SCRATCH − CNN is negative: the sentence turns it round, interval included
     turned = next(s for s in found.sure if s.startswith("Also established: CNN − SCRATCH"))
     low, high = (float(v) for v in re.search(r"\[(.*); (.*)\]", turned).groups())

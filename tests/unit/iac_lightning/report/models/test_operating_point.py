@@ -59,9 +59,9 @@ def test_the_choice_stands_above_what_else_could_have_been(model_results: dict[s
         "+ for dice",
         "+ uncalibrated, at probability 0.5",
     ]
-    assert table.rows[0][1] == "≥ 0.31; 2 mm³ or more; at least 130 HU, no single voxels"
+    assert table.rows[0][1] == "≥ 0.31; ≥ 2 mm³; protocol"
     assert table.rows[0][2:] == ["0.750", "0.500", "0.625", "0.900", "0.400", "1.25", "0 of 7"]
-    assert table.rows[1][1:4] == ["≥ 0.31; any size; at least 130 HU, no single voxels", "0.750", "0.550"]
+    assert table.rows[1][1:4] == ["≥ 0.31; any size; protocol", "0.750", "0.550"]
     assert table.rows[1][-2:] == ["75.90", "7 of 7"]
     assert table.rows[2][1] == "–"
     assert table.source == "20 scans of 14 patients, development split, seed 0"
@@ -93,7 +93,7 @@ def test_without_a_recorded_choice_there_is_no_section(model_results: dict[str, 
 def test_thresholds_by_slice_thickness_are_told(model_results: dict[str, ModelResult]) -> None:
     strata = [{"stratum": "≤ 2 mm", "threshold": 0.2}, {"stratum": "> 2 mm", "threshold": None}]
     found = section(model_results, thickness={"used": True, "strata": strata})
-    assert found.tables[0].rows[0][1].startswith("≥ 0.2 at ≤ 2 mm, else 0.31; 2 mm³ or more")
+    assert found.tables[0].rows[0][1].startswith("≥ 0.2 at ≤ 2 mm, else 0.31; ≥ 2 mm³")
     assert "beside its curve" in found.figures[0].caption
     one = section(model_results, thickness={"used": False, "strata": strata})
     assert one.tables[0].rows[0][1].startswith("≥ 0.31; ")

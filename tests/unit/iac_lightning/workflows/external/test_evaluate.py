@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,20 +105,33 @@ def test_a_second_reader_is_measured_as_a_prediction_is(cohort: Path, masks: Pat
     assert measured.loc["a1", "reader_2_dice"] == pytest.approx(2 * 8 / 24)  # 8 of 16 voxels
     assert measured.loc["b1", ["reader_2_dice", "reader_2_both_empty"]].tolist() == [1, 1]
     assert measured["reader_2_dice"].notna().sum() == 2
+    assert measured["dice_against_reader_2"].dropna().tolist() == [pytest.approx(2 * 8 / 20), 1]
     found = readings({"m": measured.reset_index()})
     assert found is not None
-    assert (found.n, found.n_lesion, found.n_patients) == (2, 1, 2)
+    assert (found.n, found.n_lesion, found.n_lesion_2, found.n_patients) == (2, 1, 1, 2)
     reader, model = found.rows
-    assert (reader.name, reader.dice["mean"]) == (SECOND, pytest.approx(2 / 3))
-    assert reader.bias_mm3 == pytest.approx(-8 * 0.5 / 2)
+    assert (reader.name, reader.first.dice["mean"]) == (SECOND, pytest.approx(2 / 3))
+    assert reader.first.bias_mm3 == pytest.approx(-8 * 0.5 / 2)
+    assert reader.second is not None
+    assert (reader.second.dice["mean"], reader.second.bias_mm3) == (reader.first.dice["mean"], -reader.first.bias_mm3)
+    assert model.second is not None
+    assert model.second.dice["mean"] == pytest.approx(2 * 8 / 20)
+    assert model.second.bias_mm3 == pytest.approx(4 * 0.5 / 2)
     assert model.against_reader is not None
     assert model.against_reader["difference"]["value"] == pytest.approx(24 / 28 - 2 / 3)
     models = {"m": ModelResult(name="m", label="M", table=measured.reset_index(), summary={}, threshold=None)}
     context = ReportContext(title="T", question="Q", split="test", seed=0)
     section = readers_section(models, context)
     assert section is not None
-    assert [row[0] for row in section.tables[0].rows] == [SECOND, "M"]
-    assert section.tables[0].source == "2 scans of 2 patients with two readers, test split, seed 0"
+    of_first, of_each = section.tables
+    assert [row[0] for row in of_first.rows] == [SECOND, "M"]
+    assert [row[0] for row in of_each.rows] == ["The other reader", "M"]
+    assert of_first.source == of_each.source == "2 scans of 2 patients with two readers, test split, seed 0"
+    early = measured.reset_index().drop(columns="dice_against_reader_2")
+    older = readers_section({"m": replace(models["m"], table=early)}, context)
+    assert older is not None
+    assert older.tables[1].rows[1][2] == "–"
+    assert "Not measured against the second reader: M (evaluate again)" in older.tables[1].legend
     alone = measured.reset_index().drop(columns=[c for c in measured if c.startswith("reader_2_")])
     assert readings({"m": alone}) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,15 @@ import pytest
 from PIL import Image
 
 from data_modules.cohort.look import TestSetGuardError
+from data_modules.cohort.table import Series
 from data_modules.errors import UserError
 from data_modules.prepare.warnings import summarise_warnings
 from iac_lightning.config.model_schema import CNNConfig, ModelConfig, ViTConfig
 from iac_lightning.config.schema import EvaluationConfig, ExperimentConfig
 from iac_lightning.evaluation.tables.series_table import COLUMNS, write_series_table
 from iac_lightning.evaluation.tables.summary import summarise, write_summary
+from iac_lightning.report.checklist.page import anchors
+from iac_lightning.report.checklist.places import PLACES
 from iac_lightning.report.page import ExtraFigure
 from iac_lightning.runs.directory import Run
 from iac_lightning.runs.looks import looks
@@ -85,7 +89,7 @@ def hand_made(split: str, patients: int, gain: float) -> pd.DataFrame:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ExternalModel]:
     """Two models evaluated on the test split; their scans are not at hand."""
-    series = [SimpleNamespace(patient_id="a", series_id="a1", split="test", label=None, manufacturer="", kernel="")]
+    series = [Series("a", "a1", Path("/nowhere/a1.nii.gz"), None, "test", None)]
     monkeypatch.setattr(workflow, "read_cohort", lambda path: SimpleNamespace(series=series))
     monkeypatch.setattr(workflow, "overlays", lambda *_: [])
     monkeypatch.setattr(further, "gallery_section", lambda *_: None)
@@ -108,6 +112,12 @@ def evaluated(entry: ExternalModel, split: str, patients: int, threshold: float 
     write_summary({**summary, "plain_threshold": None}, folder / f"{split}.json")
 
 
+ALWAYS = (  # what the checklists count on in every report of two models with both splits
+    *("question", "better", "sure", "fails", "glance", "models", "more", "pairs", "everything", "values", "agreement"),
+    *("thickness", "risk", "detection", "stages", "scans", "volumes", "flow", "data", "made"),
+)
+
+
 def test_models_with_development_tables_are_analysed(entries: list[ExternalModel], tmp_path: Path) -> None:
     for entry in entries:
         evaluated(entry, "dev", 24)
@@ -117,7 +127,9 @@ def test_models_with_development_tables_are_analysed(entries: list[ExternalModel
     assert "are left out" not in page
     for title in ("Before and after calibration", "Volumes by size", "Subgroups", "Flow of patients and scans"):
         assert f">{title}</h2>" in page
-    assert (tmp_path / "page/checklist.html").exists()
+    listed = set(re.findall(r'"index.html#(.*?)"', (tmp_path / "page/checklist.html").read_text()))
+    assert listed <= set(anchors(page))
+    assert listed >= {PLACES[key][1] for key in ALWAYS}
     names = (tmp_path / "good/test_scan_names.csv").read_text().splitlines()
     assert (names[0], len(names)) == ("name,series_id", 1 + 40)
     assert names[1].split(",")[1] not in page
@@ -308,7 +320,7 @@ def test_the_page_says_how_many_scans_carry_warnings(entries: list[ExternalModel
     for entry, warnings in zip(entries, ([("tilt: 4°",), (), ("tilt: 2°", "odd")], [(), (), ()]), strict=True):
         path = entry.directory / "evaluation" / "test_warnings.json"
         path.write_text(json.dumps(summarise_warnings(warnings)))
-    sentence = "2 of the 3 evaluated scans carry warnings of their preparation: tilt (2); odd (1)."
+    sentence = "2 of the 3 evaluated scans carry warnings of preparation: tilt (2); odd (1)."
     page = report(entries, tmp_path / "page", "test").read_text()
     assert f"<p>good: {sentence}</p>" in page
     assert "<p>large: None of the 3 evaluated scans carries a warning" in page
