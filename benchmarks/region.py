@@ -21,7 +21,6 @@ from scipy.spatial.transform import Rotation
 
 from data_modules.errors import UserError
 from data_modules.prepare.registration import RegistrationFailed, find_roi_center
-from data_modules.prepare.templates import open_templates
 from data_modules.scan.geometry import AIR_HU, Grid
 from data_modules.scan.reading import read_scan
 from data_modules.scan.resampling import resample_image, slab_widths
@@ -114,7 +113,7 @@ def scaled(scan: Scan, scale: float) -> Moved:
 
 def measure(path: Path, template: str | None, only: str = "") -> Iterator[dict[str, object]]:
     """A row of `COLUMNS` for each change of one scan whose name holds `only`."""
-    scan, templates = read_scan(path), open_templates(template)
+    scan = read_scan(path)
     reference = None
     for head in moved_heads(scan):
         if only not in head.name and reference is not None:
@@ -122,7 +121,7 @@ def measure(path: Path, template: str | None, only: str = "") -> Iterator[dict[s
         row: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"scan": path.name, "change": head.name}
         start = time.perf_counter()
         try:
-            center, registration = find_roi_center(head.scan, templates)
+            center, registration = find_roi_center(head.scan, template)
         except RegistrationFailed as error:
             row["refused"] = str(error).split(": ", 1)[1].split(". Expected")[0]
         else:

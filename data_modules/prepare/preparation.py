@@ -195,7 +195,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
     scan = read_series(series)
     age = age_years(series)
     roi, registration = find_region_of_interest(scan, grid, center_lps_mm(series), age)
-    several = registration is not None and len(template_paths(grid.template)) > 1
+    chosen = registration.template if registration and len(template_paths(grid.template)) > 1 else ""
     image = on_common_grid(scan, roi, grid)
     common = image.grid
     native_hu = to_int16(roi.hu)
@@ -225,7 +225,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
     meta = {
         "series_id": series.series_id,
         "source_state": state,
-        "source_sha256": source_sha256(series, scan.thickness_from, registration.template if several else ""),
+        "source_sha256": source_sha256(series, scan.thickness_from, chosen),
         "grid": common.to_dict(),
         "native_grid": roi.grid.to_dict(),
         "slice_thickness_mm": roi.slice_thickness_mm,
@@ -233,7 +233,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "slice_axis": roi.slice_axis,
         "label_volume_mm3": label_mm3,
         "registration_similarity": None if registration is None else registration.similarity,
-        "region": region_facts(registration) | ({"age_years": age} if several else {}),
+        "region": region_facts(registration) | ({"age_years": age} if chosen else {}),
         "image": {"digests": image_digests(scan), "thumbnail": thumbnail(image.data)},
         "warnings": warnings,
     }

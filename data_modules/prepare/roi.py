@@ -12,7 +12,7 @@ from data_modules.config import GridConfig
 from data_modules.errors import UserError
 from data_modules.prepare.contrast import contrast_remarks
 from data_modules.prepare.registration import REGISTRATION_VERSION, Registration, find_roi_center
-from data_modules.prepare.templates import BUILT_IN, open_templates
+from data_modules.prepare.templates import BUILT_IN
 from data_modules.scan.geometry import Grid, lps_from_ras
 from data_modules.scan.scan import Scan, canonical_scan
 
@@ -94,12 +94,11 @@ def locate(
         return center_ras_mm, None
     if min(scan.grid.size_mm[:2]) < _WHOLE_HEAD_MM:
         return scan.grid.center_ras_mm, None
-    return find_roi_center(scan, open_templates(grid.template), age_years)
+    return find_roi_center(scan, grid.template, age_years)
 
 
 def region_facts(registration: Registration | None) -> dict[str, Any]:
-    """How a region was found, for JSON: enough to carry named regions over (`named_regions`); empty without
-    registration."""
+    """How a region was found, for JSON, so that `named_regions` can be carried over; empty without registration."""
     if registration is None:
         return {}
     return {

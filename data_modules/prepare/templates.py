@@ -22,8 +22,13 @@ from data_modules.scan.sidecar import read_sidecar, sidecar_path
 BUILT_IN = "built-in head model"
 """Name of the template that serves where no other is given."""
 
-_MODEL_FILE = Path(__file__).with_name("head_model.npz")
+MODEL_FILE = Path(__file__).with_name("head_model.npz")
 _AGES = "AgesYears"
+
+LEAST_SIMILARITY = 0.6
+"""Correlation with a template below which a registration is not believed."""
+
+_LEAST_WITH_MODEL = 0.5  # a simulated head is less like real ones than an average of these
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +39,13 @@ class Template:
         name: of its file, without folders; or `BUILT_IN`.
         volume: `[X, Y, Z]` HU in MNI space.
         ages_years: youngest and oldest patient that it is meant for; None: any.
+        least_similarity: of a registration to it that is believed.
     """
 
     name: str
     volume: Volume
     ages_years: tuple[float, float] | None = None
+    least_similarity: float = LEAST_SIMILARITY
 
     @property
     def is_built_in(self) -> bool:
@@ -46,14 +53,14 @@ class Template:
         return self.name == BUILT_IN
 
 
-def template_paths(setting: str | Sequence[str] | None) -> tuple[Path, ...]:
+def template_paths(setting: Path | str | Sequence[str] | None) -> tuple[Path, ...]:
     """The files that `data.grid.template` names: none, one or several."""
     if setting is None:
         return ()
-    return (Path(setting),) if isinstance(setting, str) else tuple(Path(name) for name in setting)
+    return (Path(setting),) if isinstance(setting, (str, Path)) else tuple(Path(name) for name in setting)
 
 
-def open_templates(setting: str | Sequence[str] | None) -> tuple[Template, ...]:
+def open_templates(setting: Path | str | Sequence[str] | None) -> tuple[Template, ...]:
     """The templates of `data.grid.template`; the built-in model where there is none.
 
     Raises:
@@ -93,10 +100,10 @@ def templates_digest(setting: str | Sequence[str]) -> str:
 @lru_cache(maxsize=1)
 def built_in_model() -> Template:
     """The average of simulated heads, brought into MNI space (`data_modules.phantom.average_head` makes it)."""
-    with np.load(_MODEL_FILE, allow_pickle=False) as stored:
+    with np.load(MODEL_FILE, allow_pickle=False) as stored:
         low, high = stored["window_hu"]
-        hu = low + stored["level"].astype(np.float32) * ((high - low) / 255)
-        return Template(BUILT_IN, Volume(hu, Grid(hu.shape, stored["affine"])))
+        hu = low + stored["level"].astype(np.float32) * ((high - low) / stored["levels"])
+        return Template(BUILT_IN, Volume(hu, Grid(hu.shape, stored["affine"])), least_similarity=_LEAST_WITH_MODEL)
 
 
 @lru_cache(maxsize=8)

@@ -192,7 +192,7 @@ def type_words(hint: Any) -> str:
         words = f"{count} {many[kinds[0]]}"
     else:
         words = one[inner]
-    if len(typing.get_args(hint)) == 3:
+    if optional and len(typing.get_args(hint)) == 3:
         words += " or a list of them"
     return f"{words} or null" if optional else words
 
