@@ -53,6 +53,7 @@ _START_SCALES = (0.55, 1.4)
 _N_CANDIDATES = 3
 _PLACING, _REFINING, _FINISHING = 30, 60, 30  # iterations
 
+_SURE_SIMILARITY = 0.7  # more than any head that looks the wrong way has
 _SCALE_RANGE = (0.5, 1.5)
 _LARGEST_ROTATION_DEG = 45.0
 _SMALLEST_OVERLAP = 0.2
@@ -152,15 +153,19 @@ def register_to_template(scan: Scan, template: Volume, least_similarity: float =
     to_sides = [_turned(placed[0][1], axis, angle) for axis in (_LOOKING, _LEANING) for angle in _START_TURNS_DEG]
     placed = sorted(placed + _optimised(coarse, to_sides, _PLACING), key=_metric)
     # What has the most mutual information at this stage is not always in its place: the best few go on, and a measure
-    # that was not optimised decides. One looks back: where it wins, the header is wrong, and the scan is refused.
-    back = _optimised(coarse, [_turned(placed[0][1], _LOOKING, 180.0)], _PLACING)
-    candidates = [_as_affine(transform) for _, transform in placed[:_N_CANDIDATES] + back]
-    refined = _optimised(coarse, candidates, _REFINING)
-    verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid, least_similarity) for _, transform in refined]
-    best = max(range(len(verdicts)), key=lambda k: verdicts[k].similarity, default=None)
-    fine = [] if best is None else _optimised((to_sitk(fixed), to_sitk(moving)), [refined[best][1]], _FINISHING)
+    # that was not optimised decides.
+    tried = [transform for _, transform in _optimised(coarse, _as_affines(placed[:_N_CANDIDATES]), _REFINING)]
+    verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid) for transform in tried]
+    if max((verdict.similarity for verdict in verdicts), default=0.0) < _SURE_SIMILARITY:
+        # The header may be wrong and the head look back: where that fits best, the judge refuses it.
+        starts = [_turned(start, _LOOKING, 180.0) for start in starts[:: len(_START_PITCHES_DEG)]]
+        back = _optimised(coarse, starts, _PLACING)
+        tried += [transform for _, transform in _optimised(coarse, _as_affines(back[:1]), _REFINING)]
+        verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid) for transform in tried]
+    best = max(range(len(tried)), key=lambda k: verdicts[k].similarity, default=None)
+    fine = [] if best is None else _optimised((to_sitk(fixed), to_sitk(moving)), [tried[best]], _FINISHING)
     if not fine:
-        return _failed("the template finds no place on the scan")
+        return _failed("the template was moved off the scan")
     return judge(_ras_matrix(fine[0][1]), fixed, moving, scan.grid, least_similarity)
 
 
@@ -242,12 +247,16 @@ def _head_center(head: Volume, scale: float) -> NDArray[np.float64]:
     return np.array([*((low + high) / 2)[:2], top - height / 2])
 
 
-def _as_affine(transform: sitk.Similarity3DTransform) -> sitk.AffineTransform:
-    affine = sitk.AffineTransform(3)
-    affine.SetMatrix(transform.GetMatrix())
-    affine.SetTranslation(transform.GetTranslation())
-    affine.SetCenter(transform.GetCenter())
-    return affine
+def _as_affines(found: Sequence[Found]) -> list[sitk.AffineTransform]:
+    """Affines to start from, at the places of similarities."""
+    affines = []
+    for _, transform in found:
+        affine = sitk.AffineTransform(3)
+        affine.SetMatrix(transform.GetMatrix())
+        affine.SetTranslation(transform.GetTranslation())
+        affine.SetCenter(transform.GetCenter())
+        affines.append(affine)
+    return affines
 
 
 def _optimised(images: tuple[sitk.Image, sitk.Image], starts: Sequence[Any], iterations: int) -> list[Found]:
