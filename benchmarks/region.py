@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,14 +115,14 @@ def scaled(scan: Scan, scale: float) -> Moved:
     return Moved(f"scaled by {scale}", replace(head, slice_thickness_mm=scale * scan.slice_thickness_mm), matrix)
 
 
-def measure(path: Path, template: str | None, only: str = "") -> Iterator[dict[str, object]]:
+def measure(path: Path, template: str | None, only: str = "") -> Iterator[dict[str, Any]]:
     """A row of `COLUMNS` for each change of one scan whose name holds `only`."""
     scan = read_scan(path)
     reference = None
     for head in moved_heads(scan):
         if only not in head.name and reference is not None:
             continue
-        row: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"scan": path.name, "change": head.name}
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"scan": path.name, "change": head.name}
         start = time.process_time()
         try:
             center, registration = find_roi_center(head.scan, template)

@@ -158,8 +158,7 @@ def register_to_template(scan: Scan, template: Volume, least_similarity: float =
     verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid) for transform in tried]
     if max((verdict.similarity for verdict in verdicts), default=0.0) < _SURE_SIMILARITY:
         # The header may be wrong and the head look back: where that fits best, the judge refuses it.
-        starts = [_turned(start, _LOOKING, 180.0) for start in starts[:: len(_START_PITCHES_DEG)]]
-        back = _optimised(coarse, starts, _PLACING)
+        back = _optimised(coarse, [_turned(start, _LOOKING, 180.0) for start in starts], _PLACING)
         tried += [transform for _, transform in _optimised(coarse, _as_affines(back[:1]), _REFINING)]
         verdicts = [judge(_ras_matrix(transform), fixed, moving, scan.grid) for transform in tried]
     best = max(range(len(tried)), key=lambda k: verdicts[k].similarity, default=None)
