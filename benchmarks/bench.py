@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.bench_table import PARTS, bench_table
 from benchmarks.evaluation import bench_evaluation
+from benchmarks.intake import bench_import
 from benchmarks.mae_step import bench_mae_step
 from benchmarks.patches import bench_patches
 from benchmarks.process import measured
@@ -60,6 +61,7 @@ def bench(
             "mae_step": bench_mae_step,
             "settings": bench_settings,
             "evaluation": lambda: bench_evaluation(folder / "evaluation", models, series),
+            "import": lambda: bench_import(folder / "import"),
         }
         todo = {part: measures[part] for part in PARTS if part in parts}
         if scan:

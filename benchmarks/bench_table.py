@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Row = tuple[str, str, str, str]
-PARTS = ("patches", "mae_step", "settings", "evaluation")
+PARTS = ("patches", "mae_step", "settings", "evaluation", "import")
 """What is measured without a real scan, in this order."""
 
 
@@ -81,6 +81,22 @@ def evaluation_rows(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def import_rows(found: dict[str, Any]) -> list[Row]:
+    """Imports of more and more series, and the tables of very many."""
+    rows = [
+        (
+            f"import {r['series']} series, 1 worker",
+            f"{r['seconds']:.1f} s",
+            f"{r['peak_memory_gib']:.2f} GiB peak",
+            f"{r['series_a_minute']:.0f} a minute beyond the first" if "series_a_minute" in r else "",
+        )
+        for r in found["imports"]
+    ]
+    tables = found["tables"]
+    cells = (f"{tables['seconds']:.1f} s", f"{tables['peak_memory_gib'] * 1024:.0f} MiB peak", "")
+    return [*rows, (f"tables of {tables['series']} series", *cells)]
+
+
 def scan_rows(found: dict[str, Any]) -> list[Row]:
     """The whole commands on a real scan."""
     return [
@@ -94,6 +110,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "mae_step": mae_rows,
     "settings": settings_rows,
     "evaluation": evaluation_rows,
+    "import": import_rows,
     "scan": scan_rows,
 }
 """By part, in the order of the table."""

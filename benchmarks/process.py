@@ -53,11 +53,19 @@ holds torch and networks. The memory of all processes of the command is added up
 share count more than once); it is at least the peak of the largest."""
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Seconds, CPU seconds and peak resident memory of one `iac` command, start of Python and its workers included."""
-    program = [sys.executable, "-m", "iac_lightning.cli", *command]
+def measured(command: list[str], module: str = "iac_lightning.cli") -> dict[str, float]:
+    """Seconds, CPU seconds and peak resident memory of one command, start of Python and its workers included.
+
+    Args:
+        command: its arguments.
+        module: that is run; by default `iac`.
+
+    Raises:
+        UserError: when it ends with another status than 0.
+    """
+    program = [sys.executable, "-m", module, *command]
     done = subprocess.run([sys.executable, "-c", WATCH, *program], stdout=subprocess.PIPE, text=True, check=True)
     status, seconds, cpu_seconds, peak_memory_gib = json.loads(done.stdout)
     if status:
-        raise UserError(f"iac {' '.join(command)} ended with status {status}. Its message stands above.")
+        raise UserError(f"{module} {' '.join(command)} ended with status {status}. Its message stands above.")
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory_gib": peak_memory_gib}

@@ -12,11 +12,12 @@ from data_modules.system_errors import in_words
 from iac_lightning import terminal
 from iac_lightning.cluster import ranks
 from iac_lightning.cluster.slurm import RequeuedError, requeue_on_signal
-from iac_lightning.commands import data, evaluation, experiment, export, reports, training
+from iac_lightning.commands import data, evaluation, experiment, export, intake, reports, training
 from iac_lightning.commands.command import Command, Family
 
 COMMANDS: tuple[Command | Family, ...] = (
     data.phantom,
+    intake.import_,
     data.split,
     experiment.config,
     experiment.plan,
@@ -83,9 +84,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
-    formats = [member.name for member in export.export.members]
-    if words[:1] == ["export"] and len(words) > 1 and words[1] not in formats and not words[1].startswith("-"):
-        words.insert(1, export.bundle.name)
+    for family in COMMANDS:
+        if isinstance(family, Family) and words[:1] == [family.name]:
+            words[1:] = family.with_default(words[1:])
     arguments, rest = parser.parse_known_args(words)
     foreign = [word for word in rest if "overrides" not in arguments or word.startswith("-")]
     if foreign:

@@ -1,7 +1,7 @@
-"""A whole head around the simulated skull base: brain, vault, face, neck and head holder, in cells of 1 to 2 mm.
+"""A whole head around the simulated skull base: brain, vault, face, neck and head holder, in cells of 1 to 2.5 mm.
 
 In anatomical coordinates (`canvas`: the sella is the origin, RAS mm), sized as an adult's: the cavity of the skull is
-165 mm long and 126 mm wide, the vertex lies 115 mm above the sella. What lies within the field of `anatomy` is
+164 mm long and 124 mm wide, the vertex lies 112 mm above the sella. What lies within the field of `anatomy` is
 painted there finely and replaces this.
 """
 
@@ -20,7 +20,7 @@ HALF_MM: Point = (94.0, 126.0, 134.0)
 
 _MUSCLE_HU, _FAT_HU, _SKIN_HU, _CSF_HU, _BONE_HU, _TOOTH_HU = 52.0, -95.0, 45.0, 6.0, 950.0, 1900.0
 _SKIN_MM = 2.5
-_FAT_MM = 5.0
+_FAT_MM = 7.0
 _SCALP_MM = 9.0
 
 
@@ -36,13 +36,13 @@ def build_head(frame: Frame, rng: np.random.Generator, cell_mm: float) -> tuple[
         The canvas, and HU `[X, Y, Z]` float32.
     """
     canvas = Canvas(frame, HALF_MM, cell_mm, CENTER_MM)
-    vault_mm = float(rng.uniform(5.0, 8.0))
+    vault_mm = float(rng.uniform(4.0, 6.5))
     texture = canvas.texture(rng, 6.0)
     # The forehead is wider than an ellipsoid's, and slopes back.
     x, y, z = canvas.q
     forehead = np.maximum(y + np.float32(21), 0)
     vault = _ball(
-        [x / (1 + forehead / 800), y, z + forehead * np.float32(0.15)], (0.0, -21.0, 27.0), (63.0, 83.0, 76.0)
+        [x / (1 + forehead / 800), y, z + forehead * np.float32(0.15)], (0.0, -21.0, 27.0), (62.0, 82.0, 75.0)
     )
     skin = _skin(canvas, vault - np.float32(vault_mm + _SCALP_MM))
     hu = np.full(canvas.grid.shape, _MUSCLE_HU, dtype=np.float32)
@@ -160,7 +160,7 @@ def _paint_face(canvas: Canvas, hu: Floats, rng: np.random.Generator) -> None:
             ((30.0, 40.0, -58.0), 4.0, (8.0, 68.0, -58.0), 5.0, (1, 1, 1.3)),  # upper jaw
             ((52.0, -34.0, -14.0), 9.0, (52.0, -32.0, -36.0), 6.0, (1, 1, 1)),  # mastoid
         ):
-            paint(canvas, hu, Shape(mirrored(side, start), r0, mirrored(side, end), r1, stretch), _BONE_HU)
+            paint(canvas, hu, Shape(mirrored(side, start), 0.7 * r0, mirrored(side, end), 0.7 * r1, stretch), _BONE_HU)
         paint(canvas, hu, Shape(mirrored(side, (25.0, 48.0, -27.0)), (12.5, 15.5, 15.0)), 700.0)
         paint(canvas, hu, Shape(mirrored(side, (25.0, 48.0, -27.0)), (11.0, 14.0, 13.5)), AIR_HU)  # maxillary sinus
         paint(canvas, hu, Shape(mirrored(side, (30.0, 56.0, 0.0)), (17.0, 20.0, 14.0)), _FAT_HU)

@@ -21,8 +21,11 @@ from data_modules.scan.dicom_checks import check_headers, check_places
 from data_modules.scan.dicom_groups import JOINED, choose, group, unit_directions
 from data_modules.scan.dicom_headers import SliceHeader, read_headers
 from data_modules.scan.dicom_pixels import read_hu
-from data_modules.scan.slices import SAME_PLACE_MM, SliceStack
+from data_modules.scan.plausible import SAME_PLACE_MM
+from data_modules.scan.slices import SliceStack
 
+EVERY = "*"
+"""Instead of one series: parts of one scan that were delivered as several."""
 _SAME_PLACE = 0.3  # of the slice thickness: there are slices of 0.2 mm, 0.1 mm apart
 _DRIFT = 0.002  # of direction cosines, about 0.1°: what lies within is rounding
 _LARGEST_DRIFT_DEG = 15.0
@@ -58,7 +61,7 @@ def read_dicom(folder: Path, series: str | None = None) -> DicomSeries:
     Args:
         folder: where the files are.
         series: which series, where there are several: its number in the list that the error shows (from 1), or the
-            end of its SeriesInstanceUID.
+            end of its SeriesInstanceUID; `EVERY`: all slices are of one scan, which the caller knows.
 
     Raises:
         UserError: no CT slice; several series and none chosen; values that are not HU; places or sizes that cannot
@@ -73,13 +76,13 @@ def read_dicom(folder: Path, series: str | None = None) -> DicomSeries:
             "PixelSpacing)."
         )
     warnings = [f"{count} files left out: {reason}" for reason, count in sorted(left_out.items())]
-    stacks = group(slices)
+    stacks = [slices] if series == EVERY else group(slices)
     whole = [stack for stack in stacks if len(stack) > 1]
     n_single = len(stacks) - len(whole)
     if n_single and n_single < max(map(len, whole), default=0):
         warnings.append(f"{n_single} single images with a geometry or an acquisition of their own left out")
         stacks = whole
-    chosen = choose(stacks, series, folder)
+    chosen = choose(stacks, None if series == EVERY else series, folder)
     check_headers(chosen)
     for remark, count in Counter(remark for s in chosen for remark in s.remarks).items():
         warnings.append(remark if count == len(chosen) else f"{remark} ({count} of {len(chosen)} slices)")

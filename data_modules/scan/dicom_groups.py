@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data_modules.errors import UserError
 from data_modules.scan.dicom_headers import SliceHeader
-from data_modules.scan.slices import SAME_PLACE_MM
+from data_modules.scan.plausible import SAME_PLACE_MM
 
 SAME_DIRECTION = 0.005
 """Largest difference of direction cosines between a slice and the next, about 0.3°."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ _NO_CONTRAST = re.compile(
 )
 _LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
 _PERHAPS_LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.93", "1.2.840.10008.1.2.4.203"}
+NOT_DICOM = "not readable as DICOM"
+"""Why a file is left out that is none of DICOM's, or damaged from its beginning."""
 _CONTRAST = "contrast was given (ContrastBolusAgent is filled): bright arteries need not be calcium"
 
 
@@ -125,20 +128,9 @@ def read_headers(folder: Path) -> tuple[list[SliceHeader], Counter[str]]:
     """All usable CT slices below a folder, and how many files were left out for which reason."""
     slices: list[SliceHeader] = []
     left_out: Counter[str] = Counter()
-    files = [path for path in files_below(folder) if not path.name.startswith(".") and path.name != "DICOMDIR"]
+    files = [path for path in files_below(folder) if not is_set_aside(path.name)]
     for path in tqdm(files, desc="headers", unit="file", disable=None, leave=False):
-        try:
-            header = _read_header(path)
-        except OSError as error:
-            left_out[f"cannot be opened ({error.strerror})" if error.strerror else "not readable as DICOM"] += 1
-            continue
-        except Exception:  # pydicom's own, of many kinds
-            left_out["not readable as DICOM"] += 1
-            continue
-        try:
-            result = not_a_ct_slice(header) or _slice(path, header)
-        except UnreadableTag as error:
-            result = f"a header with unreadable numbers ({error})"
+        _, result = read_header(path)
         if isinstance(result, str):
             left_out[result] += 1
         else:
@@ -146,11 +138,38 @@ def read_headers(folder: Path) -> tuple[list[SliceHeader], Counter[str]]:
     return slices, left_out
 
 
-def _read_header(path: Path) -> pydicom.Dataset:
+def is_set_aside(name: str) -> bool:
+    """Whether a file is none of the images by its name: hidden, or the index of a medium."""
+    return name.startswith(".") or name == "DICOMDIR"
+
+
+def read_header(path: Path, more_tags: Sequence[str] = ()) -> tuple[pydicom.Dataset | None, SliceHeader | str]:
+    """The header of a file, and the CT slice that it describes or the reason for which it describes none.
+
+    Args:
+        path: of any file.
+        more_tags: keywords that the header shall hold beside those of a slice; nothing of them is in the slice.
+
+    Returns:
+        The header is None where the file cannot be read as DICOM.
+    """
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = _read_header(path, [*_TAGS, *more_tags])
+    except OSError as error:
+        return None, f"cannot be opened ({error.strerror})" if error.strerror else NOT_DICOM
+    except Exception:  # pydicom's own, of many kinds
+        return None, NOT_DICOM
+    try:
+        return header, not_a_ct_slice(header) or _slice(path, header)
+    except UnreadableTag as error:
+        return header, f"a header with unreadable numbers ({error})"
+
+
+def _read_header(path: Path, tags: list[Any]) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except InvalidDicomError:  # old exports lack the preamble; what is DICOM all the same names its class
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
         if not storage_class(header) or not text(header, "Modality"):
             raise
         return header

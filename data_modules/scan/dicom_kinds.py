@@ -43,7 +43,7 @@ def not_a_ct_slice(header: pydicom.Dataset) -> str | None:
     unit = text(header, "RescaleType").upper()
     if unit not in ("", "HU", *_SPELT_OUT, *_UNSPECIFIED):
         return f"RescaleType {unit} (expected HU)"
-    kind = _image_type(header)
+    kind = image_type(header)
     for pattern, name in (
         (_LOCALIZER, "localizer"),
         (_SUMMARY, "screen save, dose report or summary"),
@@ -68,7 +68,7 @@ def remarks_on_kind(header: pydicom.Dataset) -> list[str]:
         remarks.append("no SOPClassUID: taken for CT images by their modality")
     if text(header, "RescaleType").upper() in _UNSPECIFIED:
         remarks.append("RescaleType is US (unspecified): values were taken for HU")
-    if _REFORMATTED.search(_image_type(header)):
+    if _REFORMATTED.search(image_type(header)):
         remarks.append("reformatted from other slices (ImageType): the thickness may not be that of the acquisition")
     return remarks
 
@@ -79,7 +79,7 @@ def storage_class(header: pydicom.Dataset) -> str:
     return text(header, "SOPClassUID") or (text(meta, "MediaStorageSOPClassUID") if meta is not None else "")
 
 
-def _image_type(header: pydicom.Dataset) -> str:
+def image_type(header: pydicom.Dataset) -> str:
     """ImageType's words, capital, each value apart from the next."""
     return text(header, "ImageType").upper().replace("_", " ")
 

@@ -30,6 +30,10 @@ _ITEM = b"\xfe\xff\x00\xe0"  # begins compressed pixel data
 _END_OF_IMAGE = b"\xff\xd9"  # ends a JPEG, JPEG-LS or JPEG 2000 stream
 
 
+class UndecodedPixels(UserError):  # noqa: N818 - says what happened; every user error is one
+    """The pixels of a file are missing, cut off or compressed in an unknown way."""
+
+
 class _NotWhole(Exception):  # noqa: N818 - says what it is; its text is the reason that users read
     """The pixel data are not what the header says; its text says how."""
 
@@ -38,13 +42,13 @@ def read_hu(item: SliceHeader) -> NDArray[Any]:
     """`[rows, columns]` HU, int16 where they are whole numbers, else float32; padding and anything lower is air.
 
     Raises:
-        UserError: naming the file of which the pixels are missing, cut off or compressed in an unknown way.
+        UndecodedPixels: naming the file of which the pixels are missing, cut off or compressed in an unknown way.
     """
     try:
         hu = _decoded(item)
     except Exception as error:  # decoders raise what they like
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        raise UndecodedPixels(
             f"{item.path}: the pixels cannot be decoded ({reason}). The file is truncated or damaged, or "
             "compressed in an unknown way: copy it again, or remove it to go on without this slice."
         ) from error

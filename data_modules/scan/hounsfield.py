@@ -54,6 +54,10 @@ _MOST_ABOVE = 0.01  # of the voxels above 4095 HU, where metal alone may be
 _SMALLEST_RANGE_HU = 20
 
 
+class NotHounsfield(UserError):  # noqa: N818 - says what is wrong; every user error is one
+    """The values of a scan are not Hounsfield units."""
+
+
 def to_int16(hu: NDArray[Any]) -> NDArray[np.int16]:
     """Whole HU within the range of int16."""
     limits = np.iinfo(np.int16)
@@ -171,7 +175,7 @@ def check_hu(hu: NDArray[Any], path: Path, slice_axis: int = 0) -> list[str]:
         slice_axis: array axis across the slices.
 
     Raises:
-        UserError: naming what was found, with its HU.
+        NotHounsfield: naming what was found, with its HU.
     """
     planes = list(np.moveaxis(hu, slice_axis, 0))
     constant = np.array([bool((plane == plane.flat[0]).all()) for plane in planes])
@@ -183,7 +187,7 @@ def check_hu(hu: NDArray[Any], path: Path, slice_axis: int = 0) -> list[str]:
         shown = indicators(whole)
         finding = _misplaced(shown) or _windowed(shown) or offset_slices(planes, constant)
     if finding is not None:
-        raise UserError(f"{path}: {finding}. {_REMEDY}")
+        raise NotHounsfield(f"{path}: {finding}. {_REMEDY}")
     return [*_remarks(shown), *_constant_slices(planes, constant, shown), *_beyond_int16(whole)]
 
 

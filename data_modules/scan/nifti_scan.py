@@ -58,11 +58,29 @@ def read_nifti_scan(path: Path, slice_thickness_mm: float | None) -> Scan:
         hu=hu,
         grid=grid,
         slice_thickness_mm=float(thickness),
+        slice_thicknesses_mm=_each_thickness(sidecar, hu.shape[axis], path),
         slice_axis=axis,
         gantry_tilt_deg=tilt,
         warnings=tuple(remarks),
         **facts,
     )
+
+
+def _each_thickness(sidecar: dict[str, Any], n_slices: int, path: Path) -> tuple[float, ...] | None:
+    """The thickness of each slice along the slice axis, where the sidecar has it (`iac import` writes it).
+
+    Raises:
+        UserError: when there are more or fewer of them than slices.
+    """
+    listed = sidecar.get("SliceThicknesses")
+    if listed is None:
+        return None
+    if len(listed) != n_slices:
+        raise UserError(
+            f"{path}: its JSON file lists {len(listed)} SliceThicknesses for {n_slices} slices. Expected one a slice: "
+            "mend the list, or remove it."
+        )
+    return tuple(float(t) for t in listed)
 
 
 def _hu_of(raw: NDArray[Any], slope: float, intercept: float, path: Path) -> tuple[NDArray[Any], int]:

@@ -64,9 +64,22 @@ def read_sidecar(image: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{sidecar}: {key} is {value!r:.80}, expected a number")
     thickness = content.get("SliceThickness", 1.0)
+    low, high = PLAUSIBLE_MM
     if not is_plausible_mm(thickness):
-        low, high = PLAUSIBLE_MM
         raise UserError(
             f"{sidecar}: SliceThickness is {thickness!r:.80}, expected a positive number, mm from {low:g} to {high:g}"
         )
+    if not _are_thicknesses(content.get("SliceThicknesses", [1.0])):
+        raise UserError(
+            f"{sidecar}: SliceThicknesses is expected to be a list of mm from {low:g} to {high:g}, one a slice"
+        )
     return content
+
+
+def _are_thicknesses(values: Any) -> bool:
+    """Whether a JSON value lists the thickness of each slice."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and is_plausible_mm(v) for v in values)
+    )

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from data_modules.scan.geometry import AIR_HU, Grid, Volume
 
-SAME_PLACE_MM = 0.1
-"""Slices nearer to each other than this lie at one position: headers often round positions to 0.1 mm."""
 THICKNESS_UNKNOWN = "slice thickness unknown"
 """How the remark begins that a thickness is a guess."""
 _TOLERANCE_MM = 0.1  # headers often round positions to 0.1 mm

@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
 TABLES: dict[str, tuple[str, str]] = {
     "cohort": ("data_modules.cohort.table", "COLUMNS"),
     "cohort-optional": ("data_modules.cohort.table", "OPTIONAL_COLUMNS"),
+    "inventory": ("data_modules.intake.tables", "INVENTORY_COLUMNS"),
+    "inventory-codes": ("data_modules.intake.codes", "CODES"),
     "evaluation": ("iac_lightning.evaluation.tables.series_table", "COLUMNS"),
     "evaluation-metrics": ("iac_lightning.evaluation.tables.series_table", "METRICS"),
     "stress": ("iac_lightning.evaluation.clinical.stress", "COLUMNS"),

@@ -49,7 +49,8 @@ class Family:
         help: a line in the list of commands.
         usage: how it is called.
         metavar: what its members are called in help.
-        members: of which one must be named.
+        members: of which one must be named, but for `default`.
+        default: the member that is meant where none is named.
     """
 
     name: str
@@ -57,6 +58,12 @@ class Family:
     usage: str
     metavar: str
     members: tuple[Command, ...]
+    default: Command | None = None
+
+    def with_default(self, words: list[str]) -> list[str]:
+        """The words after the family's name, with that of the default member where they name none."""
+        named = {*(member.name for member in self.members), "-h", "--help"}
+        return words if self.default is None or not words or words[0] in named else [self.default.name, *words]
 
     def add_to(self, commands: Any) -> None:
         """Declare all of them to argparse."""

@@ -67,4 +67,5 @@ export = Family(
     usage="iac export RUN OUT, iac export nnssl RUN OUT, or iac export nnunet COHORT OUT …",
     metavar="FORMAT",
     members=(bundle, nnunet, nnssl),
+    default=bundle,
 )

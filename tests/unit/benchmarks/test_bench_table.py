@@ -40,6 +40,13 @@ def results() -> dict[str, Any]:
             "report": {"seconds": 8.0, "cpu_seconds": 7.5, "peak_memory_gib": 0.25},
             "metrics": {"milliseconds": 13.2, "monai_milliseconds": 66.0, "ratio": 5.04},
         },
+        "import": {
+            "imports": [
+                {"series": 1, "seconds": 4.0, "peak_memory_gib": 0.25},
+                {"series": 10, "seconds": 10.0, "peak_memory_gib": 0.25, "series_a_minute": 90.0},
+            ],
+            "tables": {"series": 10000, "seconds": 100.0, "peak_memory_gib": 0.25},
+        },
         "scan": {
             "prepare": {"seconds": 14.21, "peak_memory_gib": 1.234},
             "predict": {"seconds": 18.0, "peak_memory_gib": 2},
@@ -65,6 +72,9 @@ def test_the_table_names_peers_and_ratios() -> None:
         ["metrics of a series of 64³ voxels", "13 ms", "MONAI 66 ms", "5.0 × faster"],
         ["evaluate 2 models × 40 series", "9.0 s", "12.0 s of CPU, 0.50 GiB peak"],
         ["report 2 models × 40 series", "8.0 s", "7.5 s of CPU, 0.25 GiB peak"],
+        ["import 1 series, 1 worker", "4.0 s", "0.25 GiB peak"],
+        ["import 10 series, 1 worker", "10.0 s", "0.25 GiB peak", "90 a minute beyond the first"],
+        ["tables of 10000 series", "100.0 s", "256 MiB peak"],
         ["prepare one scan", "14.2 s", "1.23 GiB peak"],
         ["predict one scan", "18.0 s", "2.00 GiB peak"],
     ]

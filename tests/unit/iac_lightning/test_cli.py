@@ -13,7 +13,7 @@ import pytest
 from data_modules.errors import UserError
 from iac_lightning import cli
 from iac_lightning.cli import main, parse
-from iac_lightning.commands import data, evaluation, experiment, export, reports, training
+from iac_lightning.commands import data, evaluation, experiment, export, intake, reports, training
 from iac_lightning.commands.command import Command, Family
 from tests.unit.iac_lightning.commands.recorder import MAE, ROOT
 
@@ -119,14 +119,14 @@ def test_every_declared_command_is_on_the_command_line() -> None:
     """One that is declared in `commands` and forgotten here could not be called."""
     members = [
         member
-        for module in (data, evaluation, experiment, export, reports, training)
+        for module in (data, evaluation, experiment, export, intake, reports, training)
         for member in vars(module).values()
         if isinstance(member, Command | Family)
     ]
     named = {command.name for command in cli.COMMANDS}
     below = {member.name for family in cli.COMMANDS if isinstance(family, Family) for member in family.members}
     assert {member.name for member in members} == named | below
-    assert len(named) == len(cli.COMMANDS) == 21
+    assert len(named) == len(cli.COMMANDS) == 22
 
 
 def test_the_command_line_is_read_before_anything_heavy_is_imported() -> None:

@@ -137,7 +137,7 @@ def check_head(scan: Scan, sella_ras_mm: np.ndarray) -> None:
     assert 15 < hu_at(38, -25, 50) < 50
     middle = np.rint(scan.grid.to_index(sella_ras_mm + np.array([0, -25, 60]))).astype(int)
     top = scan.hu[middle[0], middle[1], middle[2] :]
-    assert top.max() > 200
+    assert top.max() > 100  # 6 mm of bone in slices of 8 mm; no soft tissue is as bright
     assert scan.hu.min() == -1024 or scan.hu.min() < -950
 
 
