@@ -58,8 +58,10 @@ class GridConfig:
     """Voxel size along x, y, z."""
     roi_mm: tuple[float, float, float] = setting((80.0, 64.0, 48.0), LENGTHS)
     """Extent of the region of interest around the cavernous sinus (x, y, z)."""
-    template: str | None = None
-    """CT template (NIfTI, HU) to register each scan to. Without one, scans are taken to be centred on the region."""
+    template: str | tuple[str, ...] | None = None
+    """CT template (NIfTI, HU, in MNI space) to register whole heads to, or a list of them: the column `age` chooses by
+    the age group in each template's JSON file (`{"AgesYears": [60, 120]}`), else the most similar is taken. Without one
+    a built-in, simulated head serves. Scans that have been cut around the region already are not registered."""
     profile: str = choice("overlap", "gaussian", "linear")
     """How voxels are averaged where the common grid is coarser than the scan: exact overlap, a Gaussian of the
     matching variance, or (to measure what that costs) plain linear sampling."""

@@ -226,6 +226,12 @@ def number_in(cell: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
+def numbers_in(cell: str, count: int) -> tuple[float, ...]:
+    """The numbers with decimal points that blanks separate in a cell; empty unless there are just so many."""
+    values = tuple(number_in(word) for word in cell.split())
+    return values if len(values) == count and not any(map(math.isnan, values)) else ()
+
+
 def raise_problems(path: Path, problems: Sequence[str], what: str) -> None:
     """One error of all problems of a table, the first twenty in full; nothing where there is none."""
     if not problems:

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from data_modules.cohort.ids import Records, id_problem, like_ids, rows_by, some_rows
-from data_modules.csv_files import CsvForm, CsvTable, number_in, raise_problems, read_csv, write_csv
+from data_modules.csv_files import CsvForm, CsvTable, number_in, numbers_in, raise_problems, read_csv, write_csv
 from data_modules.errors import UserError
 from data_modules.files import write_bytes_atomic
 from data_modules.scan.plausible import PLAUSIBLE_MM, is_plausible_mm
@@ -57,6 +57,9 @@ OPTIONAL_COLUMNS = {
     "label_2": "NIfTI mask by a second reader, on the image's grid, who did not see the label; nothing learns from "
     "it: it tells how far two people agree; may be empty",
     "dicom_series": "SeriesInstanceUID, where a DICOM folder holds several series; may be empty",
+    "age": "patient's age in years, which chooses among several templates (`data.grid.template`); may be empty",
+    "roi_center_lps_mm": "middle of the region of interest, `x y z` in DICOM's coordinates (mm), instead of "
+    "registration; may be empty",
     "distinct": "yes: the id of this patient is like another's (`7` and `007`), and they are two people; may be empty",
 }
 """Columns that are understood where they are present."""
@@ -276,6 +279,8 @@ def _row_problems(record: dict[str, str], folder: Path) -> Iterable[tuple[str, s
             yield "fold", f"{fold!r}; expected 0, 1, … or nothing: `iac split --folds` fills it"
         elif split not in FOLDED:
             yield "fold", f"{fold!r} for a patient of {split or 'no split'}; only those of finetune and dev have a fold"
+    if (center := record.get("roi_center_lps_mm")) and not numbers_in(center, 3):
+        yield "roi_center_lps_mm", f"{center!r}; expected three numbers of mm, as -4.5 12 31.25 (LPS), or nothing"
     if record.get("distinct", "").strip().casefold() not in ("", "yes"):
         yield "distinct", f"{record['distinct']!r}; expected yes, or nothing"
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_modules.cohort.look import RecordedLook
+from data_modules.cohort.region_hints import age_years, center_lps_mm
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Cohort, Series
 from data_modules.config import DataConfig, GridConfig
@@ -37,7 +38,8 @@ from data_modules.prepare.listings import (
     write_failed,
     write_warnings,
 )
-from data_modules.prepare.roi import find_region_of_interest
+from data_modules.prepare.registration import REGISTRATION_VERSION
+from data_modules.prepare.roi import find_region_of_interest, region_facts
 from data_modules.prepare.sources import source_sha256, source_state
 from data_modules.prepare.store import (
     PreparedStore,
@@ -47,6 +49,7 @@ from data_modules.prepare.store import (
     select_series,
     store_directory,
 )
+from data_modules.prepare.templates import BUILT_IN, template_paths
 from data_modules.processes import mapped
 from data_modules.scan.content import image_digests, thumbnail
 from data_modules.scan.geometry import Grid, Volume, place
@@ -125,7 +128,7 @@ def _todo(
         """State of its files, whether they are those that were prepared, and what is wrong with its arrays."""
         state = source_state(item, root)
         meta = read_meta(directory / item.series_id)
-        if meta is None or meta["source_state"] != state or _guessed(meta, item):
+        if meta is None or meta["source_state"] != state or _guessed(meta, item) or _other_template(meta, item):
             return state, False, None
         return state, True, broken_array(directory / item.series_id, meta, labelled=item.label is not None)
 
@@ -143,6 +146,13 @@ def _guessed(meta: dict[str, Any], series: Series) -> bool:
     """Whether a thickness was taken from the spacing though the table knows it, as was done with DICOM once."""
     before = "thickness_from" not in meta and any(w.startswith(THICKNESS_UNKNOWN) for w in meta["warnings"])
     return before and series.slice_thickness_mm is not None
+
+
+def _other_template(meta: dict[str, Any], series: Series) -> bool:
+    """Whether the region was found with a built-in model of before, or with a template chosen for another age."""
+    region = meta.get("region") or {}
+    outdated = region.get("template") == BUILT_IN and region["version"] != REGISTRATION_VERSION
+    return outdated or ("age_years" in region and region["age_years"] != age_years(series))
 
 
 def _prepare_all(directory: Path, todo: list[tuple[Series, str]], cohort: Cohort, config: DataConfig) -> None:
@@ -183,7 +193,9 @@ def _prepare_guarded(job: Job) -> str | None:
 def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Path) -> None:
     """Read, crop and resample one series, and move it to its place once it is whole."""
     scan = read_series(series)
-    roi, registration = find_region_of_interest(scan, grid)
+    age = age_years(series)
+    roi, registration = find_region_of_interest(scan, grid, center_lps_mm(series), age)
+    chosen = registration.template if registration and len(template_paths(grid.template)) > 1 else ""
     image = on_common_grid(scan, roi, grid)
     common = image.grid
     native_hu = to_int16(roi.hu)
@@ -213,7 +225,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
     meta = {
         "series_id": series.series_id,
         "source_state": state,
-        "source_sha256": source_sha256(series, scan.thickness_from),
+        "source_sha256": source_sha256(series, scan.thickness_from, chosen),
         "grid": common.to_dict(),
         "native_grid": roi.grid.to_dict(),
         "slice_thickness_mm": roi.slice_thickness_mm,
@@ -221,6 +233,7 @@ def _prepare_series(series: Series, state: str, grid: GridConfig, directory: Pat
         "slice_axis": roi.slice_axis,
         "label_volume_mm3": label_mm3,
         "registration_similarity": None if registration is None else registration.similarity,
+        "region": region_facts(registration) | ({"age_years": age} if chosen else {}),
         "image": {"digests": image_digests(scan), "thumbnail": thumbnail(image.data)},
         "warnings": warnings,
     }

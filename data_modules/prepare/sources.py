@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_modules.cohort.region_hints import CENTER
 from data_modules.cohort.series import known_thickness_mm
 from data_modules.cohort.table import Series
 from data_modules.errors import UserError
@@ -42,17 +43,26 @@ def _parts(image: Path) -> list[Path]:
 def source_state(series: Series, root: Path) -> str:
     """Digest of the names, sizes and times of the source files: cheap, and changed whenever they are written."""
     state: list[Any] = [known_thickness_mm(series), series.extra.get("dicom_series", ""), series.label is not None]
+    state += [center] if (center := series.extra.get(CENTER)) else []
     for path in source_files(series):
         facts = path.stat()
         state.append([os.path.relpath(path, root), facts.st_size, facts.st_mtime_ns])
     return digest(state)
 
 
-def source_sha256(series: Series, thickness_from: str = "file") -> str:
-    """Digest of what the source files hold, wherever they lie."""
+def source_sha256(series: Series, thickness_from: str = "file", template: str = "") -> str:
+    """Digest of what the source files hold, wherever they lie.
+
+    Args:
+        series: which.
+        thickness_from: as of its scan.
+        template: which of several templates the region was found with; empty where there is only one.
+    """
     facts: tuple[Any, ...] = (known_thickness_mm(series), series.extra.get("dicom_series", ""))
     if series.image.is_dir() and thickness_from != "file":
         facts = (*facts, thickness_from)
+    if series.extra.get(CENTER) or template:
+        facts = (*facts, series.extra.get(CENTER, ""), template)
     digest = hashlib.sha256(repr(facts).encode())
     for path in source_files(series):
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -13,7 +13,6 @@ Other settings lead to another folder. `data_modules.prepare.preparation` makes 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,10 @@ from data_modules.config import DataConfig, GridConfig
 from data_modules.errors import UserError
 from data_modules.prepare.facts import read_meta
 from data_modules.prepare.listings import FAILED_FILE, read_failed
+from data_modules.prepare.named_regions import named_regions
+from data_modules.prepare.registration import REGISTRATION_VERSION
 from data_modules.prepare.sources import digest
+from data_modules.prepare.templates import templates_digest
 from data_modules.scan.geometry import Grid, Volume
 from data_modules.scan.resampling import resample_peak
 
@@ -59,6 +61,8 @@ class PreparedSeries:
         warnings: remarks of reading and preparing, and where the table contradicts the file; readable.
         image_digests: what the whole image is, however it is stored (`scan.content`); none where it is not known.
         thumbnail: of the region (`scan.content`); empty where it is not known.
+        template_to_scan_ras: rows of the matrix `[4, 4]` that registration found; None where it was not registered, or
+            prepared before this was kept.
     """
 
     series: Series
@@ -71,6 +75,7 @@ class PreparedSeries:
     warnings: tuple[str, ...] = ()
     image_digests: tuple[str, ...] = ()
     thumbnail: str = ""
+    template_to_scan_ras: tuple[tuple[float, ...], ...] | None = None
 
     @cached_property
     def components(self) -> NDArray[np.int32]:
@@ -104,6 +109,15 @@ class PreparedSeries:
     def native_hu(self) -> NDArray[np.int16]:
         """`[X, Y, Z]` HU of the region on the native grid, memory-mapped."""
         return _open(self.directory / "native_hu.npy", np.int16, self.native_grid)
+
+    def named_regions(self) -> Volume | None:
+        """Regions around the arteries (`named_regions.REGIONS`) on the native grid, uint8; None: not registered.
+
+        Computed from the matrix: kept on disk, they would take as much room as half the region itself.
+        """
+        if self.template_to_scan_ras is None:
+            return None
+        return named_regions(self.native_grid, self.template_to_scan_ras)
 
     def native_label(self) -> NDArray[np.bool_] | None:
         """`[X, Y, Z]` mask of the region on the native grid, memory-mapped; None: no label."""
@@ -180,16 +194,15 @@ def store_directory(config: DataConfig, cohort: Cohort) -> Path:
 
 
 def preparation_settings(grid: GridConfig) -> dict[str, Any]:
-    """Everything but the scan itself that decides what a prepared volume holds; a template counts by its content."""
+    """Everything but the scan itself that decides what a prepared volume holds; a template counts by its content.
+
+    Raises:
+        UserError: when a template cannot be read.
+    """
     settings: dict[str, Any] = {"preparation_version": PREPARATION_VERSION, **asdict(grid)}
     if grid.template is not None:
-        try:
-            settings["template"] = hashlib.sha256(Path(grid.template).read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(
-                f"data.grid.template: {grid.template} cannot be read ({error.strerror}); give the path of a NIfTI file "
-                "in HU, or null where scans are centred on the region"
-            ) from None
+        settings["template"] = templates_digest(grid.template)
+        settings["registration_version"] = REGISTRATION_VERSION
     return settings
 
 
@@ -245,7 +258,12 @@ def prepared_series(series: Series, directory: Path, meta: dict[str, Any]) -> Pr
 def image_facts(meta: dict[str, Any]) -> dict[str, Any]:
     """What the facts of a prepared series say of its image; nothing in what was prepared earlier."""
     known = meta.get("image") or {"digests": (), "thumbnail": ""}
-    return {"image_digests": tuple(known["digests"]), "thumbnail": known["thumbnail"]}
+    matrix = (meta.get("region") or {}).get("template_to_scan_ras")
+    return {
+        "image_digests": tuple(known["digests"]),
+        "thumbnail": known["thumbnail"],
+        "template_to_scan_ras": None if matrix is None else tuple(tuple(row) for row in matrix),
+    }
 
 
 def all_warnings(directory: Path, cohort: Cohort) -> list[tuple[str, str]]:

@@ -90,6 +90,11 @@ class Grid:
         inverse = np.linalg.inv(self.affine)
         return np.asarray(ras_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
 
+    def holds(self, ras_mm: Any) -> bool:
+        """Whether a world position `[3]` lies in one of the voxels."""
+        index = self.to_index(ras_mm)
+        return bool(((index >= -0.5) & (index <= np.asarray(self.shape) - 0.5)).all())
+
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Grid:
         """The grid whose voxel (0, 0, 0) is this grid's voxel `start`; may reach outside."""
         affine = self.affine.copy()

@@ -90,7 +90,13 @@ def header_grid(header: Any, shape: tuple[int, int, int], path: Path) -> tuple[G
     grid = Grid(shape, affine)
     both = has_sform and has_qform and is_usable(sform) and is_usable(qform)
     if both and not Grid(shape, sform).same_as(Grid(shape, qform), tolerance_mm=1.0):
-        remarks.append("sform and qform of the header differ by more than 1 mm; the sform was followed")
+        if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+            remarks.append(
+                "sform and qform of the header are mirror images of each other, so that left and right may be swapped; "
+                "the sform was followed: see which is right"
+            )
+        else:
+            remarks.append("sform and qform of the header differ by more than 1 mm; the sform was followed")
     return grid, [*_unit_remarks(header, grid, path), *remarks]
 
 

@@ -174,6 +174,8 @@ def _words(hint: Any) -> str:
         words = f"{count} {one[kinds[0]]}s"
     else:
         words = one[inner]
+    if len(parts) == 3 and optional:
+        words += " or a list of them"
     return f"{words}, or null" if optional else words
 
 

@@ -121,6 +121,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     inner, optional = unwrapped(hint)
     if value is None and optional:
         return None
+    if isinstance(value, (list, tuple)):
+        inner = next((kind for kind in typing.get_args(hint) if typing.get_origin(kind) is tuple), inner)
     if typing.get_origin(inner) is tuple:
         kinds = typing.get_args(inner)
         if kinds[-1] is ...:
@@ -190,6 +192,8 @@ def type_words(hint: Any) -> str:
         words = f"{count} {many[kinds[0]]}"
     else:
         words = one[inner]
+    if optional and len(typing.get_args(hint)) == 3:
+        words += " or a list of them"
     return f"{words} or null" if optional else words
 
 

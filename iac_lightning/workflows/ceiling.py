@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from data_modules.cohort.look import read_label
+from data_modules.cohort.region_hints import age_years, center_lps_mm
 from data_modules.cohort.series import read_series
 from data_modules.cohort.table import Series, read_cohort
 from data_modules.config import DataConfig, GridConfig
@@ -121,7 +122,7 @@ def _region(series: Series, grid: GridConfig, directory: Path) -> tuple[Volume, 
         hu = Volume(prepared.native_hu(), prepared.native_grid)
         return hu.with_data(label), hu, prepared.slice_thickness_mm
     scan = read_series(series)
-    region = region_of_interest(scan, grid)
+    region = region_of_interest(scan, grid, center_lps_mm(series), age_years(series))
     mask = place(read_label(series, like=scan), region.grid, fill=0)
     return mask.with_data(mask.data.astype(bool)), region.volume, region.slice_thickness_mm
 

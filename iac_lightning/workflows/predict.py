@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from data_modules.cohort.series import thickness_remark
 from data_modules.phantom.mark import is_phantom_image
+from data_modules.prepare.named_regions import REGIONS, region_of
 from data_modules.prepare.registration import Registration
 from data_modules.prepare.roi import find_region_of_interest
 from data_modules.scan.fitting import to_file_grid
@@ -43,7 +44,8 @@ _BEFORE = "mask_protocol.nii.gz"  # what the result was called once, beside a pl
 RESULT = {
     "volume_mm3": "volume of `mask.nii.gz`",
     "n_lesions": "its 26-connected components",
-    "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`; of a sheared file, of the "
+    "lesions": "each component, the largest first: `volume_mm3`, `center_lps_mm`, `max_hu`, and the `region` of its "
+    "centre: `carotid_siphon_left`, …, `none`, or null where the scan was not registered; of a sheared file, of the "
     "slices moved onto a right-angled grid, as they lie in the patient",
     "volume_interval": "conformal interval of `volume_mm3` by the development scans of the model: `low_mm3`, "
     "`high_mm3` (null: no upper end), the `coverage` promised for scans like those, `n_patients`, `stratum` of slice "
@@ -64,7 +66,8 @@ RESULT = {
     "`threshold`, and by `thickness` of slices where that differs",
     "plain_threshold": "the threshold of `mask_plain.nii.gz`",
     "calibration": "`temperature` and `bias` that were applied, and the `n_series` and `n_patients` they come from",
-    "registration": "`similarity` to the template and `template_to_scan_ras`; null without a template",
+    "registration": "name of the `template`, `similarity` to it and `template_to_scan_ras`; null where the scan was "
+    "taken to be cut around the region",
     "training_domain": "what the model has learnt from: `learnt_from` (`phantoms`, `patients` or `both`), counts of "
     "scans and patients, `ranges` of slice thickness, spacing and HU, `manufacturers` and `kernels` where they are "
     "known; null where it is not known",
@@ -123,7 +126,8 @@ def predict(
         source: NIfTI, NRRD or MetaImage file, or folder of one DICOM series.
         out: folder, made if needed. Only what an earlier call wrote there is replaced.
         model: of a run or a bundle.
-        template: CT template to find the region of interest; without it the scan must be a region already.
+        template: CT template to find the region of interest of whole heads; without it the run's, else the built-in
+            head model, serves.
         series: which series, where a DICOM folder holds several.
         slice_thickness_mm: where the file does not say it (NIfTI without a JSON file beside it). A file's own counts
             all the same, as in every evaluation; where the two differ by more than 10 % a warning says so.
@@ -178,7 +182,7 @@ def segment(
     facts = scan_facts(scan, region, None if registration is None else registration.similarity)
     compared = None if domain is None else compare_with(domain, facts)
     alarm = [*([foreign] if foreign else []), *out_of_range(compared)]
-    lesions = measure_lesions(mask, region)
+    lesions = measure_lesions(mask, region, registration)
     own = calibration.scaling.of(region.slice_thickness_mm)
     result = {
         **lesions,
@@ -243,8 +247,8 @@ def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> 
     """The region of interest on the scan's native grid, and how it was found.
 
     Raises:
-        UserError: when the scan is larger than a region and there is no template to find it with.
-        RegistrationFailed: when the scan does not fit the template.
+        UserError: when the template cannot be read.
+        RegistrationFailed: when the scan does not fit the template, the built-in one where none is given.
     """
     grid = config.data.grid
     if template is not None:
@@ -252,8 +256,8 @@ def find_region(scan: Scan, config: ExperimentConfig, template: Path | None) -> 
     return find_region_of_interest(scan, grid)
 
 
-def measure_lesions(mask: Volume, region: Scan) -> dict[str, Any]:
-    """Volume and lesions of a mask: 26-connected components with volume, centre and peak HU."""
+def measure_lesions(mask: Volume, region: Scan, registration: Registration | None = None) -> dict[str, Any]:
+    """Volume and lesions of a mask: 26-connected components with volume, centre, peak HU and named region."""
     labels, count = components(mask.data)
     centers = ndimage.center_of_mass(mask.data, labels, range(1, count + 1)) if count else []
     lesions = [
@@ -261,6 +265,7 @@ def measure_lesions(mask: Volume, region: Scan) -> dict[str, Any]:
             "volume_mm3": float((labels == k + 1).sum() * mask.grid.voxel_volume_mm3),
             "center_lps_mm": list(lps_from_ras(mask.grid.to_ras_mm(center))),
             "max_hu": int(region.hu[labels == k + 1].max()),
+            "region": _region_name(mask.grid.to_ras_mm(center), registration),
         }
         for k, center in enumerate(centers)
     ]
@@ -272,8 +277,19 @@ def measure_lesions(mask: Volume, region: Scan) -> dict[str, Any]:
     }
 
 
+def _region_name(ras_mm: Any, registration: Registration | None) -> str | None:
+    """The named region of a point, "none" beside all of them; None where no registration tells."""
+    if registration is None:
+        return None
+    return REGIONS.get(int(region_of(registration.affine, ras_mm)), "none")
+
+
 def registration_facts(registration: Registration | None) -> dict[str, Any] | None:
     """How the region was found, for the JSON."""
     if registration is None:
         return None
-    return {"similarity": registration.similarity, "template_to_scan_ras": np.asarray(registration.affine).tolist()}
+    return {
+        "template": registration.template,
+        "similarity": registration.similarity,
+        "template_to_scan_ras": np.asarray(registration.affine).tolist(),
+    }

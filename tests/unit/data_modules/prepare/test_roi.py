@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data_modules.config import GridConfig
+from data_modules.errors import UserError
 from data_modules.prepare import roi
-from data_modules.prepare.registration import Registration, RegistrationFailed
-from data_modules.prepare.roi import locate, region_of_interest
+from data_modules.prepare.registration import REGISTRATION_VERSION, Registration, RegistrationFailed
+from data_modules.prepare.roi import MODEL_USED, locate, region_facts, region_of_interest
+from data_modules.prepare.templates import BUILT_IN
 from data_modules.scan.geometry import Grid, place
 from data_modules.scan.nifti import write_nifti
 from data_modules.scan.reading import read_scan
@@ -34,6 +38,12 @@ def scan() -> Scan:
     )
 
 
+def whole(scan: Scan) -> Scan:
+    """The scan in a field of view that holds a whole head."""
+    hu = np.pad(scan.hu, ((40, 40), (30, 30), (0, 0)), constant_values=-1000)
+    return replace(scan, hu=hu, grid=scan.grid.crop((-40, -30, 0), hu.shape))
+
+
 def test_without_template_the_region_stands_around_the_centre(scan: Scan) -> None:
     region = region_of_interest(scan, GridConfig())
     assert region.grid.axis_codes == "RAS"
@@ -42,6 +52,38 @@ def test_without_template_the_region_stands_around_the_centre(scan: Scan) -> Non
     center, registration = locate(scan, GridConfig())
     np.testing.assert_allclose(center, scan.grid.center_ras_mm)
     assert registration is None
+
+
+def test_what_was_cut_around_the_region_is_not_registered(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roi, "find_roi_center", lambda *_: pytest.fail("registered"))
+    center, registration = locate(scan, GridConfig(template="head.nii.gz"))
+    np.testing.assert_allclose(center, scan.grid.center_ras_mm)
+    assert registration is None
+
+
+def test_a_given_centre_goes_before_registration(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roi, "find_roi_center", lambda *_: pytest.fail("registered"))
+    config = GridConfig(template="head.nii.gz")
+    center, registration = locate(whole(scan), config, center_lps_mm=[-12.0, 8.0, -20.0])
+    np.testing.assert_allclose(center, (12, -8, -20))
+    assert registration is None
+    with pytest.raises(UserError, match=r"roi_center_lps_mm -12 8 900: lies outside the scan, .* -10\d to 5\d mm"):
+        locate(whole(scan), config, center_lps_mm=[-12.0, 8.0, 900.0])
+
+
+def test_a_region_found_with_the_built_in_model_says_so(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Registration(np.eye(4), 0.6, True, "", BUILT_IN)
+    monkeypatch.setattr(roi, "find_roi_center", lambda *_: (np.zeros(3), found))
+    assert MODEL_USED in region_of_interest(whole(scan), GridConfig()).warnings
+    other = replace(found, template="t.nii.gz")
+    monkeypatch.setattr(roi, "find_roi_center", lambda *_: (np.zeros(3), other))
+    assert MODEL_USED not in region_of_interest(whole(scan), GridConfig(template="t.nii.gz")).warnings
+    assert region_facts(other) == {
+        "template": "t.nii.gz",
+        "template_to_scan_ras": np.eye(4).tolist(),
+        "version": REGISTRATION_VERSION,
+    }
+    assert region_facts(None) == {}
 
 
 def test_voxels_and_slice_thicknesses_are_the_scans_own(scan: Scan) -> None:
@@ -59,13 +101,13 @@ def test_voxels_and_slice_thicknesses_are_the_scans_own(scan: Scan) -> None:
 def test_the_region_stands_where_the_template_puts_it(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def found(seen: Scan, template: Path) -> tuple[np.ndarray, Registration]:
-        asked.append(template)
+    def found(seen: Scan, *given: Any) -> tuple[np.ndarray, Registration]:
+        asked.append(given)
         return np.array([10.0, 5.0, -20.0]), Registration(np.eye(4), 0.9, True, "")
 
     monkeypatch.setattr(roi, "find_roi_center", found)
-    region = region_of_interest(scan, GridConfig(template="templates/head.nii.gz"))
-    assert asked == [Path("templates/head.nii.gz")]
+    region = region_of_interest(whole(scan), GridConfig(template="templates/head.nii.gz"), age_years=70.0)
+    assert asked == [("templates/head.nii.gz", 70.0)]
     assert (np.abs(region.grid.center_ras_mm - (10, 5, -20)) <= np.array([0.5, 0.5, 2]) + 1e-6).all()
     assert not region.warnings
 
@@ -73,7 +115,7 @@ def test_the_region_stands_where_the_template_puts_it(scan: Scan, monkeypatch: p
 def test_a_region_that_leaves_the_scan_is_air_there_and_says_so(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     registration = Registration(np.eye(4), 0.9, True, "")
     monkeypatch.setattr(roi, "find_roi_center", lambda *_: (np.array([0.0, 0.0, -98.0]), registration))
-    region = region_of_interest(scan, GridConfig(template="head.nii.gz"))
+    region = region_of_interest(whole(scan), GridConfig(template="head.nii.gz"))
     # Twelve slices around the one at −98 mm (index 0.5): six of them (−5 … −1 and one half) lie below the scan.
     below = region.grid.to_ras_mm(np.stack([[0, 0, k] for k in range(12)]))[:, 2] < -101
     assert (region.hu[:, :, below] == -1024).all()
@@ -83,6 +125,7 @@ def test_a_region_that_leaves_the_scan_is_air_there_and_says_so(scan: Scan, monk
 
 def test_a_failed_registration_is_passed_on(scan: Scan, tmp_path: Path) -> None:
     write_nifti(scan.volume, tmp_path / "head.nii.gz")
+    scan = whole(scan)
     air = Scan(hu=np.full_like(scan.hu, -1000), grid=scan.grid, slice_thickness_mm=4.0)
     with pytest.raises(RegistrationFailed, match="connected tissue"):
         region_of_interest(air, GridConfig(template=str(tmp_path / "head.nii.gz")))

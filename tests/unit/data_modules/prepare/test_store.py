@@ -94,7 +94,7 @@ class TestWhenToPrepare:
     def test_a_template_counts_by_its_content(
         self, config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(preparation, "find_region_of_interest", lambda scan, grid: (scan, None))
+        monkeypatch.setattr(preparation, "find_region_of_interest", lambda scan, grid, *_: (scan, None))
         directories = []
         for name, content in (("one", b"1"), ("two", b"2"), ("copy", b"1")):
             (tmp_path / name).write_bytes(content)

@@ -57,6 +57,11 @@ def test_affines(tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "two.nii")
     assert "differ by more than 1 mm" in remarks(scan)
     np.testing.assert_allclose(scan.grid.affine, AFFINE, atol=1e-6)
+    image.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]) @ AFFINE, 1)
+    nib.save(image, tmp_path / "mirrored.nii")
+    assert "mirror images of each other, so that left and right may be swapped" in remarks(
+        read_scan(tmp_path / "mirrored.nii")
+    )
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:

@@ -45,6 +45,17 @@ def test_values_become_the_type_of_their_setting(key: str, value: Any, expected:
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a.nii.gz", "a.nii.gz"), (["a.nii.gz", "b.nii.gz"], ("a.nii.gz", "b.nii.gz")), (None, None)],
+)
+def test_a_template_or_several(value: Any, expected: Any) -> None:
+    hint = leaves(ExperimentConfig)["data.grid.template"]
+    assert coerce("data.grid.template", value, hint) == expected
+    with pytest.raises(WrongValueError, match="expected text or a list of them or null"):
+        coerce("data.grid.template", ["a.nii.gz", 3], hint)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "words"),
     [
         ("seed", True, "expected a whole number"),

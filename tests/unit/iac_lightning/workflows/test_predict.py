@@ -90,10 +90,10 @@ def test_a_scan_of_about_the_regions_size_is_taken_around_its_centre(run: Run) -
     np.testing.assert_allclose(region.grid.center_ras_mm, scan.grid.center_ras_mm, atol=1.0)
 
 
-def test_a_whole_head_needs_a_template(run: Run) -> None:
+def test_what_the_built_in_head_model_does_not_fit_needs_a_template(run: Run) -> None:
     find_region(scan_of((200, 149, 20), (1.0, 1.0, 1.0)), run.config, None)
     find_region(scan_of((149, 200, 20), (1.0, 1.0, 1.0)), run.config, None)
-    with pytest.raises(UserError, match=r"covers 150 × 150 × 20 mm, a whole head.*--template"):
+    with pytest.raises(UserError, match=r"could not be registered to built-in head model: .*--template"):
         find_region(scan_of((150, 150, 20), (1.0, 1.0, 1.0)), run.config, None)
 
 
@@ -117,8 +117,8 @@ def test_the_template_of_the_command_goes_before_that_of_the_run(run: Run, monke
 
 def test_registration_facts() -> None:
     assert registration_facts(None) is None
-    facts = registration_facts(Registration(np.eye(4), 0.9, True, ""))
-    assert facts == {"similarity": 0.9, "template_to_scan_ras": np.eye(4).tolist()}
+    facts = registration_facts(Registration(np.eye(4), 0.9, True, "", "t.nii.gz"))
+    assert facts == {"template": "t.nii.gz", "similarity": 0.9, "template_to_scan_ras": np.eye(4).tolist()}
 
 
 @pytest.mark.parametrize(
@@ -351,14 +351,20 @@ def test_series_thickness_and_template_reach_the_reader(
 
     def locate(scan: Scan, grid: Any) -> Any:
         seen.append(grid.template)
-        return find_region_of_interest(scan, replace(grid, template=None))[0], Registration(np.eye(4), 0.9, True, "")
+        return find_region_of_interest(scan, replace(grid, template=None))[0], Registration(
+            np.eye(4), 0.9, True, "", "template.nii.gz"
+        )
 
     monkeypatch.setattr(workflow, "read_scan", read)
     monkeypatch.setattr(workflow, "find_region_of_interest", locate)
     template = tmp_path / "template.nii.gz"
     found = segment(tmp_path / "scan.nii.gz", calibrated, template, "1.2.3", 2.0)
     assert seen == [(tmp_path / "scan.nii.gz", "1.2.3", 2.0), str(template)]
-    assert found.result["registration"] == {"similarity": 0.9, "template_to_scan_ras": np.eye(4).tolist()}
+    assert found.result["registration"] == {
+        "template": "template.nii.gz",
+        "similarity": 0.9,
+        "template_to_scan_ras": np.eye(4).tolist(),
+    }
     result = predict(tmp_path / "scan.nii.gz", tmp_path / "out", calibrated, template, "1.2.3", 2.0)
     assert seen[2:] == seen[:2]
     result.pop("files")
