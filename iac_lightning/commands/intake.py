@@ -81,11 +81,37 @@ def _check_privacy(arguments: argparse.Namespace) -> int:
     return int(bool(checked.findings))
 
 
+@command(
+    "nnunet",
+    "a raw data set of nnU-Net v2",
+    option("dataset", type=Path, help="folder with dataset.json, such as nnUNet_raw/Dataset501_IAC"),
+    option("out", type=Path, help="folder for cohort.csv and inventory.csv"),
+    option("--splits", type=Path, help="splits_final.json (default: the data set's, or that of nnUNet_preprocessed)"),
+    option("--patient-pattern", default="", metavar="REGEX", help="one group: the patient in a case's name"),
+    option("--workers", type=int, help="processes (default: one a core)"),
+)
+def import_nnunet(arguments: argparse.Namespace) -> int:
+    """`iac import nnunet`."""
+    from data_modules.intake.listed import import_listed
+    from data_modules.intake.nnunet import nnunet_rows
+    from data_modules.processes import cores
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: expected a number above 0")
+    rows = nnunet_rows(arguments.dataset, arguments.splits, arguments.patient_pattern)
+    found = import_listed(rows, arguments.out, arguments.workers or cores())
+    for remark in found.remarks:
+        print(f"warning: {remark}")
+    print(f"{arguments.out / 'cohort.csv'}; {arguments.out / 'inventory.csv'} tells of all")
+    print(f"{found.n_ready} ready, {found.n_failed} failed, {found.n_warned} with warnings")
+    return int(found.n_failed > 0)
+
+
 import_ = Family(
     "import",
     "a hospital's export as a cohort, with an inventory of all that is in it",
-    usage="iac import SRC OUT, or iac import --check-privacy OUT",
+    usage="iac import SRC OUT, iac import nnunet DATASET OUT, or iac import --check-privacy OUT",
     metavar="FORMAT",
-    members=(dicom,),
+    members=(dicom, import_nnunet),
     default=dicom,
 )
