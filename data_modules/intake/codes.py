@@ -9,6 +9,7 @@ CONTRAST, TOO_FEW_SLICES, DUPLICATE = "contrast", "too_few_slices", "duplicate"
 UNREADABLE, NOT_HU, GEOMETRY = "unreadable", "not_hu", "geometry"
 NOT_COVERED, NOT_REGISTERED = "not_covered", "not_registered"
 TOO_LARGE, CRASHED, TIMED_OUT = "too_large", "crashed", "timed_out"
+BAD_ROW, BAD_LABEL = "bad_row", "bad_label"
 
 CODES = {
     OK: "a head CT in Hounsfield units, read and written",
@@ -31,6 +32,8 @@ CODES = {
     TOO_LARGE: "it asks for more memory than a series may have",
     CRASHED: "the process that read it broke down",
     TIMED_OUT: "reading it took longer than a series may take",
+    BAD_ROW: "its row or name cannot be used (nnU-Net, BIDS and tables)",
+    BAD_LABEL: "its label cannot be used (nnU-Net, BIDS and tables)",
 }
 """Every code of `inventory.csv`, and what it says."""
 

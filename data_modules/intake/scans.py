@@ -38,7 +38,7 @@ def read_task(task: Task) -> dict[str, Any]:
             return _read(task, Path(folder))
         except UserError as error:
             text = error.kept.replace(f"{folder}/", "").replace(folder, "the series")
-            return {"code": _code_of(error), "found": text, "warnings": []}
+            return {"code": code_of(error), "found": text, "warnings": []}
 
 
 def _read(task: Task, folder: Path) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _read(task: Task, folder: Path) -> dict[str, Any]:
     return {**result, "facts": _facts(scan), "digest": _digest(scan)}
 
 
-def _code_of(error: UserError) -> str:
+def code_of(error: UserError) -> str:
     """The code of what stopped the reading of a series."""
     if is_out_of_memory(error):
         return codes.TOO_LARGE

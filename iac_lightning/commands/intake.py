@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_modules.errors import UserError
 from iac_lightning.commands.command import Family, command, option
+
+if TYPE_CHECKING:
+    from data_modules.intake.listed import Listed
 
 
 @command(
@@ -81,11 +85,71 @@ def _check_privacy(arguments: argparse.Namespace) -> int:
     return int(bool(checked.findings))
 
 
+@command(
+    "nnunet",
+    "a raw data set of nnU-Net v2",
+    option("dataset", type=Path, help="folder with dataset.json, such as nnUNet_raw/Dataset501_IAC"),
+    option("out", type=Path, help="folder for cohort.csv and inventory.csv"),
+    option("--splits", type=Path, help="splits_final.json (default: the data set's, or that of nnUNet_preprocessed)"),
+    option("--patient-pattern", default="", metavar="REGEX", help="one group: the patient in a case's name"),
+    option("--workers", type=int, help="processes (default: one a core)"),
+)
+def import_nnunet(arguments: argparse.Namespace) -> int:
+    """`iac import nnunet`."""
+    from data_modules.intake.nnunet import nnunet_rows
+
+    return _listed(nnunet_rows(arguments.dataset, arguments.splits, arguments.patient_pattern), arguments)
+
+
+@command(
+    "bids",
+    "a BIDS data set with CT",
+    option("dataset", type=Path, help="folder with sub-*/[ses-*/]ct/*_ct.nii.gz"),
+    option("out", type=Path, help="folder for cohort.csv and inventory.csv"),
+    option("--labels", metavar="PATTERN", help="of masks (default: derivatives/*/{folder}/{entities}*_mask.nii*)"),
+    option("--workers", type=int, help="processes (default: one a core)"),
+)
+def import_bids(arguments: argparse.Namespace) -> int:
+    """`iac import bids`."""
+    from data_modules.intake.bids import LABELS, bids_rows
+
+    return _listed(bids_rows(arguments.dataset, arguments.labels or LABELS), arguments)
+
+
+@command(
+    "table",
+    "any CSV or TSV table of images",
+    option("table", type=Path, help="the table; paths in it are relative to its folder"),
+    option("out", type=Path, help="folder for cohort.csv and inventory.csv"),
+    option("--map", nargs="+", default=[], metavar="NAME=COLUMN", help="column of the cohort table=column of this one"),
+    option("--workers", type=int, help="processes (default: one a core)"),
+)
+def import_table(arguments: argparse.Namespace) -> int:
+    """`iac import table`."""
+    from data_modules.intake.table_in import table_rows
+
+    return _listed(table_rows(arguments.table, arguments.map), arguments)
+
+
+def _listed(rows: list[Listed], arguments: argparse.Namespace) -> int:
+    from data_modules.intake.listed import import_listed
+    from data_modules.processes import cores
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: expected a number above 0")
+    found = import_listed(rows, arguments.out, arguments.workers or cores())
+    for remark in found.remarks:
+        print(f"warning: {remark}")
+    print(f"{arguments.out / 'cohort.csv'}; {arguments.out / 'inventory.csv'} tells of all")
+    print(f"{found.n_ready} ready, {found.n_failed} failed, {found.n_warned} with warnings")
+    return int(found.n_failed > 0)
+
+
 import_ = Family(
     "import",
     "a hospital's export as a cohort, with an inventory of all that is in it",
-    usage="iac import SRC OUT, or iac import --check-privacy OUT",
+    usage="iac import SRC OUT, iac import nnunet|bids|table SRC OUT, or iac import --check-privacy OUT",
     metavar="FORMAT",
-    members=(dicom,),
+    members=(dicom, import_nnunet, import_bids, import_table),
     default=dicom,
 )
