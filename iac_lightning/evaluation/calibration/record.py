@@ -281,9 +281,8 @@ def reliability(record: Mapping[str, Any], when: str) -> dict[str, Any]:
 
 
 MARKS_NOTHING = (
-    "no lesion of the development scans is found here: empty masks serve this aim best with so weak a network or so "
-    "few patients with lesions; evaluation.operating_point=dice asks for masks whatever their price on lesion-free "
-    "scans"
+    "no lesion of the development scans is found here: with so weak a network, or so few patients with lesions, empty "
+    "masks serve this aim best; evaluation.operating_point=dice asks for masks at whatever price on lesion-free scans"
 )
 
 
