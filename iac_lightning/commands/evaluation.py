@@ -90,7 +90,7 @@ def evaluate_others(arguments: argparse.Namespace) -> None:
         dev_predictions=arguments.dev_predictions,
         label=arguments.label,
         workers=arguments.workers,
-        evaluation=external.external_settings({}, arguments.overrides),
+        evaluation=external.external_settings(None, arguments.overrides),
     )
     print(external.describe_predictions(summary))
 

@@ -66,10 +66,10 @@ def volumes_section(models: Mapping[str, ModelResult], context: ReportContext) -
 
 def _finding(label: str, row: SizeRow) -> str:
     r = row.ratios
+    limits = f", limits of agreement {number(r.low, 2)} to {number(r.high, 2)}" if r.n >= MIN_LIMITS else ""
     return (
-        f"{label}: predicted over labelled volume {number(r.ratio, 2)} on average, limits of agreement "
-        f"{number(r.low, 2)} to {number(r.high, 2)} over {r.n} scans; nothing found in {r.n_missed}, a false volume in "
-        f"{r.n_false}."
+        f"{label}: predicted over labelled volume {number(r.ratio, 2)} on average{limits} over {r.n} scans; nothing "
+        f"found in {r.n_missed}, a false volume in {r.n_false}."
     )
 
 

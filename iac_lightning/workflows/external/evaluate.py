@@ -300,8 +300,13 @@ def write_external(model: ExternalModel, split: str, predictions: Path) -> None:
     )
 
 
-def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -> EvaluationConfig:
+def external_settings(known: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Settings of the evaluation of predictions: what was known of them, and what is said now.
+
+    Args:
+        known: as `model.json` holds them; what it lacks is what programs did before they wrote it. None: there is no
+            such file yet, and the defaults of now hold.
+        overrides: what is said now.
 
     Raises:
         UserError: for anything but `evaluation.key=value`.
@@ -309,7 +314,8 @@ def external_settings(known: Mapping[str, Any], overrides: Sequence[str] = ()) -
     foreign = [override for override in overrides if not override.startswith("evaluation.")]
     if foreign:
         raise UserError(f"{', '.join(foreign)}: predictions take settings of the section evaluation only")
-    return from_dict({"name": "external", "evaluation": dict(known)}, MODEL_FILE, overrides).evaluation
+    stored = asdict(EvaluationConfig()) if known is None else dict(known)
+    return from_dict({"name": "external", "evaluation": stored}, MODEL_FILE, overrides).evaluation
 
 
 def describe_predictions(summary: dict[str, Any]) -> str:

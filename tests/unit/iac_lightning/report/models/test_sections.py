@@ -60,6 +60,15 @@ def test_volumes_by_size_say_the_finding(model_results):
     )
 
 
+def test_no_limits_of_agreement_of_few_scans_are_said(model_results):
+    vit = model_results["vit"]
+    both = (vit.table["volume_mm3"] > 0) & (vit.table["label_volume_mm3"] > 0)
+    section = volumes_section({"vit": replace(vit, table=vit.table[both].head(4))}, CONTEXT)
+    assert "; " not in section.tables[0].rows[0][5]
+    assert "limits of agreement" not in section.figures[0].alt
+    assert "on average over 4 scans" in section.figures[0].alt
+
+
 def test_subgroups_are_corrected_over_all_models(model_results):
     ids = list(model_results["vit"].table["series_id"])
     given = {

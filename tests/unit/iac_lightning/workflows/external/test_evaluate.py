@@ -290,7 +290,11 @@ def test_predictions_take_settings_of_their_evaluation_only(
     assert main([*command, "inference.mirror=true"]) == 2
     assert "settings of the section evaluation only" in capsys.readouterr().err
     assert main([*command, "evaluation.thickness_edges_mm=[1,5]"]) == 0
-    assert load_external(masks).evaluation.thickness_edges_mm == (1.0, 5.0)
+    assert load_external(masks).evaluation == EvaluationConfig(thickness_edges_mm=(1.0, 5.0))  # no defaults of before
+
+
+def test_predictions_of_before_keep_what_was_done_to_them() -> None:
+    assert external.external_settings({"coverage": 0.8}).operating_point == "dice"
 
 
 @pytest.mark.parametrize(
