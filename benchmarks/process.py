@@ -53,7 +53,10 @@ holds torch and networks. The memory of all processes of the command is added up
 share count more than once); it is at least the peak of the largest."""
 
 
-def measured(command: list[str], module: str = "iac_lightning.cli") -> dict[str, float]:
+IAC = "iac_lightning.cli"
+
+
+def measured(command: list[str], module: str = IAC) -> dict[str, float]:
     """Seconds, CPU seconds and peak resident memory of one command, start of Python and its workers included.
 
     Args:
@@ -67,5 +70,6 @@ def measured(command: list[str], module: str = "iac_lightning.cli") -> dict[str,
     done = subprocess.run([sys.executable, "-c", WATCH, *program], stdout=subprocess.PIPE, text=True, check=True)
     status, seconds, cpu_seconds, peak_memory_gib = json.loads(done.stdout)
     if status:
-        raise UserError(f"{module} {' '.join(command)} ended with status {status}. Its message stands above.")
+        name = "iac" if module == IAC else module
+        raise UserError(f"{name} {' '.join(command)} ended with status {status}. Its message stands above.")
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory_gib": peak_memory_gib}

@@ -89,10 +89,11 @@ def test_bench_writes_each_part_as_it_comes(
     monkeypatch.setattr(workflow, "bench_mae_step", lambda: measure("mae_step"))
     monkeypatch.setattr(workflow, "bench_settings", lambda: measure("settings"))
     monkeypatch.setattr(workflow, "bench_evaluation", evaluation)
+    monkeypatch.setattr(workflow, "bench_import", lambda folder: measure("import"))
     monkeypatch.setattr(workflow, "bench_scan", lambda folder, *rest: measure("scan") if rest == scan else None)
     scan = (Path("ct"), Path("t"), None)
     workflow.bench(out, *scan, 10, 500)
-    assert [len(names) for names in seen] == [0, 3, 4, 5, 6]  # the machine and the date stand beside them
+    assert [len(names) for names in seen] == [0, 3, 4, 5, 6, 7]  # the machine and the date stand beside them
     assert sizes == [(10, 500)]
     saved = json.loads(out.read_text())
     assert {part: saved[part] for part in saved if part in known} == {**known, "machine": saved["machine"]}

@@ -30,7 +30,7 @@ def task(folder: Path, name: str, n: int = 12) -> Task:
 def test_poison_costs_its_own_series_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "read_series", read_unless_poisonous)
     tasks = [task(tmp_path, name, n) for name, n in (("a", 12), ("dies", 13), ("hangs", 14), ("bomb", 15), ("b", 12))]
-    with GuardedPool(2, Limits(6.0, 1.0)) as pool:
+    with GuardedPool(2, Limits(20.0, 1.0)) as pool:
         found = {task.series_id: result["code"] for task, result in results(tasks, pool)}
     assert found == {"a": "ok", "dies": "crashed", "hangs": "timed_out", "bomb": "too_large", "b": "ok"}
     assert image_path(tmp_path / "out", "b").is_file()
